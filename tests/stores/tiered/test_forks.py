@@ -157,3 +157,19 @@ def test_a_run_that_only_the_archive_has_is_to_be_put_back_before_it_is_forked(
     with pytest.raises(EventsArchived, match="runstream restore"):
         tiered.fork("r", "f")
     assert tiered.run_info("f") is None
+
+
+def test_what_a_fork_shares_is_forked_where_only_the_archive_has_it_and_the_fork_is_not_archived(
+    tiered: Tiered, hot: Hot, archive: Any, parent: str
+) -> None:
+    tiered.append("r", make_events("r", 4))
+    tiered.fork("r", "f", at=3)
+    move(hot, archive, parent, "r")
+    tiered.append("r", make_events("r", 1, first=5))
+    tiered.append("f", make_events("f", 1, first=50))
+    for at, seq in ((0, 0), (2, 2), (3, 3), (4, 50)):
+        tiered.fork("f", f"x{at}", at=at)
+        expected = [(1, 1), (2, 2), (3, 3), (4, 50)][:at]
+        assert seqs(tiered, f"x{at}") == expected
+        lanes = [(one.last_offset, one.last_seq) for one in tiered.lanes(f"x{at}")]
+        assert lanes == ([(at, seq)] if at else [])

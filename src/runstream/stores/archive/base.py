@@ -139,13 +139,15 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
         return self._load_head(run_id)
 
     def brought(self, run_id: str, at: int) -> Brought | None:
-        """What the archive knows of a run that is to be forked at an offset; None if it does not know it."""
+        """What the archive has of a run itself that is to be forked at an offset; None if it does not know it."""
         head = self._load_tagged(run_id)
-        if head is None or not head.run_start.offset <= at <= head.last.offset:
+        if head is None:
             return None
-        states = self._shared_states(run_id, head, at)
-        found = [ArchiveSnapshot(*saved, self._keep_state(fields)) for saved, fields in states.values()]
-        return Brought(head, self._cursor_of(run_id, head, at), found)
+        cursor = head.before_first if at <= head.before_first.offset else head.last
+        if head.before_first.offset < at < head.last.offset:
+            cursor = self._own_cursor(run_id, at)
+        kept = ((saved, self._keep_state(fields)) for saved, fields in self._states_at(run_id, at))
+        return Brought(head, cursor, [ArchiveSnapshot(*saved, state) for saved, state in kept])
 
     def _begin_fork(self, run_id: str, start: ForkStart) -> None:
         heads = start.head.snapshots.values()

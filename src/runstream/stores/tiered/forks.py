@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 
-from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged
-from runstream.model.results import E, LaneInfo, Recorded, RunInfo, S
+from runstream.model.archive_records import ArchiveSnapshot
+from runstream.model.results import Cursor, E, LaneInfo, Recorded, RunInfo, S
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.filters import lane_of, seq_of
@@ -58,13 +57,33 @@ def fork(tiers: HotAndArchive[E, S], run_id: str, new_run_id: str, options: Fork
     boundary = yield from tiers.locate(run_id)
     if not boundary.is_hot and boundary.archived is not None:
         raise tiers.only_archived(run_id, boundary.last)
-    brought: Brought | None = None
-    if boundary.archived is not None:
-        at = boundary.last if options.at is None else options.at
-        upto = min(at, boundary.archived.cursor.offset)
-        with suppress(HistoryDiverged, AcknowledgedWritesLost):  # the archive has no part of what the run shares
-            brought = yield from blocking(tiers.archive.brought, run_id, upto)
+    at = boundary.last if options.at is None else options.at
+    brought = (yield from _brought(tiers, run_id, at)) if boundary.is_hot else None
     return (yield from tiers.hot.fork_brought(run_id, new_run_id, options, brought))
+
+
+def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brought | None]:
+    """What the archive has of the history of a run that is to be forked at an offset; None for nothing.
+
+    That is the cursor there, and the newest snapshots: of each segment of the history, from the last one on.
+    """
+    head = yield from _head_in(tiers, run_id)
+    if head is None:
+        return None
+    cursor: Cursor | None = None
+    snapshots: dict[str | None, ArchiveSnapshot] = {}
+    for segment in reversed((yield from segments_of(run_id, head, partial(_head_in, tiers)))):
+        end = segment.end
+        upto = at if end is None else min(at, end.offset)
+        cursor = end if cursor is None and end is not None and end.offset == at else cursor
+        there = yield from _head_in(tiers, segment.run_id)
+        part = yield from blocking(tiers.archive.brought, segment.run_id, upto)
+        if part is None or there is None or part.head.creation != there.creation:
+            continue
+        cursor = part.at if cursor is None and part.at.offset == at else cursor
+        for one in part.snapshots:
+            snapshots.setdefault(one.lane_id, one)
+    return Brought(head, cursor or head.start, [*snapshots.values()])
 
 
 def last_seq_back(tiers: HotAndArchive[E, S], run_id: str, lane_id: str) -> Operation[int]:

@@ -16,7 +16,7 @@ from runstream.codec.lossless_json import load_json
 from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved, state_checksum
 from runstream.codec.stored import STORED_PACKER
 from runstream.model.clock import unix_seconds
-from runstream.model.errors import ConfigurationError, StoreUnavailable
+from runstream.model.errors import ConfigurationError, EventsArchived, StoreUnavailable
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.messages import diverged
@@ -64,7 +64,13 @@ def fork(
         assert head is not None  # noqa: S101 - it was checked
         made = former
         if made is None:
-            cursor = yield from _cursor_at(session, run_id, parent, at, brought)
+            try:
+                cursor = yield from _cursor_at(session, run_id, parent, at, brought)
+            except EventsArchived:
+                again, _ = yield from _look(session, run_id, new_run_id)
+                if again is not None and again.creation == head.creation:
+                    raise
+                continue  # it has been deleted just now
             snapshots = yield from _snapshots(session, run_id, new_run_id, parent, at, brought)
             made = fork_head(run_id, head, cursor, options, _now(session))
             is_archived = brought is not None and brought.at == cursor

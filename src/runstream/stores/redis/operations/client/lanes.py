@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runstream.model.clock import unix_seconds
+from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, LaneInfo, S
 from runstream.operations.lane_facts import LaneFacts
@@ -12,7 +13,7 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import lanes_away
 from runstream.stores.redis.operations.client.send import resolve_unanswered
-from runstream.stores.redis.operations.client.shared_lanes import lane_marks, shared_lanes
+from runstream.stores.redis.operations.client.shared_lanes import SharedLanes, lane_marks, shared_lanes
 from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.scripts.calls import MICROSECONDS
@@ -46,7 +47,10 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[tuple[list[LaneI
         leases = _leases(fields, now)
     ends = run.ends
     if run.head.fork_of is not None:
-        shared = yield from shared_lanes(session, run_id, run.head, lasts)
+        try:
+            shared = yield from shared_lanes(session, run_id, run.head, lasts)
+        except EventsArchived:  # of a lane that has gone on in the parent, only its events tell where it was
+            shared = SharedLanes({}, {}, are_all=False)
         lasts, ends, are_all = shared.lasts | lasts, {**shared.ends, **ends}, are_all and shared.are_all
     return LaneFacts(lasts, run.head.snapshots, ends, leases).infos(), are_all
 

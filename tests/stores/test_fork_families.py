@@ -1,0 +1,142 @@
+"""Families of forks, grown at random, are what lists that were copied at each fork would be, in every store."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runstream import DrainWorker, RunHasForks
+from runstream.stores.tiered import TieredCheckpointer
+from tests.support.backends import FakeBackend, Store
+from tests.support.samples import make_event
+
+_numbers = itertools.count()
+
+Step = tuple[str, int, int]
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["append", "append", "known", "fork", "fork", "delete", "move"]),
+        st.integers(0, 7),
+        st.integers(0, 30),
+    ),
+    max_size=25,
+)
+
+
+@dataclass
+class Copied:
+    """A run whose history was copied when it was forked: the seq of each event, and the offset of each key."""
+
+    parent: str | None = None
+    seqs: list[int] = field(default_factory=list)
+    keys: dict[str, int] = field(default_factory=dict)
+
+    def fork(self, run_id: str, at: int) -> Copied:
+        """A copy up to an offset."""
+        keys = {key: offset for key, offset in self.keys.items() if offset <= at}
+        return replace(self, parent=run_id, seqs=self.seqs[:at], keys=keys)
+
+
+class Family:
+    """Runs in a store, and beside it the lists that they should be."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.prefix = f"p{next(_numbers)}-"
+        self.runs: dict[str, Copied] = {}
+        self.count = itertools.count(1)
+
+    def play(self, steps: Sequence[Step], move: Any) -> None:
+        """Make the steps, and check every run at the end."""
+        self._append(self._new(), Copied(), 0)
+        for what, which, number in steps:
+            run_id = sorted(self.runs)[which % len(self.runs)]
+            run = self.runs[run_id]
+            if what == "append":
+                self._append(run_id, run, number)
+            elif what == "known":
+                self._append_known(run_id, run, number)
+            elif what == "fork":
+                self._fork(run_id, run, number)
+            elif what == "delete" and len(self.runs) > 1:
+                self._delete(run_id)
+            elif what == "move":
+                move(number)
+        for run_id, run in self.runs.items():
+            self._check(run_id, run)
+
+    def _new(self) -> str:
+        return f"{self.prefix}{next(self.count):03}"
+
+    def _append(self, run_id: str, run: Copied, number: int) -> None:
+        seqs = [next(self.count) for _ in range(1 + number % 3)]
+        keys = [f"k{seq}" for seq in seqs]
+        self.store.append(run_id, [make_event(run_id, seq) for seq in seqs], keys=keys)
+        run.seqs += seqs
+        run.keys |= {key: len(run.seqs) - len(keys) + index for index, key in enumerate(keys, 1)}
+        self.runs[run_id] = run
+
+    def _append_known(self, run_id: str, run: Copied, number: int) -> None:
+        every = sorted({key for each in self.runs.values() for key in each.keys})
+        key = every[number % len(every)]
+        seq = next(self.count)
+        appended = self.store.append(run_id, [make_event(run_id, seq)], keys=[key])
+        if key not in run.keys:
+            run.seqs.append(seq)
+            run.keys[key] = len(run.seqs)
+        assert appended.last_offset == run.keys[key]
+
+    def _fork(self, run_id: str, run: Copied, number: int) -> None:
+        at, name = number % (len(run.seqs) + 1), self._new()
+        assert self.store.fork(run_id, name, at=at).parent == (run_id, at)
+        self.runs[name] = run.fork(run_id, at)
+
+    def _delete(self, run_id: str) -> None:
+        if any(each.parent == run_id for each in self.runs.values()):
+            with pytest.raises(RunHasForks):
+                self.store.delete_run(run_id)
+        else:
+            assert self.store.delete_run(run_id)
+            del self.runs[run_id]
+
+    def _check(self, run_id: str, run: Copied) -> None:
+        items = list(self.store.read(run_id))
+        assert {item.event.run_id for item in items} <= {run_id}
+        assert [(item.offset, item.event.seq) for item in items] == list(enumerate(run.seqs, 1))
+        assert list(self.store.read(run_id, reverse=True)) == items[::-1]
+        middle = len(items) // 2
+        if middle:
+            assert list(self.store.read(run_id, items[middle - 1].cursor)) == items[middle:]
+        every = sorted({key for each in self.runs.values() for key in each.keys})
+        assert self.store.find(run_id, every) == [run.keys.get(key) for key in every]
+        lanes = [(one.last_offset, one.last_seq) for one in self.store.lanes(run_id)]
+        assert lanes == ([(len(run.seqs), run.seqs[-1])] if run.seqs else [])
+
+
+@given(STEPS)
+@settings(max_examples=12)
+def test_a_family_of_forks_is_what_copied_lists_would_be(store: Store, steps: list[Step]) -> None:
+    Family(store).play(steps, lambda _: None)
+
+
+@given(STEPS)
+@settings(max_examples=12)
+def test_so_it_is_over_redis_and_an_archive_while_a_worker_moves_what_is_archived(
+    fake: FakeBackend, archives: list[Any], steps: list[Step]
+) -> None:
+    archive = archives[0]
+    hot: Any = fake.open()
+
+    def move(number: int) -> None:
+        trim: Any = ("archived", "covered", "never")[number % 3]
+        idle = 0.0 if number % 2 else None
+        assert DrainWorker(hot, [archive], trim=trim, retire_idle_seconds=idle).drain_once().parked == 0
+
+    Family(TieredCheckpointer(hot, archive)).play(steps, move)
