@@ -133,6 +133,9 @@ class ArchiveFile:
         with self._lock:
             if self._is_closed:
                 raise ConfigurationError(f"the archive {self.path} was closed: open it again")
+            if self._connection is not None and self._connection.in_transaction:
+                yield self._connection  # whoever began the transaction ends it, and says what went wrong
+                return
             try:
                 if self._connection is not None:
                     self._check_identity()
