@@ -78,7 +78,19 @@ def test_the_protocols_have_the_methods_of_the_design() -> None:
     four = {"save_event", "save_snapshot", "load_latest", "list_events"}
     more = {"save_events", "append", "read", "follow", "load_snapshot", "recover", "update_state"}
     more |= {"lease", "open_run", "answer", "request_cancel", "run_info", "runs", "list_runs", "delete_run"}
-    more |= {"diff", "follow_runs", "forget", "close", "find", "lanes", "read_at", "erase", "truncate", "erasures"}
+    more |= {
+        "diff",
+        "follow_runs",
+        "forget",
+        "close",
+        "find",
+        "lanes",
+        "read_at",
+        "erase",
+        "truncate",
+        "erasures",
+        "fork",
+    }
     assert set(methods_of(Checkpointer)) == four
     assert set(methods_of(RunStore)) == set(methods_of(AsyncRunStore)) == four | more
 

@@ -42,7 +42,6 @@ class EraseOptions(NamedTuple):
 class TruncateOptions(NamedTuple):
     """How to truncate; see :meth:`runstream.stores.facade.Store.truncate`."""
 
-    detach: bool = False
     lease: Leased | None = None
 
 

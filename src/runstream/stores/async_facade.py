@@ -693,9 +693,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         request = EraseRequest(offsets, lane_id, where, snapshots, drop_snapshots, lease)
         return await self._runner.run(erasing(self._operations, run_id, request))
 
-    async def truncate(
-        self, run_id: str, *, before: int, detach: bool = False, lease: Leased | None = None
-    ) -> Erasure:
+    async def truncate(self, run_id: str, *, before: int, lease: Leased | None = None) -> Erasure:
         """Remove the events before an offset for good: the history of the run begins with it from then on.
 
         Offsets and chains of the others stay, the callers' keys of the removed ones too. With them go the earlier
@@ -704,7 +702,6 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         Args:
             run_id: The run.
             before: The offset that the history begins with.
-            detach: Where runs that were forked from this one need what goes, copy it to them first.
             lease: The lease on the run or on a lane, where one is in force.
 
         Returns:
@@ -718,7 +715,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             LeaseHeld: Another lease on the run, or on one of its lanes, is in force.
             StoreUnavailable: There was no answer: the same call may be made again.
         """
-        return await self._runner.run(self._operations.truncate(run_id, before, TruncateOptions(detach, lease)))
+        return await self._runner.run(self._operations.truncate(run_id, before, TruncateOptions(lease)))
 
     async def erasures(self, run_id: str) -> list[Erasure]:
         """What was asked to be erased of a run or truncated, and what has become of it, place by place.

@@ -205,7 +205,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     ) -> Erasure:
         """Erase the content of events for good; their offsets, chains and keys stay."""
 
-    def truncate(self, run_id: str, *, before: int, detach: bool = False, lease: Leased | None = None) -> Erasure:
+    def truncate(self, run_id: str, *, before: int, lease: Leased | None = None) -> Erasure:
         """Remove the events before an offset for good: the history of the run begins with it from then on."""
 
     def erasures(self, run_id: str) -> list[Erasure]:
