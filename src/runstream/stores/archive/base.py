@@ -289,8 +289,11 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
     # -- erasing -------------------------------------------------------------------------------------------
 
     eraser: Eraser
-
     """The part that erases."""
+
+    @property
+    def _parts(self) -> tuple[Eraser]:
+        return (self.eraser,)  # see part_of
 
     def _carry_out(self, order: EraseOrder) -> tuple[ErasureNote, ErasePlan]:
         return self.eraser.carry_out(order)
