@@ -238,6 +238,28 @@ def test_a_run_with_forks_is_not_truncated_and_what_they_share_is_erased_there(
     hot.append("f", make_events("f", 2, first=6, payload={"text": SECRET}))
     hot.erase("f", [7])
     assert [item.offset for item in open_hot(redis_backend).read("f")] == [1, 2, 3, 6]
+    hot.delete_run("f")
+    hot.truncate("r", before=3)
+    assert left(hot) == [3, 6, 7, 8, 9]
+
+
+def test_snapshots_of_forks_that_may_hold_it_go_with_it(redis_backend: RedisBackend, hot: Hot) -> None:
+    hot.recover("r")
+    hot.append("r", [], snapshot=make_state("r", data={"text": SECRET}))
+    hot.fork("r", "f", at=9)
+    hot.fork("f", "g", at=9)
+    hot.recover("r")
+    hot.append("r", [], snapshot=make_state("r"))
+    for fork in ("f", "g"):
+        assert hot.load_snapshot(fork) is not None
+    with pytest.raises(ConfigurationError, match="run 'f'"):
+        hot.erase("r", [4, 5], snapshots={None: make_state("r")})
+    assert left(hot) == list(range(1, 10))
+    hot.erase("r", [4, 5], drop_snapshots=True)
+    assert SECRET.encode() not in bytes_of(redis_backend)
+    for fork in ("f", "g"):
+        assert hot.load_snapshot(fork) is None
+        assert [item.offset for item in hot.recover(fork).events] == [1, 2, 3, 6, 7, 8, 9]
 
 
 def test_nothing_of_an_erasure_is_left_of_a_run_that_is_deleted(redis_backend: RedisBackend, hot: Hot) -> None:

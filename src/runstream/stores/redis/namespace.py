@@ -23,7 +23,16 @@ from runstream.stores.redis.operations.admin import cursor_check, held, restore
 from runstream.stores.redis.operations.admin import required_archives as archives
 from runstream.stores.redis.operations.admin import run_facts as facts
 from runstream.stores.redis.operations.admin import status as inspection
-from runstream.stores.redis.operations.worker import drain, erasing, load, mend, noted_forks, sweep, tag_index
+from runstream.stores.redis.operations.worker import (
+    drain,
+    erasing,
+    inherited_erasures,
+    load,
+    mend,
+    noted_forks,
+    sweep,
+    tag_index,
+)
 from runstream.stores.redis.operations.worker import retire as retiring
 
 __all__ = ["Namespace", "namespace_of"]
@@ -93,6 +102,7 @@ class Namespace:
     set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)
     load_erasures = _method(erasing.load_erasures)
     rebuild = _method(erasing.rebuild)
+    erase_inherited = _method(inherited_erasures.erase_inherited)
     note_archived = _method(erasing.note_archived)
     report = _method(drain.report)
     sign_off = _method(drain.sign_off)

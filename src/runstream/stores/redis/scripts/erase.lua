@@ -14,7 +14,7 @@
 --         {'held', field, owner, microseconds}  another lease is in force, for so long
 --         {'outside', first, last}      the run has these events alone
 --         {'diverged'}                  the run has another history at that cursor
---         {'forks', run id, offset, …}  these runs were forked from it there, or are about to be
+--         {'forks'}                     runs were forked from it, or are about to be
 --         {'snapshots', field, what meta has in it, …}  these snapshots may hold something of it, and would have to go; or
 --                                       they need what is to go. Of one that left Redis, '' stands for what meta has
 --         {'changed'}                   it has other snapshots that go than the caller knew: read its meta again
@@ -68,15 +68,13 @@ local function goes(offset)
   return false
 end
 if same and before then return {'ok', same, same_at} end
-if first and (first <= begin or spans[#spans][2] > last) or before and (before <= begin or before > last + 1) then
+-- what a fork shares is erased at its parent: at the fork it is noted, and snapshots go
+local is_shared = first and begin_of(ARGV[2]) < start and spans[#spans][2] <= start
+if first and not is_shared and (first <= begin or spans[#spans][2] > last) or before and (before <= begin or before > last + 1) then
   return {'outside', text(begin + 1), text(last)}
 end
 if before then
-  local forks = {}
-  for fork, noted in pairs(all_of(KEYS[4])) do
-    forks[#forks + 1], forks[#forks + 2] = fork, string.match(noted, '^%a+ %d+ (%d+)') or '0'
-  end
-  if forks[1] then return {'forks', unpack(forks, 1, math.min(#forks, 1000))} end
+  if call('EXISTS', KEYS[4]) == 1 then return {'forks'} end
   local known = {meta['last'], meta['mark'] or meta['start'],
     (call('XRANGE', KEYS[5], text(before - 1), text(before - 1))[1] or {})[1]}
   for i = 1, 3 do

@@ -25,7 +25,7 @@ from runstream.operations.erase_arguments import (
 )
 from runstream.operations.messages import diverged, lease_lost
 from runstream.operations.operation import Command, Exchange, Operation
-from runstream.operations.run_forks import Fork, has_forks
+from runstream.operations.run_forks import has_forks
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.noted_erasures import NotedErasures
@@ -35,6 +35,8 @@ from runstream.stores.redis.operations.client.send import resolve_unanswered
 from runstream.stores.redis.operations.server_files import check_files
 from runstream.stores.redis.operations.worker.erasing import load_erasures, rebuild
 from runstream.stores.redis.operations.worker.hot_run import HotRun, run_of
+from runstream.stores.redis.operations.worker.inherited_erasures import erase_inherited, heirs_of
+from runstream.stores.redis.operations.worker.noted_forks import living_forks
 from runstream.stores.redis.replies import parse_cursor, parse_map, parse_records, parse_texts
 from runstream.stores.redis.scripts.erasure_calls import erase_call
 from runstream.stores.redis.session.session import Session
@@ -42,6 +44,7 @@ from runstream.stores.redis.session.session import Session
 __all__ = ["erase", "erasures", "truncate"]
 
 PLACE = "Redis"
+_LET = "pass newer ones that hold nothing of it (snapshots=), or drop_snapshots=True; nothing was erased"
 
 
 class _Asked(NamedTuple):
@@ -134,6 +137,9 @@ def _request(session: Session[E, S], run_id: str, asked: _Asked) -> Operation[Er
     keys, token = session.keys.run(run_id), random_token()
     while True:
         run, start = yield from _there(keys)
+        check_offsets(run_id, asked.spans, run.head.before_first.offset + 1, run.head.last.offset)
+        if asked.spans and not asked.drops_snapshots:
+            yield from _check_heirs(session, run_id, asked.spans)
         dropped = _to_drop(run, asked) if asked.drops_snapshots else []
         call = erase_call(
             keys,
@@ -149,11 +155,24 @@ def _request(session: Session[E, S], run_id: str, asked: _Asked) -> Operation[Er
         ((outcome, *facts),) = yield Exchange([call])
         if outcome == b"ok":
             break
-        if outcome not in (b"gone", b"changed"):
+        if outcome == b"forks":
+            (noted,) = yield Exchange([(b"HGETALL", keys.forks)], tolerant=True)
+            if forks := (yield from living_forks(session.keys, run_id, noted)):
+                raise has_forks(run_id, forks, "truncated")
+        elif outcome not in (b"gone", b"changed"):
             raise _refusal(run_id, asked, outcome, facts)
     for lane_id in dropped:
         session.snapshots.drop(run_id, lane_id)
     return next(one for number, one in (yield from _state(session, run_id)) if number == int(facts[0]))
+
+
+def _check_heirs(session: Session[E, S], run_id: str, spans: Spans) -> Operation[None]:
+    """Raise ConfigurationError if snapshots of forks may hold what is to be erased."""
+    for heir in (yield from heirs_of(session.keys, run_id, spans)):
+        if heir.holding:
+            raise held_by(
+                heir.run_id, heir.holding, "may hold what is to be erased of the run that it comes from", _LET
+            )
 
 
 def _to_drop(run: HotRun, asked: _Asked) -> list[str | None]:
@@ -173,9 +192,6 @@ def _refusal(run_id: str, asked: _Asked, outcome: bytes, facts: Sequence[bytes])
         return lease_lost(asked.grant)
     if outcome == b"held":
         return held(run_id, facts)
-    if outcome == b"forks":
-        pairs = zip(facts[::2], facts[1::2], strict=True)
-        return has_forks(run_id, [Fork(name.decode(), int(at)) for name, at in pairs], "truncated")
     if outcome == b"diverged" and asked.before is not None:
         return diverged(run_id, asked.before)
     if outcome == b"outside":
@@ -189,7 +205,7 @@ def _refusal(run_id: str, asked: _Asked, outcome: bytes, facts: Sequence[bytes])
         run_id,
         holding,
         "may hold what is to be erased",
-        "pass newer ones that hold nothing of it (snapshots=), or drop_snapshots=True; nothing was erased",
+        _LET,
     )
 
 
@@ -211,7 +227,9 @@ def _state(session: Session[E, S], run_id: str) -> Operation[list[tuple[int, Era
     run, start = yield from _load(keys)
     if run is None or not run.erasures:
         return []
+    noted = yield from load_erasures(session.keys, run_id)
     full = yield from rebuild(session.keys, run.header)
+    full = full or (yield from erase_inherited(session.keys, run_id, noted.spans_since(0)))
     noted = yield from load_erasures(session.keys, run_id)
     place = ErasedPlace(PLACE, done=False, reason=full)
     if not full:

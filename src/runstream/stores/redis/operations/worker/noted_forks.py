@@ -22,7 +22,16 @@ from runstream.stores.redis.replies import noted_start, parse_cursor, parse_map,
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 from runstream.stores.redis.scripts.fork_calls import fork_end_call, give_up_call
 
-__all__ = ["NotedFork", "fork_gone", "give_up", "give_up_left", "living_forks", "note_again", "noted_forks"]
+__all__ = [
+    "NotedFork",
+    "fork_gone",
+    "fork_notes",
+    "give_up",
+    "give_up_left",
+    "living_forks",
+    "note_again",
+    "noted_forks",
+]
 
 _INTENT_MICROSECONDS = 600 * MICROSECONDS
 """For how long a fork may be about to be made: an older intent is given up."""
@@ -55,13 +64,17 @@ class NotedFork(NamedTuple):
         return cls(parent, name.decode(), int(identity), parse_cursor(cursor), state == b"fork", int(noted_at))
 
 
-def noted_forks(keys: Keys, run_id: str) -> Operation[list[Fork]]:
-    """The forks of a run as they are noted: one or the other may be gone. Nothing is written."""
+def fork_notes(keys: Keys, run_id: str) -> Operation[list[NotedFork]]:
+    """What a run has noted of its forks: one or the other may be gone. Nothing is written."""
     run = keys.run(run_id)
     (reply,) = yield Exchange([(b"HGETALL", run.forks)])
     with parsing(run, run.forks):
-        noted = [NotedFork.parse(run_id, *field) for field in parse_map(reply).items()]
-    return [Fork(fork.run_id, fork.at.offset) for fork in noted]
+        return [NotedFork.parse(run_id, *field) for field in parse_map(reply).items()]
+
+
+def noted_forks(keys: Keys, run_id: str) -> Operation[list[Fork]]:
+    """The same, as other stores tell of forks."""
+    return [Fork(fork.run_id, fork.at.offset) for fork in (yield from fork_notes(keys, run_id))]
 
 
 def living_forks(keys: Keys, run_id: str, reply: Any) -> Operation[list[Fork]]:

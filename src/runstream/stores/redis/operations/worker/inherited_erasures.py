@@ -1,0 +1,72 @@
+"""What forks have of content that is erased of the run they come from: snapshots that were made of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from runstream.model.erasures import ErasureNote, Spans, may_hold
+from runstream.model.identifiers import random_token
+from runstream.model.run_head import SnapshotHead
+from runstream.operations.operation import Exchange, Operation
+from runstream.stores.redis.damage import parsing
+from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.operations.worker.hot_run import run_of
+from runstream.stores.redis.operations.worker.noted_forks import fork_notes
+from runstream.stores.redis.replies import parse_map
+from runstream.stores.redis.scripts.erasure_calls import erase_call
+
+__all__ = ["Heir", "erase_inherited", "heirs_of"]
+
+
+class Heir(NamedTuple):
+    """A fork that shares what is erased: its start, as meta has it; its snapshots that may hold some of it."""
+
+    run_id: str
+    start: str
+    spans: Spans
+    holding: tuple[SnapshotHead, ...]
+
+
+def heirs_of(keys: Keys, run_id: str, spans: Spans) -> Operation[list[Heir]]:
+    """The forks of a run, and theirs, that share what is at these offsets."""
+    found: list[Heir] = []
+    for noted in (yield from fork_notes(keys, run_id)):
+        fork, at = keys.run(noted.run_id), noted.at.offset
+        shared = tuple((first, min(last, at)) for first, last in spans if first <= at)
+        if not shared:
+            continue
+        (meta,) = yield Exchange([(b"HGETALL", fork.meta)])
+        with parsing(fork):
+            run = run_of(fork.run_id, parse_map(meta), is_partial=False)
+        if run is None or run.head.identity != noted.identity:
+            continue  # it is not made yet: it gets no snapshot of what is gone by then
+        snapshots = run.head.snapshots.values()
+        holding = tuple(one for one in snapshots if may_hold(one.offset, 0, shared[0][0]))
+        start = parse_map(meta)[b"start"].decode()
+        found.append(Heir(fork.run_id, start, shared, holding))
+        found += yield from heirs_of(keys, fork.run_id, shared)
+    return found
+
+
+def erase_inherited(keys: Keys, run_id: str, spans: Spans) -> Operation[str]:
+    """Note at each fork that shares what is at these offsets that it is erased, and drop its snapshots of that.
+
+    Returns:
+        Why that cannot be done now of one of them; '' if it is done.
+    """
+    for heir in (yield from heirs_of(keys, run_id, spans)):
+        what = ErasureNote(0.0, heir.spans).text
+        dropped = [one.lane_id for one in heir.holding]
+        call = erase_call(
+            keys.run(heir.run_id),
+            start=heir.start,
+            token=random_token(),
+            what=what,
+            lease=None,
+            drops_snapshots=True,
+            dropped=dropped,
+        )
+        ((outcome, *_),) = yield Exchange([call])
+        if outcome not in (b"ok", b"gone"):
+            return f"its fork {heir.run_id!r} is leased, or changes: what that has of it was not erased yet"
+    return ""
