@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from runstream import DrainWorker, EventKind, EventsArchived, TieredCheckpointer
+from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.archive.eraser import Eraser
 from runstream.stores.capabilities import part_of
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive
-from tests.support.backends import RedisBackend
+from tests.support.backends import Backend, RedisBackend
 from tests.support.drain_tools import Hooked, Hot, due, open_archives, open_hot, parked
 from tests.support.samples import make_event, make_events, make_state
-from tests.support.servers import eventually
+from tests.support.servers import Server, eventually
 
 SECRET = "a secret that nobody is to read"
 
@@ -193,6 +194,53 @@ def test_an_archive_that_is_put_back_from_a_copy_is_erased_again(
     check_gone(hot, again, tmp_path)
     for archive in again:
         archive.close()
+
+
+def test_a_full_server_is_told_of_and_archives_are_erased_meanwhile(
+    server: Server, make_backend: Callable[[str], Backend], archives: list[Archive], tmp_path: Path
+) -> None:
+    """The run is parked with the reason, and done once there is memory for the copy."""
+    hot: Any = make_backend(server.name).open(retry_seconds=0)
+    plant(hot)
+    worker = DrainWorker(hot, archives, trim="never")
+    worker.drain_once()
+    server.raw.config_set("maxmemory", 1)
+    try:
+        hot.erase("r", [3])
+        worker.drain_once()
+        assert "no memory" in parked(hot)["r"]
+        assert not is_in_files(tmp_path)
+        places = hot.erasures("r")[0].places
+        assert [place.done for place in places] == [False, True, True]
+    finally:
+        server.raw.config_set("maxmemory", 0)
+    namespace_of(hot).unpark(["r"])
+    worker.drain_once()
+    check_gone(hot, archives, tmp_path)
+
+
+@pytest.mark.parametrize("before", [None, 5])
+def test_what_is_put_back_into_redis_from_a_copy_is_erased_again(
+    hot: Hot, archives: list[Archive], tmp_path: Path, before: int | None
+) -> None:
+    """Redis knows what was asked for of this run, and where its history begins."""
+    plant(hot)
+    DrainWorker(hot, archives).drain_once()
+    shutil.copytree(tmp_path / "archives", tmp_path / "copy")
+    hot.erase("r", [3])
+    if before is not None:
+        hot.truncate("r", before=before)
+    DrainWorker(hot, archives).drain_once()
+    (tmp_path / "copy").rename(tmp_path / "archives" / "copy")
+    again = open_archives(tmp_path / "archives" / "copy")
+    put_back(hot, again[0], "r", whole=True)
+    DrainWorker(hot, archives).drain_once()
+    eventually(lambda: all(one.done for one in hot.erasures("r")))
+    assert left(hot) == ([1, 2, 4, 5] if before is None else [5])
+    for archive in again:
+        archive.close()
+    for archive in archives:
+        assert verify_run("r", hot=hot, sinks=[archive]).difference is None
 
 
 def test_what_a_retired_run_had_is_erased(hot: Hot, archives: list[Archive], tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ class Batches:
         queue: deque[ClaimedRun] = deque()
         loaded = self._load([due.run_id for due in runs])
         erased: dict[str, Erased] = {}
-        if to_erase := [run for run, positions in loaded if run is not None and _is_to_erase(run, positions)]:
+        to_erase = [run.run_id for run, positions in loaded if run is not None and _is_to_erase(run, positions)]
+        if to_erase:
             erased = self._erasing.carry_out(to_erase)
             loaded = self._load([due.run_id for due in runs])
         for due, (run, positions) in zip(runs, loaded, strict=True):

@@ -102,7 +102,12 @@ class ClaimedRun:
         head = replace(self.run.head, mark=max(self.run.head.mark, end))
         self.run = replace(self.run, head=head, noted_to=noted_to)
         self.positions = [
-            (location, Position(end, {}) if held is None else replace(held, cursor=max(held.cursor, end)))
+            (
+                location,
+                Position(end, erasures=len(self.erased.notes))
+                if held is None
+                else replace(held, cursor=max(held.cursor, end)),
+            )
             for location, held in self.positions
         ]
 

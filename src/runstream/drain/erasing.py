@@ -7,7 +7,7 @@ is archived as erased. Each step may be repeated, by any worker; what is done is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from runstream.drain.claimed_run import Erased
 from runstream.drain.parts import WorkerParts
@@ -31,7 +31,7 @@ class Erasing:
     def __init__(self, parts: WorkerParts) -> None:
         self._parts = parts
 
-    def carry_out(self, runs: Iterable[HotRun]) -> dict[str, Erased]:
+    def carry_out(self, run_ids: Sequence[str]) -> dict[str, Erased]:
         """Carry out the erasures of these runs, as far as that can be done now.
 
         Returns:
@@ -41,6 +41,7 @@ class Erasing:
             StoreUnavailable: Redis or an archive cannot be reached; it is safe to repeat.
         """
         namespace = self._parts.namespace
+        runs = [run for run in namespace.load_runs(run_ids) if run is not None]  # with the snapshots of all lanes
         loaded = {run.run_id: (run, namespace.load_erasures(run.run_id)) for run in runs}
         reasons: dict[str, list[str]] = {run_id: [] for run_id in loaded}
         for sink in self._parts.sinks:
@@ -55,10 +56,10 @@ class Erasing:
                     namespace.note_archived(run.header, sink.archive_id, run.erasures)
         erased = {}
         for run_id, (run, noted) in loaded.items():
-            if full := namespace.rebuild(run.header):
-                reasons[run_id].append(full)
+            reasons[run_id] += filter(None, [namespace.rebuild(run.header)])
+            reasons[run_id] += filter(None, [namespace.erase_inherited(run_id, noted.spans_since(run.erased))])
             reason = "; ".join(reasons[run_id])
-            erased[run_id] = Erased(0 if reason else run.erasures, list(_asked(run, noted)), reason)
+            erased[run_id] = Erased(0 if reason else run.erasures, list(_asked(run, noted).values()), reason)
         return erased
 
 
@@ -68,9 +69,10 @@ def _in_archive(sink: Sink, run: HotRun, noted: NotedErasures) -> str:
     if archive is None:
         return f"{sink.location} is of a kind that cannot erase anything"
     known = {note.text for note in archive.erasure_notes(run.run_id)}
+    done = noted.archives.get(sink.archive_id, 0)
     try:
-        for note in _asked(run, noted):
-            if note.text in known:
+        for number, note in _asked(run, noted).items():
+            if number <= done and note.text in known:  # it may have been put back from a copy
                 continue
             if note.before is None:
                 # what was saved since it was asked for holds nothing of it; what held something is gone
@@ -93,6 +95,6 @@ def _left_in(sink: Sink) -> str:
     )
 
 
-def _asked(run: HotRun, noted: NotedErasures) -> Iterable[ErasureNote]:
+def _asked(run: HotRun, noted: NotedErasures) -> dict[int, ErasureNote]:
     """What had been asked for when the run was loaded: its head has the beginning that belongs to that."""
-    return (note for number, note in noted.notes.items() if number <= run.erasures)
+    return {number: note for number, note in noted.notes.items() if number <= run.erasures}

@@ -22,7 +22,7 @@
 -- is `stale`. RENAME, or DEL, is the first write: a full server takes either.
 
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten', 'adopted', 'heard',
-  'ahead', 'tags', 'erasures', 'dropped')
+  'ahead', 'tags', 'erasures', 'dropped', 'base')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
 if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
 local count, keyed = string.match(ARGV[3], '^(%d+) (%d+)$')
@@ -88,6 +88,13 @@ end
 if meta[4] then call('HSET', KEYS[2], 'epoch', meta[4]) end
 if meta[12] and call('HGET', KEYS[2], 'start') == meta[1] then -- it is erased again from what was refilled
   call('HSET', KEYS[2], 'erasures', meta[12], 'dropped', meta[13] or '0')
+  local begin = call('HGET', KEYS[2], 'base') or call('HGET', KEYS[2], 'start')
+  if meta[14] and parse_cursor(meta[14]) > parse_cursor(begin) then
+    call('HSET', KEYS[2], 'base', meta[14])
+    if parse_cursor(call('HGET', KEYS[2], 'mark')) < parse_cursor(meta[14]) then
+      call('HSET', KEYS[2], 'mark', meta[14], 'trimmed', text((parse_cursor(meta[14]))))
+    end
+  end
 end
 if meta[7] then call('HSET', KEYS[2], 'forgotten', meta[7]) end
 local ahead = math.max(tonumber(meta[3] or 0) or 0, tonumber(meta[10] or 0) or 0) -- the producers that stay were heard by then
