@@ -20,11 +20,7 @@ OF_ERASING: Sequence[Break] = (
         "what is erased is copied as it is",
         "erasures",
         in_script("rebuild", ("if first and offset >= tonumber(first) then", "if false then")),
-    ),
-    Break(
-        "a copy that was begun for another request is gone on with",
-        "erasures",
-        in_script("rebuild", ("  call('DEL', KEYS[4])\n", "")),
+        seed=7,
     ),
     Break(
         "a request takes the number of the last one",
