@@ -25,7 +25,15 @@ CopiedSnapshot = tuple[SnapshotHead, Mapping[bytes, bytes]]
 
 
 def intent_call(
-    keys: Keys, run_id: str, head: RunHead | None, creation: int, fork_id: str, fork: RunHead, *, archived: bool
+    keys: Keys,
+    run_id: str,
+    head: RunHead | None,
+    creation: int,
+    fork_id: str,
+    fork: RunHead,
+    *,
+    archived: bool,
+    erasures: bytes = b"",
 ) -> Command:
     """Note at a run that another one is about to be forked from it.
 
@@ -37,13 +45,14 @@ def intent_call(
         fork_id: The fork.
         fork: The head that it begins with.
         archived: Whether the cursor at which it begins comes from where the run's own stream has it no more.
+        erasures: The run's last request to erase, as its meta had it when its snapshots were read; b"" for none.
     """
     run = keys.run(run_id)
     partition = run.partition
     names = (run.events, run.meta, run.forks, partition.forking, partition.deleted)
     start = "" if head is None else start_text(head)
     word = "archived" if archived else "-"
-    args = (run_id, start, creation, str(fork.start), word, fork_id, fork.identity)
+    args = (run_id, start, creation, str(fork.start), word, fork_id, fork.identity, erasures)
     return script_call(SCRIPT["fork_intent"], names, args)
 
 

@@ -4,12 +4,14 @@
 -- KEYS  1 events  2 meta  3 forks  4 forking  5 deleted
 -- ARGV  1 run id  2 the run's start (it names this very run); '' for one that is in an archive alone  3 the last number
 --       of that start  4 the run's cursor at which the fork begins  5 'archived', if whoever asks has that cursor from an
---       archive, or from the run's own parent; or '-'  6 the fork's id  7 its identity
+--       archive, or from the run's own parent; or '-'  6 the fork's id  7 its identity  8 the last
+--       request to erase something of the run, as its meta has that; '' for none
 --
 -- Replies {'ok', identity}          the intent is noted, or was before: under this identity the fork is to be made
 --         {'made', identity, cursor}  this fork was made before, under this identity, as far as the run knows
 --         {'other', identity, cursor}  a fork of that name is noted which began at another cursor
---         {'changed'}               the run is not there any more, or another one of that name is
+--         {'changed'}               the run is not there any more, or another one of that name is; or it begins after that
+--                                   cursor by now, or something of it is to be erased since, which its snapshots may hold
 --         {'diverged'}              the run has another cursor at that offset, or ends before it
 --         {'archived'}              that entry has left Redis
 --         But for the first, nothing was written.
@@ -18,11 +20,12 @@
 -- IDENTITY CURSOR TIME' under the fork's id, and once it is confirmed 'fork IDENTITY CURSOR TIME'. `forking` has each intent
 -- by that time, in microseconds: a worker sees to those that are left over.
 
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'mark', 'retired')
-local start, last, mark = meta[1] or '', meta[2], meta[3] or meta[4] and meta[2] or meta[1]
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'mark', 'retired', 'base', 'erasures')
+local start, last, mark, base = meta[1] or '', meta[2], meta[3] or meta[4] and meta[2] or meta[1], meta[5]
 if start ~= ARGV[2] or start == '' and call('ZSCORE', KEYS[5], ARGV[3]) then return {'changed'} end
 
 local cursor = ARGV[4]
+if base and parse_cursor(cursor) < parse_cursor(base) or (meta[6] or '') ~= ARGV[8] then return {'changed'} end
 if start ~= '' and cursor ~= last and cursor ~= mark then
   local at = parse_cursor(cursor)
   local entry = call('XRANGE', KEYS[1], text(at), text(at))[1]

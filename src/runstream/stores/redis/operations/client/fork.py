@@ -20,7 +20,7 @@ from runstream.model.errors import ConfigurationError, EventsArchived, StoreUnav
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.messages import diverged
-from runstream.operations.operation import Exchange, Operation
+from runstream.operations.operation import Command, Exchange, Operation
 from runstream.operations.run_forks import Brought, ForkOptions, check_fork, fork_head
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.keys import RunKeys
@@ -58,7 +58,7 @@ def fork(
     options.check(run_id, new_run_id)
     yield from resolve_unanswered(session, [run_id, new_run_id])
     for _ in range(_ATTEMPTS):
-        parent, former = yield from _look(session, run_id, new_run_id)
+        parent, former, erasures = yield from _look(session, run_id, new_run_id)
         head = parent or (None if brought is None else brought.head)
         at = check_fork(run_id, head, new_run_id, former, options.at)
         assert head is not None  # noqa: S101 - it was checked
@@ -67,14 +67,17 @@ def fork(
             try:
                 cursor = yield from _cursor_at(session, run_id, parent, at, brought)
             except EventsArchived:
-                again, _ = yield from _look(session, run_id, new_run_id)
-                if again is not None and again.creation == head.creation:
+                again, *_ = yield from _look(session, run_id, new_run_id)
+                if again is not None and (again.creation, again.base) == (head.creation, head.base):
                     raise
-                continue  # it has been deleted just now
+                continue  # it has been deleted, or truncated, just now
             snapshots = yield from _snapshots(session, run_id, new_run_id, parent, at, brought)
             made = fork_head(run_id, head, cursor, options, _now(session))
-            is_archived = brought is not None and brought.at == cursor
-            made = yield from _intend(session, run_id, parent, head, new_run_id, made, is_archived=is_archived)
+            # what lies before a fork's own part is there as long as the fork is
+            is_archived = (brought is not None and brought.at == cursor) or at < head.start.offset
+            facts = head.creation, new_run_id, made
+            call = intent_call(session.keys, run_id, parent, *facts, archived=is_archived, erasures=erasures)
+            made = yield from _intend(session, run_id, new_run_id, made, call)
             if made is None or not (yield from _make(session, run_id, new_run_id, made, snapshots)):
                 continue
         yield Exchange([fork_end_call(session.keys, run_id, head.creation, new_run_id, made.identity, made.start)])
@@ -95,8 +98,11 @@ def _now(session: Session[E, S]) -> float:
 
 def _look(
     session: Session[E, S], run_id: str, new_run_id: str
-) -> Operation[tuple[RunHead | None, RunHead | None]]:
-    """The head of the run, with tags and snapshots, and of the one that is to be made; None for one not there."""
+) -> Operation[tuple[RunHead | None, RunHead | None, bytes]]:
+    """The head of the run, with tags and snapshots, and of the one that is to be made; None for one not there.
+
+    With them the run's last request to erase.
+    """
     run, new = session.keys.run(run_id), session.keys.run(new_run_id)
     queries = [(b"HGETALL", run.meta), (b"HGETALL", run.tags), (b"HMGET", new.meta, *HEAD_FIELDS)]
     reply, tags, there = yield Exchange(queries)
@@ -106,10 +112,11 @@ def _look(
         known = run_of(run_id, meta, is_partial=False)
     if known is None:
         yield from check_absent([run])
-        return None, former
+        return None, former, b""
     with parsing(run, run.tags):
         of_run = parse_tags(meta.get(b"tags"), tags)
-    return replace(known.head, tags=of_run, questions=parse_questions(meta.get(b"questions"))), former
+    head = replace(known.head, tags=of_run, questions=parse_questions(meta.get(b"questions")))
+    return head, former, meta.get(b"erasures", b"")
 
 
 def _cursor_at(
@@ -178,17 +185,11 @@ def _fields(packed: PackedState) -> dict[bytes, bytes]:
 def _intend(
     session: Session[E, S],
     run_id: str,
-    parent: RunHead | None,
-    head: RunHead,
     new_run_id: str,
     fork: RunHead,
-    *,
-    is_archived: bool,
+    call: Command,
 ) -> Operation[RunHead | None]:
     """Note the intent at the run. None if something has changed: then it is to be begun anew."""
-    # what lies before a fork's own part is there as long as the fork is
-    is_archived = is_archived or fork.start.offset < head.start.offset
-    call = intent_call(session.keys, run_id, parent, head.creation, new_run_id, fork, archived=is_archived)
     ((outcome, *detail),) = yield Exchange([call])
     if outcome == b"ok":
         return replace(fork, identity=int(detail[0]))

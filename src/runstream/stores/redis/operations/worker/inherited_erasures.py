@@ -19,7 +19,10 @@ __all__ = ["Heir", "erase_inherited", "heirs_of"]
 
 
 class Heir(NamedTuple):
-    """A fork that shares what is erased: its start, as meta has it; its snapshots that may hold some of it."""
+    """A fork that shares what is erased: its start, as meta has it; its snapshots that may hold some of it.
+
+    The start of one that is only about to be made is ''.
+    """
 
     run_id: str
     start: str
@@ -39,7 +42,9 @@ def heirs_of(keys: Keys, run_id: str, spans: Spans) -> Operation[list[Heir]]:
         with parsing(fork):
             run = run_of(fork.run_id, parse_map(meta), is_partial=False)
         if run is None or run.head.identity != noted.identity:
-            continue  # it is not made yet: it gets no snapshot of what is gone by then
+            if not noted.is_made:  # it may begin with a snapshot that was read before
+                found.append(Heir(fork.run_id, "", shared, ()))
+            continue
         snapshots = run.head.snapshots.values()
         holding = tuple(one for one in snapshots if may_hold(one.offset, 0, shared[0][0]))
         start = parse_map(meta)[b"start"].decode()
@@ -55,6 +60,8 @@ def erase_inherited(keys: Keys, run_id: str, spans: Spans) -> Operation[str]:
         Why that cannot be done now of one of them; '' if it is done.
     """
     for heir in (yield from heirs_of(keys, run_id, spans)):
+        if not heir.start:
+            return f"its fork {heir.run_id!r} is about to be made: ask again"
         what = ErasureNote(0.0, heir.spans).text
         dropped = [one.lane_id for one in heir.holding]
         call = erase_call(
