@@ -55,16 +55,21 @@ def test_forks_are_sound_in_every_store_and_in_each_archive_as_such(hot: Hot, ar
         assert archive.check_integrity() == []
 
 
+@pytest.mark.parametrize("is_anew", [False, True])
 def test_a_fork_whose_parent_has_another_history_in_an_archive_is_found(
-    hot: Hot, archives: list[Archive], tmp_path: Path
+    hot: Hot, archives: list[Archive], tmp_path: Path, is_anew: bool
 ) -> None:
+    """Of the same run, or since it was deleted and made anew."""
     drain(hot, archives)
+    headers = {run_id: archive_of(archives[0]).header(run_id) for run_id in ("r", "f")}
+    of_parent, of_fork = headers["r"], headers["f"]
+    assert of_parent is not None
+    assert of_fork is not None
     with SQLiteCheckpointer[Any, Any](tmp_path / "other.db") as other:
-        other.append("r", make_events("r", 5))
-        header = archive_of(archives[0]).header("f")
-        assert header is not None
-        entries = list(archives[0].read_back("f", 4, 6))
-        other.write([RunBatch(header, header.start, entries)])
+        if not is_anew:
+            other.write([RunBatch(of_parent, of_parent.start, (), ())])
+        other.append("r", make_events("r", 5, first=90))
+        other.write([RunBatch(of_fork, of_fork.start, list(archives[0].read_back("f", 4, 6)))])
         found = verify_run("f", sinks=[other]).difference
         assert found is not None
         assert "does not go on from its parent" in found.what

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runstream import DrainWorker, RunHasForks
 from runstream.stores.tiered import TieredCheckpointer
 from tests.support.backends import FakeBackend, Store
-from tests.support.samples import make_event
+from tests.support.samples import make_event, make_state
 
 _numbers = itertools.count()
 
@@ -22,7 +22,7 @@ Step = tuple[str, int, int]
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["append", "append", "known", "fork", "fork", "delete", "move"]),
+        st.sampled_from(["append", "append", "known", "save", "fork", "fork", "delete", "move"]),
         st.integers(0, 7),
         st.integers(0, 30),
     ),
@@ -63,6 +63,9 @@ class Family:
                 self._append(run_id, run, number)
             elif what == "known":
                 self._append_known(run_id, run, number)
+            elif what == "save":
+                self._recover(run_id, run)
+                self.store.save_snapshot(run_id, make_state(run_id, current_step=len(run.seqs)))
             elif what == "fork":
                 self._fork(run_id, run, number)
             elif what == "delete" and len(self.runs) > 1:
@@ -106,6 +109,13 @@ class Family:
             assert self.store.delete_run(run_id)
             del self.runs[run_id]
 
+    def _recover(self, run_id: str, run: Copied) -> None:
+        """That the snapshot and the events after it make the run: its step is how many events it has seen."""
+        found = self.store.recover(run_id)
+        if found.state is not None:
+            assert (found.state.run_id, found.state.current_step) == (run_id, found.offset)
+        assert [item.offset for item in found.events] == list(range(found.offset + 1, len(run.seqs) + 1))
+
     def _check(self, run_id: str, run: Copied) -> None:
         items = list(self.store.read(run_id))
         assert {item.event.run_id for item in items} <= {run_id}
@@ -114,6 +124,7 @@ class Family:
         middle = len(items) // 2
         if middle:
             assert list(self.store.read(run_id, items[middle - 1].cursor)) == items[middle:]
+        self._recover(run_id, run)
         every = sorted({key for each in self.runs.values() for key in each.keys})
         assert self.store.find(run_id, every) == [run.keys.get(key) for key in every]
         lanes = [(one.last_offset, one.last_seq) for one in self.store.lanes(run_id)]

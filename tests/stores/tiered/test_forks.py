@@ -143,6 +143,7 @@ def test_a_run_is_not_deleted_for_a_fork_that_only_the_archive_has(tiered: Tiere
     for run_id in ("r", "f"):
         with pytest.raises(RunHasForks):
             tiered.delete_run(run_id)
+        assert hot.run_info(run_id) is not None
     check_g(tiered)
     for run_id in ("g", "f", "r"):
         assert tiered.delete_run(run_id)
