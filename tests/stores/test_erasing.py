@@ -347,12 +347,14 @@ def test_what_a_fork_shares_is_erased_at_its_parent_and_is_gone_in_all_forks(sto
     store.append("f", make_events("f", 1, first=9))
     with pytest.raises(ConfigurationError, match="erased there"):
         store.erase("f", [4])
-    assert store.erase("r", [2, 5]).done
+    store.erase("r", [2, 5])
+    assert is_done(store)
     assert [item.offset for item in store.read("f")] == [1, 3, 4, 5]
     assert [item.offset for item in store.read("g")] == [1, 3]
     assert [item.cursor for item in store.read("g")] == [before[0].cursor, before[2].cursor]
     assert store.find("g", ["k2"]) == [2]
-    assert store.erase("f", [5]).done
+    store.erase("f", [5])
+    assert is_done(store)
     assert [item.offset for item in store.read("f")] == [1, 3, 4]
     assert offsets(store) == [1, 3, 4, 6]
 
@@ -371,7 +373,8 @@ def test_a_snapshot_of_a_fork_that_may_hold_what_it_shares_stands_in_the_way(sto
     with pytest.raises(ConfigurationError, match="run 'f' has latest snapshots that may hold"):
         store.erase("r", [2])
     assert offsets(store) == [1, 2, 3, 4, 5, 6]
-    assert store.erase("r", [2], drop_snapshots=True).done
+    store.erase("r", [2], drop_snapshots=True)
+    assert is_done(store)
     assert [store.load_snapshot(run_id) is None for run_id in ("f", "g", "early")] == [True, True, False]
     assert [item.offset for item in store.recover("g").events] == [1, 3, 4, 5, 6]
 
@@ -379,7 +382,6 @@ def test_a_snapshot_of_a_fork_that_may_hold_what_it_shares_stands_in_the_way(sto
 def test_what_a_fork_needs_is_not_truncated(store: Store) -> None:
     fill(store)
     store.fork("r", "f", at=3)
-    store.fork("r", "none", at=0)
     store.append("f", make_events("f", 2, first=9))
     with pytest.raises(RunHasForks) as caught:
         store.truncate("r", before=2)
@@ -387,16 +389,19 @@ def test_what_a_fork_needs_is_not_truncated(store: Store) -> None:
     with pytest.raises(ConfigurationError, match="pass 4"):
         store.truncate("f", before=3)
     assert [item.offset for item in store.read("f")] == [1, 2, 3, 4, 5]
-    assert store.truncate("f", before=4).done
+    store.truncate("f", before=4)
+    assert is_done(store)
     assert [item.offset for item in store.read("f")] == [4, 5]
-    assert store.truncate("f", before=5).done
+    store.truncate("f", before=5)
+    assert is_done(store)
     assert [item.offset for item in store.read("f")] == [5]
     assert info_of(store, "f").first_hot == 5
     store.append("f", make_events("f", 1, first=11), expected_offset=5)
     assert [item.offset for item in store.recover("f").events] == [5, 6]
     assert store.find("f", ["k1"]) == [1]
     store.delete_run("f")
-    assert store.truncate("r", before=2).done
+    store.truncate("r", before=2)
+    assert is_done(store)
     assert offsets(store) == [2, 3, 4, 5, 6]
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "EraseOptions",
     "EraseRequest",
     "TruncateOptions",
+    "begins_elsewhere",
     "check_before",
     "check_offsets",
     "check_own",
@@ -135,6 +136,18 @@ def check_own(run_id: str, before: int, head: RunHead) -> None:
             f"before={before}: run {run_id!r} shares its history up to offset {shared} with the run that it was"
             f" forked from; pass {shared + 1} to let it begin with its own events; nothing was truncated"
         )
+
+
+def begins_elsewhere(head: RunHead, base: int) -> bool:
+    """Whether the history of a run begins elsewhere than it does, if it begins after this offset.
+
+    Args:
+        head: Where the run stands. A fork whose base is its start has no part of its parent's history any more.
+        base: The offset.
+    """
+    before = head.before_first.offset
+    has_shared = head.fork_of is not None and head.base is None and before > 0
+    return base > before or (has_shared and base == before)
 
 
 def held_by(run_id: str, holding: Iterable[SnapshotHead], what: str, instead: str) -> ConfigurationError:

@@ -10,6 +10,7 @@ has no use for any of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from runstream.model.results import Cursor, Recorded
@@ -24,6 +25,7 @@ __all__ = [
     "ReadOwn",
     "Segment",
     "SegmentReader",
+    "ancestry_of",
     "asks_for_shared",
     "find_in_segments",
     "read_at_in_segments",
@@ -99,6 +101,20 @@ def asks_for_shared(head: RunHead, after: int | str) -> bool:
     offset, cursor = parse_position(after)
     end = head.start.offset
     return head.fork_of is not None and (offset < end or (cursor is not None and offset == end))
+
+
+def ancestry_of(run_id: str, head: RunHead, load_head: LoadHead) -> Operation[list[Segment]]:
+    """The segments that a fork has from others, the oldest first: keys and lanes are known from there.
+
+    That is so as well where its history begins with its own events by now.
+
+    Args:
+        run_id: As of ``segments_of``, as are the next two.
+        head: See there.
+        load_head: See there.
+    """
+    segments = yield from segments_of(run_id, replace(head, base=None), load_head)
+    return segments[:-1]
 
 
 def segment_of(segments: Sequence[Segment], offset: int) -> Segment | None:

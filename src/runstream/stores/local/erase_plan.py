@@ -10,7 +10,13 @@ from runstream.model.erasures import ErasureNote, Spans, has_offset, may_hold
 from runstream.model.errors import ConfigurationError
 from runstream.model.results import LeaseGrant
 from runstream.model.run_head import RunHead, SnapshotHead
-from runstream.operations.erase_arguments import check_offsets, check_own, check_truncated, held_by
+from runstream.operations.erase_arguments import (
+    begins_elsewhere,
+    check_offsets,
+    check_own,
+    check_truncated,
+    held_by,
+)
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.run_forks import Fork, has_forks
 from runstream.stores.local.lease_rules import Leases, check_only
@@ -58,9 +64,7 @@ class ErasePlan:
 
     def moves(self, head: RunHead) -> bool:
         """Whether the history of a run that stands there begins elsewhere then; a fork's with its own events."""
-        before = head.before_first.offset
-        has_shared = head.fork_of is not None and head.base is None and before > 0
-        return self.base is not None and (self.base > before or (has_shared and self.base == before))
+        return self.base is not None and begins_elsewhere(head, self.base)
 
     def has(self, offset: int) -> bool:
         """Whether the content at an offset goes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Generic
 
 from runstream.model.identifiers import check_name, check_run_id
@@ -13,7 +12,14 @@ from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery
 from runstream.operations.filters import lane_of, seq_of
 from runstream.operations.lane_facts import LaneFacts
-from runstream.operations.lineage import Segment, SegmentReader, asks_for_shared, find_in_segments, segments_of
+from runstream.operations.lineage import (
+    Segment,
+    SegmentReader,
+    ancestry_of,
+    asks_for_shared,
+    find_in_segments,
+    segments_of,
+)
 from runstream.operations.operation import Operation, blocking, in_one_call
 from runstream.operations.runners import SyncRunner
 
@@ -108,7 +114,7 @@ class Lineage(ABC, Generic[E, S]):
 
     def _ancestry(self, run_id: str, head: RunHead) -> list[Segment]:
         """The segments that a fork has from others, also where its history begins later by now."""
-        return self._segments(run_id, replace(head, base=None))[:-1]
+        return _RUN(ancestry_of(run_id, head, self._head_of))
 
     def find_own(self, run_id: str, keys: Sequence[str]) -> Operation[list[Cursor | None]]:
         """The cursors of the run's own events that have these keys; None for a key that none of them has."""

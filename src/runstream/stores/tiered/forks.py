@@ -10,12 +10,12 @@ from runstream.model.results import Cursor, E, LaneInfo, Recorded, RunInfo, S
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.filters import lane_of, seq_of
-from runstream.operations.lineage import Segment, segments_of
+from runstream.operations.lineage import Segment, ancestry_of, segments_of
 from runstream.operations.operation import Operation, blocking, collect
 from runstream.operations.run_forks import Brought, ForkOptions
 from runstream.stores.tiered.boundary import Boundary, HotAndArchive
 
-__all__ = ["all_lanes", "fork", "last_seq_back", "segments_in", "shared_segments"]
+__all__ = ["all_lanes", "ancestry_in", "fork", "last_seq_back", "segments_in", "shared_segments"]
 
 _PAGE = 500
 
@@ -24,6 +24,12 @@ def segments_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[Segme
     """The segments of the history of a run that is there, the oldest first; of one that is no fork, itself."""
     head = yield from _head_in(tiers, run_id)
     return (yield from segments_of(run_id, head or RunHead(), partial(_head_in, tiers)))
+
+
+def ancestry_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[Segment]]:
+    """The segments that a fork has from others, also where its history begins with its own events by now."""
+    head = yield from _head_in(tiers, run_id)
+    return (yield from ancestry_of(run_id, head or RunHead(), partial(_head_in, tiers)))
 
 
 def _head_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[RunHead | None]:

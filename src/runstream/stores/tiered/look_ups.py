@@ -11,7 +11,7 @@ from runstream.operations.lineage import find_in_segments, read_at_in_segments
 from runstream.operations.look_ups import in_order, keys_asked, offsets_asked, spans_of
 from runstream.operations.operation import Operation
 from runstream.stores.tiered.boundary import Boundary, HotAndArchive
-from runstream.stores.tiered.forks import segments_in, shared_segments
+from runstream.stores.tiered.forks import ancestry_in, shared_segments
 from runstream.stores.tiered.read import read_own
 
 __all__ = ["find", "read_at"]
@@ -32,9 +32,9 @@ def find(tiers: HotAndArchive[E, S], run_id: str, keys: Iterable[str]) -> Operat
         found = yield from _find_own(tiers, run_id, asked)
     if boundary.parent is None:
         return found
-    segments = yield from segments_in(tiers, run_id)
+    segments = yield from ancestry_in(tiers, run_id)
     lacking = [key for key, offset in zip(asked, found, strict=True) if offset is None]
-    shared = yield from find_in_segments(segments[:-1], lacking, partial(_find_own, tiers))
+    shared = yield from find_in_segments(segments, lacking, partial(_find_own, tiers))
     return [shared.get(key) if offset is None else offset for key, offset in zip(asked, found, strict=True)]
 
 

@@ -18,8 +18,10 @@ from runstream.operations.arguments import check_leased, grant_of
 from runstream.operations.erase_arguments import (
     EraseOptions,
     TruncateOptions,
+    begins_elsewhere,
     check_before,
     check_offsets,
+    check_own,
     check_truncated,
     held_by,
 )
@@ -83,7 +85,8 @@ def truncate(
     yield from resolve_unanswered(session, [run_id])
     run, _ = yield from _there(session.keys.run(run_id))
     check_truncated(run_id, before, run.head.last.offset)
-    if before <= run.head.before_first.offset + 1:
+    check_own(run_id, before, run.head)
+    if not begins_elsewhere(run.head, before - 1):
         known = [one for _, one in (yield from _state(session, run_id)) if one.before == before]
         return known[0] if known else Erasure(run_id, 0.0, before=before)
     cursor = at or (yield from _cursor_before(session, run, before))

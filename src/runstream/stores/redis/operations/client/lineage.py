@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from runstream.model.errors import EventsArchived
 from runstream.model.results import Cursor, E, S
@@ -16,7 +17,7 @@ from runstream.stores.redis.operations.client.run_head import head_query, is_the
 from runstream.stores.redis.replies import noted_cursor, parse_cursor
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["cursor_in_ancestors", "keys_in_ancestors", "segments_here", "shared_archived"]
+__all__ = ["ancestry_here", "cursor_in_ancestors", "keys_in_ancestors", "segments_here", "shared_archived"]
 
 
 def segments_here(session: Session[E, S], run_id: str, head: RunHead) -> Operation[list[Segment]]:
@@ -36,6 +37,15 @@ def segments_here(session: Session[E, S], run_id: str, head: RunHead) -> Operati
         return parse_head(keys, meta)
 
     return (yield from segments_of(run_id, head, load_head))
+
+
+def ancestry_here(session: Session[E, S], run_id: str, head: RunHead) -> Operation[list[Segment]]:
+    """The segments that a fork has from others, also where its history begins with its own events by now.
+
+    Raises:
+        EventsArchived: One of the runs that it comes from is not in Redis.
+    """
+    return (yield from segments_here(session, run_id, replace(head, base=None)))[:-1]
 
 
 def shared_archived(run_id: str, error: EventsArchived, before: int | None) -> EventsArchived:
@@ -79,7 +89,7 @@ def keys_in_ancestors(
     """The cursors of the events that have these keys, by key, of those that a fork shares. They never change."""
     if not keys or head.fork_of is None:
         return {}
-    segments = (yield from segments_here(session, run_id, head))[:-1]
+    segments = yield from ancestry_here(session, run_id, head)
 
     def find_own(ancestor: str, asked: Sequence[str]) -> Operation[Sequence[Cursor | None]]:
         run = session.keys.run(ancestor)

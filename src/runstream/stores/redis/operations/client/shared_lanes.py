@@ -12,7 +12,7 @@ from runstream.operations.lineage import Segment
 from runstream.operations.operation import Exchange, Operation, collect
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import retired_away
-from runstream.stores.redis.operations.client.lineage import segments_here, shared_archived
+from runstream.stores.redis.operations.client.lineage import ancestry_here, shared_archived
 from runstream.stores.redis.operations.client.read import read
 from runstream.stores.redis.operations.client.run_head import (
     has_retired_events,
@@ -34,7 +34,7 @@ Lasts: TypeAlias = dict[str, tuple[int, int]]
 
 def last_seq_shared(session: Session[E, S], run_id: str, head: RunHead, lane_id: str) -> Operation[int]:
     """The seq of a lane's last event in what a fork shares, 0 for a lane that has none there."""
-    for segment in reversed((yield from segments_here(session, run_id, head))[:-1]):
+    for segment in reversed((yield from ancestry_here(session, run_id, head))):
         keys = session.keys.run(segment.run_id)
         queries = [(b"HGET", keys.meta, f"lane:{lane_id}"), head_query(keys.meta)]
         mark, meta = yield Exchange(queries, atomic=True)
@@ -69,7 +69,7 @@ def shared_lanes(
 ) -> Operation[SharedLanes]:
     """The lanes of what a fork shares, but those that are known."""
     lasts, ends, are_all = Lasts(), dict[str, EndedLane](), True
-    for segment in reversed((yield from segments_here(session, run_id, head))[:-1]):
+    for segment in reversed((yield from ancestry_here(session, run_id, head))):
         keys = session.keys.run(segment.run_id)
         (reply,) = yield Exchange([(b"HGETALL", keys.meta)])
         meta = parse_map(reply)
