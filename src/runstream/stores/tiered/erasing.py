@@ -29,9 +29,11 @@ def truncate(tiers: HotAndArchive[E, S], run_id: str, before: int, options: Trun
     """Remove the events before an offset: the history begins with it from then on."""
     check_run_id(run_id)
     check_before(before)
-    if (yield from tiers.moved_to_archive(run_id)) is not None:
+    boundary = yield from tiers.locate(run_id)
+    if not boundary.is_hot and boundary.archived is not None:
         return (yield from tiers.archive.truncate(run_id, before, options))
-    if forks := (yield from blocking(tiers.archive.forks_of, run_id)):
+    archived = yield from blocking(tiers.archive.forks_of, run_id)
+    if forks := [fork for fork in archived if fork.at > boundary.base]:
         raise has_forks(run_id, forks, "truncated")
     try:
         return (yield from tiers.hot.truncate(run_id, before, options))

@@ -14,7 +14,7 @@
 --         {'held', field, owner, microseconds}  another lease is in force, for so long
 --         {'outside', first, last}      the run has these events alone
 --         {'diverged'}                  the run has another history at that cursor
---         {'forks'}                     runs were forked from it, or are about to be
+--         {'forks'}                     runs were forked from it, or are about to be, that need some of what is to go
 --         {'snapshots', field, what meta has in it, …}  these snapshots may hold something of it, and would have to go; or
 --                                       they need what is to go. Of one that left Redis, '' stands for what meta has
 --         {'changed'}                   it has other snapshots that go than the caller knew: read its meta again
@@ -74,7 +74,10 @@ if first and not is_shared and (first <= begin or spans[#spans][2] > last) or be
   return {'outside', text(begin + 1), text(last)}
 end
 if before then
-  if call('EXISTS', KEYS[4]) == 1 then return {'forks'} end
+  for _, fork in pairs(all_of(KEYS[4])) do
+    local at = string.match(fork, '^%a+ %d+ (%d+)')
+    if not at or tonumber(at) > begin then return {'forks'} end
+  end
   local known = {meta['last'], meta['mark'] or meta['start'],
     (call('XRANGE', KEYS[5], text(before - 1), text(before - 1))[1] or {})[1]}
   for i = 1, 3 do

@@ -160,7 +160,8 @@ def _request(session: Session[E, S], run_id: str, asked: _Asked) -> Operation[Er
             break
         if outcome == b"forks":
             (noted,) = yield Exchange([(b"HGETALL", keys.forks)], tolerant=True)
-            if forks := (yield from living_forks(session.keys, run_id, noted)):
+            living = yield from living_forks(session.keys, run_id, noted)
+            if forks := [fork for fork in living if fork.at > run.head.before_first.offset]:
                 raise has_forks(run_id, forks, "truncated")
         elif outcome not in (b"gone", b"changed"):
             raise _refusal(run_id, asked, outcome, facts)
