@@ -329,7 +329,7 @@ def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
             raise held(run_id, outcome[1:])
         if int(outcome) >= 0:  # otherwise a snapshot was saved in between, or it was forked
             if fields and start:
-                yield from fork_gone(session.keys, run_id, start.encode(), fields.get(b"parent"))
+                yield from fork_gone(session.keys, run_id, start.encode(errors=_AS_IT_IS), fields.get(b"parent"))
             # 0: it was there when its meta was read, so redis-py has sent this twice, or another did the same
             return True
 
