@@ -343,7 +343,7 @@ def _read_row(columns: list[Any]) -> None:
     refused = []
     for read in (
         lambda: entry_fields("r", entry),
-        lambda: head_in(["r", *columns[:10], None]),
+        lambda: head_in(["r", *columns, *columns[:3], None]),
         lambda: snapshot_head_in("r", chain, key, data, checksum, None, None),
         lambda: lane_offset_in("r", "main", *columns[:2]),
     ):
@@ -393,7 +393,7 @@ DECODERS: dict[str, Decoder] = {
         (CorruptRecordError,),
     ),
     "SQLite row": Decoder(
-        _read_row, st.lists(_columns, min_size=10, max_size=10), (CorruptRecordError,), varied_row
+        _read_row, st.lists(_columns, min_size=12, max_size=12), (CorruptRecordError,), varied_row
     ),
     "foreign JSON": Decoder(
         _read_foreign, damaged(_PLAIN) | _json_texts, (ValueError, EncodingError, InvalidRunId)
