@@ -26,11 +26,13 @@ OF_ERASING: Sequence[Break] = (
         "a request takes the number of the last one",
         "erasures",
         in_script("erase", ("number = text(number + 1)", "number = text(math.max(1, number))")),
+        seed=2,
     ),
     Break(
         "a truncated run keeps its mark",
         "erasures",
         in_script("erase", ("    change('mark', ARGV[7])\n", "")),
+        seed=4,
     ),
     Break(
         "what is done in an archive is not noted",
@@ -41,6 +43,7 @@ OF_ERASING: Sequence[Break] = (
         "a run is settled of which something is to be erased still",
         "erasures",
         in_script("settle", ("if archived['erased'] ~= meta['erasures'] then return true end", "")),
+        seed=2,
     ),
     Break("a worker does not erase in archives", "erasures", _forgets_archives),
 )

@@ -50,6 +50,6 @@ AFTER_BREAKS_OFF: Sequence[Break] = (
         "an append is forgotten that was cancelled", "asyncio", _forget_unanswered(asyncio.CancelledError), seed=2
     ),
     Break("an append is forgotten that was interrupted", "forks", _forget_unanswered(KeyboardInterrupt), seed=26),
-    Break("an async store does not keep what it has seen", "forks", _see_nothing_in_a_loop, seed=5),
+    Break("an async store does not keep what it has seen", "forks", _see_nothing_in_a_loop, seed=10),
     Break("a forked child appends under its parent's producers", "forks", _keep_producers),
 )

@@ -90,13 +90,13 @@ OF_OPERATORS: Sequence[Break] = (
                 "if false then",
             ),
         ),
-        seed=22,
+        seed=16,
     ),
     Break(
         "what is put back is added again where its reply was lost",
         "restores",
         in_script("refill", ("if parse_cursor(ARGV[at]) > reached then", "if true then")),
-        seed=21,
+        seed=10,
     ),
     Break(
         "the last archive is dropped",

@@ -19,13 +19,13 @@ IN_SCRIPTS: Sequence[Break] = (
         "a batch that comes after its producer's next one is appended",
         "storm",
         in_script("append", ("if sent_batch > batch then return {'stale', now} end", "")),
-        seed=6,
+        seed=31,
     ),
     Break(
         "the fast path drops the reply that is kept for another producer",
         "readers",
         in_script("append", ("not (by and string.sub(by, 1, #producer) ~= producer) and ", "")),
-        seed=8,
+        seed=7,
     ),
     Break(
         "an append drops the reply that the fast path has kept",
@@ -51,7 +51,7 @@ IN_SCRIPTS: Sequence[Break] = (
         "the fast path appends wherever the run ends",
         "readers",
         in_script("append", ("if seen == meta[2] and before and", "if meta[2] and before and")),
-        seed=2,
+        seed=3,
     ),
     Break(
         "the expected offset is not compared",
@@ -103,7 +103,7 @@ IN_SCRIPTS: Sequence[Break] = (
         "a run is not due any more, though its last event is not proven",
         "storm",
         in_script("settle", ("local done = offset == offset_of(meta['last']) and", "local done =")),
-        seed=13,
+        seed=5,
     ),
     Break(
         "a worker that comes late moves the mark back",
@@ -113,7 +113,7 @@ IN_SCRIPTS: Sequence[Break] = (
             ("    proven, offset = mark, offset_of(mark) -- somebody else has settled further\n", ""),
             ("if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end", ""),
         ),
-        seed=5,
+        seed=18,
     ),
     Break(
         "a snapshot is settled that no archive has",
@@ -141,13 +141,14 @@ IN_SCRIPTS: Sequence[Break] = (
                 "then",
             ),
         ),
+        seed=2,
     ),
-    Break("a tombstone keeps no epoch", "clocks", in_script("retire", ("keep('epoch')", "")), seed=8),
+    Break("a tombstone keeps no epoch", "clocks", in_script("retire", ("keep('epoch')", "")), seed=3),
     Break(
         "a retired run goes on where it began",
         "retirements",
         in_script("retire", ("'last', meta['last'],", "'last', meta['start'],")),
-        seed=2,
+        seed=1,
     ),
     Break(
         "the token of a lease is not compared with what it is to write",

@@ -14,13 +14,13 @@ OF_TAGS: Sequence[Break] = (
         "a run is settled without its tags",
         "tags",
         in_script("settle", ("if meta['tags'] and archived['tags'] ~= meta['tags'] then", "if false then")),
-        seed=3,
+        seed=6,
     ),
     Break("a retired run has no tags any more", "tags", in_script("retire", ("keep('tags')\n", "")), seed=3),
     Break(
         "a sweep leaves runs out of the indexes of their tags",
         "tags",
         in_script("index_tags", ("for i = 4, #ARGV do", "for i = 4, 0 do")),
-        seed=4,
+        seed=3,
     ),
 )

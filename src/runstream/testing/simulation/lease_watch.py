@@ -96,6 +96,7 @@ class LeaseWatch:
 
     def _note_cleared(self, done: Done, run_id: str) -> None:
         """Forget what a run had that never came to be: also a lease that a clock that is set might bring back."""
+        self._look(done, run_id, "it was cleared")
         leases = self._leases[done.identity, run_id]
         for field in [field for field, lease in leases.items() if not lease.is_in_force(done.at)]:
             del leases[field]
