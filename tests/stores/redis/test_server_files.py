@@ -94,7 +94,7 @@ def test_a_server_without_an_append_only_file_saves_another_dump(own: tuple[Any,
 def test_a_server_that_was_started_anew_is_asked_again(own: tuple[Any, Hot, Path]) -> None:
     """What it was asked for ended with it."""
     client, hot, directory = own
-    client.execute_command("CONFIG", "SET", "rdb-key-save-delay", 200_000)
+    client.execute_command("CONFIG", "SET", "rdb-key-save-delay", 20_000)
     hot.append("r", make_events("r", 200, first=4))
     hot.erase("r", [1, 2, 3])
     assert not place_of(hot).done
