@@ -109,7 +109,7 @@ def test_the_command_tells_how_much_was_played(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main("retire", faults=0)
-    assert capsys.readouterr().out.startswith("retire: all histories, which come to 13 ends of 50 steps")
+    assert capsys.readouterr().out.startswith("retire: all histories, which come to 13 ends of 51 steps")
     BREAKS["a run is retired with what is not archived yet"][1](monkeypatch)
     with pytest.raises(typer.Exit):
         main("retire")
