@@ -42,8 +42,8 @@ def _rows(path: Path) -> Iterator[range]:
 
 
 _NOT_TOLD = pytest.mark.xfail(
-    reason="a row that seems to go on in another table's page hides rows: the last seq of two lanes is 0, and only the"
-    " check of the file tells"
+    reason="a row that seems to go on in another table's page hides rows: the last seq of two lanes is 0, and only"
+    " the check of the file tells"
 )
 
 
