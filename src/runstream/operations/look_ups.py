@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from runstream.model import erasures
 from runstream.model.errors import ConfigurationError, EncodingError
 from runstream.model.identifiers import check_iterable, check_name, check_run_id, shown
 
@@ -55,13 +56,7 @@ def offsets_asked(run_id: str, offsets: Iterable[int]) -> list[int]:
 
 def spans_of(offsets: Iterable[int]) -> list[tuple[int, int]]:
     """The spans that offsets are made of, in order: after the first number of each, up to its second."""
-    spans: list[tuple[int, int]] = []
-    for offset in sorted(set(offsets)):
-        if spans and spans[-1][1] == offset - 1:
-            spans[-1] = spans[-1][0], offset
-        else:
-            spans.append((offset - 1, offset))
-    return spans
+    return [(first - 1, last) for first, last in erasures.spans_of(offsets)]
 
 
 def cut(spans: Sequence[tuple[int, int]], count: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

@@ -114,7 +114,7 @@ class Memory:
             plan = plan_erase(order, head, () if head is None else head.snapshots.values(), leases, family)
         else:
             facts = LaneFacts() if run is None else run.lane_facts(order.run_id, leases)
-            plan = plan_truncate(order, head, facts, leases, Family(self.forks_of(order.run_id)))
+            plan = plan_truncate(order, head, facts, leases, Family(self._forks_of(order.run_id)))
         note = order.note(now)
         if run is not None and not plan.is_empty(run.head):
             run.erase(order.run_id, plan)
@@ -126,15 +126,12 @@ class Memory:
                 shared.erase(run_id, ErasePlan(plan.start, dropped=dropped))
         return note, plan
 
-    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
-        """The runs that were forked from a run, as it is now or as ``creation`` names it; with the lock held."""
+    def _forks_of(self, run_id: str) -> list[Fork]:
         heads = {each: run.head for each, run in self.runs.items()}
-        if creation is None and run_id in heads:
-            creation = heads[run_id].creation
-        return forks_among(run_id, creation, heads.items())
+        return forks_among(run_id, heads[run_id].creation, heads.items()) if run_id in heads else []
 
     def _sharing(self, order: EraseOrder) -> list[str]:
-        return sharing(order.run_id, order.spans[0][0], self.forks_of) if order.spans else []
+        return sharing(order.run_id, order.spans[0][0], self._forks_of) if order.spans else []
 
     def _snapshots_sharing(self, order: EraseOrder) -> Iterator[tuple[str, SnapshotHead]]:
         for run_id in self._sharing(order):

@@ -151,7 +151,7 @@ def _erase(
     _drop_snapshots(connection, run_id, plan)
     if plan.spans:
         for fork in sharing(run_id, plan.spans[0][0], partial(_forks_of, connection)):
-            _drop_in_fork(connection, fork, plan)
+            _drop_holding(connection, fork, plan)
         for branch, its_head in branches:
             _erase_in_branch(connection, run_id, branch, its_head, plan.spans, digests)
     if not was_lost:
@@ -220,11 +220,11 @@ def _family(connection: sqlite3.Connection, run_id: str, spans: Spans) -> Family
     return Family(snapshots=[(each, saved) for each in runs for saved in read_heads(connection, each)])
 
 
-def _drop_in_fork(connection: sqlite3.Connection, fork: str, plan: ErasePlan) -> None:
-    """Drop the snapshots of a fork that may hold what is erased of the history that it shares."""
-    holding = [saved.token for saved in read_heads(connection, fork) if not plan.keeps(saved)]
-    _drop_snapshots(connection, fork, replace(plan, dropped=frozenset(holding)))
-    connection.execute(_FORGET_LOSS, (fork,))
+def _drop_holding(connection: sqlite3.Connection, run_id: str, plan: ErasePlan) -> None:
+    """Drop the snapshots of a fork or a branch that may hold what is erased of the history that it shares."""
+    holding = [saved.token for saved in read_heads(connection, run_id) if not plan.keeps(saved)]
+    _drop_snapshots(connection, run_id, replace(plan, dropped=frozenset(holding)))
+    connection.execute(_FORGET_LOSS, (run_id,))
 
 
 def _erase_in_branch(
@@ -242,9 +242,7 @@ def _erase_in_branch(
             same += offsets if digest in digests else ()
     plan = branch_plan(head, spans, same)
     _erase_spans(connection, branch, plan.spans)
-    holding = [saved.token for saved in read_heads(connection, branch) if not plan.keeps(saved)]
-    _drop_snapshots(connection, branch, replace(plan, dropped=frozenset(holding)))
-    connection.execute(_FORGET_LOSS, (branch,))
+    _drop_holding(connection, branch, plan)
 
 
 def _cursor_at(connection: sqlite3.Connection, run_id: str, offset: int) -> Cursor | None:

@@ -39,7 +39,7 @@ from runstream.stores.redis.operations.worker.erasing import load_erasures, rebu
 from runstream.stores.redis.operations.worker.hot_run import HotRun, run_of
 from runstream.stores.redis.operations.worker.inherited_erasures import erase_inherited, heirs_of
 from runstream.stores.redis.operations.worker.noted_forks import living_forks
-from runstream.stores.redis.replies import parse_cursor, parse_map, parse_records, parse_texts
+from runstream.stores.redis.replies import parse_cursor, parse_map, parse_records, parse_texts, start_text
 from runstream.stores.redis.scripts.erasure_calls import erase_call
 from runstream.stores.redis.session.session import Session
 
@@ -83,7 +83,7 @@ def truncate(
     grant = _grant(session, run_id, options.lease)
     check_before(before)
     yield from resolve_unanswered(session, [run_id])
-    run, _ = yield from _there(session.keys.run(run_id))
+    run = yield from _there(session.keys.run(run_id))
     check_truncated(run_id, before, run.head.last.offset)
     check_own(run_id, before, run.head)
     if not begins_elsewhere(run.head, before - 1):
@@ -102,20 +102,18 @@ def _grant(session: Session[E, S], run_id: str, lease: Leased | None) -> LeaseGr
     return grant
 
 
-def _there(keys: RunKeys) -> Operation[tuple[HotRun, bytes]]:
-    """A run that is to be there, and its start as meta has it."""
-    run, start = yield from _load(keys)
+def _there(keys: RunKeys) -> Operation[HotRun]:
+    """A run that is to be there."""
+    run: HotRun | None = yield from _load(keys)
     if run is None:
         raise ConfigurationError(f"there is no run {keys.run_id!r} here: see its id (list_runs)")
-    return run, start
+    return run
 
 
-def _load(keys: RunKeys) -> Operation[tuple[HotRun | None, bytes]]:
-    """A run, and its start as meta has it."""
+def _load(keys: RunKeys) -> Operation[HotRun | None]:
     (reply,) = yield Exchange([(b"HGETALL", keys.meta)])
-    meta = parse_map(reply)
     with parsing(keys):
-        return run_of(keys.run_id, meta, is_partial=False), meta.get(b"start", b"")
+        return run_of(keys.run_id, parse_map(reply), is_partial=False)
 
 
 def _cursor_before(session: Session[E, S], run: HotRun, before: int) -> Operation[Cursor]:
@@ -139,14 +137,14 @@ def _request(session: Session[E, S], run_id: str, asked: _Asked) -> Operation[Er
     """Note what is asked for, and do of it what can be done here."""
     keys, token = session.keys.run(run_id), random_token()
     while True:
-        run, start = yield from _there(keys)
+        run = yield from _there(keys)
         check_offsets(run_id, asked.spans, run.head.before_first.offset + 1, run.head.last.offset)
         if asked.spans and not asked.drops_snapshots:
             yield from _check_heirs(session, run_id, asked.spans)
         dropped = _to_drop(run, asked) if asked.drops_snapshots else []
         call = erase_call(
             keys,
-            start=start.decode(),
+            start=start_text(run.head),
             token=token,
             what=asked.what,
             lease=asked.grant,
@@ -228,7 +226,7 @@ def erasures(session: Session[E, S], run_id: str) -> Operation[list[Erasure]]:
 
 def _state(session: Session[E, S], run_id: str) -> Operation[list[tuple[int, Erasure]]]:
     keys = session.keys.run(run_id)
-    run, start = yield from _load(keys)
+    run = yield from _load(keys)
     if run is None or not run.erasures:
         return []
     noted = yield from load_erasures(session.keys, run_id)
@@ -237,7 +235,7 @@ def _state(session: Session[E, S], run_id: str) -> Operation[list[tuple[int, Era
     noted = yield from load_erasures(session.keys, run_id)
     place = ErasedPlace(PLACE, done=False, reason=full)
     if not full:
-        files = yield from check_files(keys, start.decode(), noted)
+        files = yield from check_files(keys, start_text(run.head), noted)
         place = ErasedPlace(PLACE, files.done, files.reason, files.command)
     (required,) = yield Exchange([(b"HGETALL", keys.partition.archives)])
     return [
