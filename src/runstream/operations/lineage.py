@@ -50,7 +50,11 @@ class Segment(NamedTuple):
 
     def has(self, offset: int) -> bool:
         """Whether an offset is one of its own."""
-        return self.after < offset and (self.end is None or offset <= self.end.offset)
+        return self.after < offset <= self.upto(offset)
+
+    def upto(self, offset: int) -> int:
+        """The last offset of it that is no higher than this one; a lower one than its first if it has none."""
+        return offset if self.end is None else min(offset, self.end.offset)
 
 
 LoadHead: TypeAlias = Callable[[str], Operation[RunHead | None]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runstream.codec.chain import CHAIN_MODULUS
 from runstream.model.archive_records import ArchiveSnapshot
@@ -22,7 +22,7 @@ from runstream.model.state import RunStatus
 from runstream.model.tags import NO_TAGS, check_tags
 from runstream.operations.arguments import check_count
 
-__all__ = ["Brought", "Fork", "ForkOptions", "check_fork", "fork_head", "forks_among", "has_forks"]
+__all__ = ["Brought", "Fork", "ForkOptions", "as_state_of", "check_fork", "fork_head", "forks_among", "has_forks"]
 
 _MOST_NAMED = 10
 
@@ -124,6 +124,16 @@ def fork_head(run_id: str, head: RunHead, at: Cursor, options: ForkOptions, now:
         identity=1 + secrets.randbelow(CHAIN_MODULUS - 1),
         parent_identity=head.creation,
     )
+
+
+def as_state_of(run_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a state that was another run's; those of one that names no run are as they were.
+
+    Args:
+        run_id: The run whose state it is to be.
+        fields: The state's fields.
+    """
+    return {**fields, "run_id": run_id} if "run_id" in fields else dict(fields)
 
 
 def _questions_at(questions: Sequence[Question], at: int) -> tuple[Question, ...]:

@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 from runstream.model.results import E, RunInfo, S
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.operation import in_one_call
-from runstream.operations.run_forks import Fork, ForkOptions, check_fork, fork_head, forks_among, has_forks
+from runstream.operations.run_forks import (
+    Fork,
+    ForkOptions,
+    as_state_of,
+    check_fork,
+    fork_head,
+    forks_among,
+    has_forks,
+)
 from runstream.stores.local.look_ups import LookUps
 
 __all__ = ["ForkStart", "LocalForks"]
@@ -89,12 +97,12 @@ class LocalForks(LookUps[E, S]):
         heads, kept = {}, []
         for lane_id, (saved, fields) in self._shared_states(run_id, head, at).items():
             heads[lane_id] = saved
-            kept.append(self._keep_state({**fields, "run_id": new_run_id} if "run_id" in fields else fields))
+            kept.append(self._keep_state(as_state_of(new_run_id, fields)))
         ends = {
             end.lane_id: end
             for segment in self._segments(run_id, head)  # a later end comes later
             for end in self._own_lane_facts(segment.run_id).ends.values()
-            if end.offset <= (at if segment.end is None else min(at, segment.end.offset))
+            if end.offset <= segment.upto(at)
         }
         return ForkStart(replace(begun, snapshots=heads), kept, [*ends.values()])
 
@@ -104,8 +112,7 @@ class LocalForks(LookUps[E, S]):
         """The newest held snapshots, of the run and of each lane, that cover at most an offset, by lane."""
         found: dict[str | None, tuple[SnapshotHead, dict[str, Any]]] = {}
         for segment in reversed(self._segments(run_id, head)):
-            upto = at if segment.end is None else min(at, segment.end.offset)
-            for saved, fields in self._states_at(segment.run_id, upto):
+            for saved, fields in self._states_at(segment.run_id, segment.upto(at)):
                 found.setdefault(saved.lane_id, (saved, fields))
         return found
 

@@ -80,10 +80,9 @@ def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brou
     snapshots: dict[str | None, ArchiveSnapshot] = {}
     for segment in reversed((yield from segments_of(run_id, head, partial(_head_in, tiers)))):
         end = segment.end
-        upto = at if end is None else min(at, end.offset)
         cursor = end if cursor is None and end is not None and end.offset == at else cursor
         there = yield from _head_in(tiers, segment.run_id)
-        part = yield from blocking(tiers.archive.brought, segment.run_id, upto)
+        part = yield from blocking(tiers.archive.brought, segment.run_id, segment.upto(at))
         if part is None or there is None or part.head.creation != there.creation:
             continue
         cursor = part.at if cursor is None and part.at.offset == at else cursor

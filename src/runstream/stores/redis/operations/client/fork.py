@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from runstream.codec.lossless_json import load_json
 from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved, state_checksum
@@ -21,7 +20,7 @@ from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.messages import diverged
 from runstream.operations.operation import Command, Exchange, Operation
-from runstream.operations.run_forks import Brought, ForkOptions, check_fork, fork_head
+from runstream.operations.run_forks import Brought, ForkOptions, as_state_of, check_fork, fork_head
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
@@ -148,7 +147,7 @@ def _snapshots(
     found: dict[str | None, CopiedSnapshot] = {}
     for one in () if brought is None else brought.snapshots:
         if one.offset <= at:
-            packed = pack_state(STORED_PACKER, _renamed(load_json(one.data), new_run_id))
+            packed = pack_state(STORED_PACKER, as_state_of(new_run_id, load_json(one.data)))
             found[one.lane_id] = SnapshotHead(*one[:4]), _fields(packed)
     lanes = [
         lane
@@ -171,11 +170,7 @@ def _copied(
     with parsing(run, run.snapshot(lane)):
         saved = read_saved(reply)
     noted = SnapshotHead(lane, saved.offset, saved.revision, saved.token)
-    return noted, _fields(pack_state(STORED_PACKER, _renamed(saved.state, new_run_id), saved.packed))
-
-
-def _renamed(state: Any, run_id: str) -> dict[str, Any]:
-    return {**state, "run_id": run_id} if "run_id" in state else state
+    return noted, _fields(pack_state(STORED_PACKER, as_state_of(new_run_id, saved.state), saved.packed))
 
 
 def _fields(packed: PackedState) -> dict[bytes, bytes]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from runstream.model.errors import EventsArchived
 from runstream.model.results import Cursor, E, S
 from runstream.model.run_head import RunHead
-from runstream.operations.lineage import Segment, find_in_segments, segment_of, segments_of
+from runstream.operations.lineage import LoadHead, Segment, ancestry_of, find_in_segments, segment_of, segments_of
 from runstream.operations.messages import diverged
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.damage import corrupt_key, parsing
@@ -26,6 +25,20 @@ def segments_here(session: Session[E, S], run_id: str, head: RunHead) -> Operati
     Raises:
         EventsArchived: One of the runs that it comes from is not in Redis.
     """
+    return (yield from segments_of(run_id, head, _heads_here(session, run_id, head)))
+
+
+def ancestry_here(session: Session[E, S], run_id: str, head: RunHead) -> Operation[list[Segment]]:
+    """The segments that a fork has from others, also where its history begins with its own events by now.
+
+    Raises:
+        EventsArchived: One of the runs that it comes from is not in Redis.
+    """
+    return (yield from ancestry_of(run_id, head, _heads_here(session, run_id, head)))
+
+
+def _heads_here(session: Session[E, S], run_id: str, head: RunHead) -> LoadHead:
+    """Gives the heads of the runs that a fork comes from."""
 
     def load_head(ancestor: str) -> Operation[RunHead | None]:
         keys = session.keys.run(ancestor)
@@ -36,16 +49,7 @@ def segments_here(session: Session[E, S], run_id: str, head: RunHead) -> Operati
             )
         return parse_head(keys, meta)
 
-    return (yield from segments_of(run_id, head, load_head))
-
-
-def ancestry_here(session: Session[E, S], run_id: str, head: RunHead) -> Operation[list[Segment]]:
-    """The segments that a fork has from others, also where its history begins with its own events by now.
-
-    Raises:
-        EventsArchived: One of the runs that it comes from is not in Redis.
-    """
-    return (yield from segments_here(session, run_id, replace(head, base=None)))[:-1]
+    return load_head
 
 
 def shared_archived(run_id: str, error: EventsArchived, before: int | None) -> EventsArchived:
