@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = [
     "archive_entries",
     "archive_entry",
     "archive_pages",
+    "entry_digest",
     "entry_fields",
     "entry_record",
     "plain_entries",
@@ -311,6 +313,17 @@ def entry_record(run_id: str, entry: ArchiveEntry, written_as: str | None = None
     if written_as is not None and fields.get("run_id") == run_id:
         fields["run_id"] = written_as
     return stored_record(written_as or run_id, fields, entry.key)
+
+
+def entry_digest(run_id: str, entry: ArchiveEntry, written_as: str | None = None) -> bytes:
+    """A digest of all of an event but its key: a common ``span_id`` does not make two events one.
+
+    Args:
+        run_id: As of ``entry_record``, as is the rest.
+        entry: See there.
+        written_as: See there.
+    """
+    return blake2b(entry_record(run_id, entry._replace(key=None), written_as), digest_size=16).digest()
 
 
 def renamed(entry: ArchiveEntry, run_id: str) -> ArchiveEntry:

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import islice
 from shlex import quote
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from runstream.codec.archive_entries import entry_fields, entry_record
+from runstream.codec.archive_entries import entry_digest, entry_fields
 from runstream.codec.stored_fields import EventFields
 from runstream.history.archived import ArchivedHistory
 from runstream.history.base import PAGE, History
@@ -348,7 +347,7 @@ def _append_again(namespace: Namespace, side: Side, done: Resolution) -> None:
                 actual=0 if redis is None else redis.last.offset,
             )
         after = redis.header.start if side.divergence is None else side.divergence.cursor
-        there = Counter(_fingerprint(run_id, entry) for entry in _readable(redis, after))
+        there = Counter(entry_digest(run_id, entry) for entry in _readable(redis, after))
         done.unreadable = sum(entry.data is None for entry in side.history.entries(side.start.offset))
         try:
             _append_missing(namespace, redis, _missing(side, there), done)
@@ -365,16 +364,11 @@ def _readable(history: History, after: Cursor) -> Iterator[ArchiveEntry]:
 
 def _missing(side: Side, there: Counter[bytes]) -> Iterator[ArchiveEntry]:
     for entry in _readable(side.history, side.start):
-        known = _fingerprint(side.history.run_id, entry)
+        known = entry_digest(side.history.run_id, entry)
         if there[known] > 0:
             there[known] -= 1
         else:
             yield entry
-
-
-def _fingerprint(run_id: str, entry: ArchiveEntry) -> bytes:
-    """A digest of all of an event but its key: a common ``span_id`` does not make two events one."""
-    return blake2b(entry_record(run_id, entry._replace(key=None)), digest_size=16).digest()
 
 
 def _append_missing(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from hashlib import blake2b
 
-from runstream.codec.archive_entries import entry_record
+from runstream.codec.archive_entries import entry_digest
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import ErasureNote, Spans
 from runstream.model.errors import HistoryDiverged, RunstreamError
@@ -109,10 +108,10 @@ def digests_of(
         if entry.data is None and entry.raw is None:
             continue
         try:
-            record = entry_record(run_id, entry._replace(key=None), written_as)
+            digest = entry_digest(run_id, entry, written_as)
         except (RunstreamError, ValueError):
             continue  # its text does not read: it is like no other
-        found.setdefault(blake2b(record, digest_size=16).digest(), []).append(entry.offset)
+        found.setdefault(digest, []).append(entry.offset)
     return found
 
 
