@@ -115,11 +115,6 @@ window, lanes, described, notices = tonumber(window), tonumber(lanes), tonumber(
 saves, ends, tags = tonumber(saves), tonumber(ends), tonumber(tags)
 local batch, microseconds = tonumber(ARGV[4]), time[1] * 1000000 + time[2]
 
--- The text that is written in hexadecimal.
-local function unhex(words)
-  return (string.gsub(words, '..', function(hex) return string.char(tonumber(hex, 16)) end))
-end
-
 -- a resend: the first reply is kept with the producer
 local by_producer, by_reply = reply_of(by, meta[1], meta[2], meta[11])
 local sent = by_producer == producer and by_reply or call('HGET', KEYS[3], producer)

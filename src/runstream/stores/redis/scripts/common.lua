@@ -139,6 +139,11 @@ local function last_expiry(meta, now)
   return last
 end
 
+-- The text that is written in hexadecimal.
+local function unhex(words)
+  return (string.gsub(words, '..', function(hex) return string.char(tonumber(hex, 16)) end))
+end
+
 -- A run's member in the index of one tag's values, a sorted set by the name: the value, with its length, and the run. All
 -- members of one value follow each other.
 local function tag_member(value, run_id) return #value .. ':' .. value .. run_id end

@@ -155,9 +155,6 @@ for i = 10, at_given - 1 do
 end
 
 -- what people were asked, and have said, in the words of what goes
-local function unhex(words)
-  return (string.gsub(words, '..', function(hex) return string.char(tonumber(hex, 16)) end))
-end
 local questions = {}
 for lane, question, at, answer, words in string.gmatch(meta['questions'] or '', '(%x*) (%x*) (%d+) (%d+) (%x*)') do
   if goes(tonumber(at)) then words = '' end
