@@ -38,9 +38,8 @@ def truncate(tiers: HotAndArchive[E, S], run_id: str, before: int, options: Trun
     try:
         return (yield from tiers.hot.truncate(run_id, before, options))
     except EventsArchived:
-        at = yield from blocking(
-            _cursor_at, tiers, run_id, before - 1
-        )  # of the same history, as was checked above
+        # of the same history, as was checked above
+        at = yield from blocking(_cursor_at, tiers, run_id, before - 1)
         if at is None:
             raise
     return (yield from tiers.hot.truncate_at(run_id, at, options))

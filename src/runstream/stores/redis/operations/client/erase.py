@@ -229,10 +229,9 @@ def _state(session: Session[E, S], run_id: str) -> Operation[list[tuple[int, Era
     run = yield from _load(keys)
     if run is None or not run.erasures:
         return []
-    noted = yield from load_erasures(session.keys, run_id)
     full = yield from rebuild(session.keys, run.header)
-    full = full or (yield from erase_inherited(session.keys, run_id, noted.spans_since(0)))
     noted = yield from load_erasures(session.keys, run_id)
+    full = full or (yield from erase_inherited(session.keys, run_id, noted.spans_since(0)))
     place = ErasedPlace(PLACE, done=False, reason=full)
     if not full:
         files = yield from check_files(keys, start_text(run.head), noted)

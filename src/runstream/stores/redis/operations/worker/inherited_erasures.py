@@ -12,7 +12,7 @@ from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.operations.worker.noted_forks import fork_notes
-from runstream.stores.redis.replies import parse_map
+from runstream.stores.redis.replies import parse_map, start_text
 from runstream.stores.redis.scripts.erasure_calls import erase_call
 
 __all__ = ["Heir", "erase_inherited", "heirs_of"]
@@ -47,8 +47,7 @@ def heirs_of(keys: Keys, run_id: str, spans: Spans) -> Operation[list[Heir]]:
             continue
         snapshots = run.head.snapshots.values()
         holding = tuple(one for one in snapshots if may_hold(one.offset, 0, shared[0][0]))
-        start = parse_map(meta)[b"start"].decode()
-        found.append(Heir(fork.run_id, start, shared, holding))
+        found.append(Heir(fork.run_id, start_text(run.head), shared, holding))
         found += yield from heirs_of(keys, fork.run_id, shared)
     return found
 
