@@ -134,18 +134,20 @@ def test_a_run_that_stays_full_is_refused_alone(tmp_path: Path) -> None:
 
 
 def test_a_run_of_which_an_outcome_is_never_known_is_refused_alone(
-    store: Any, bus: StoreBus[Any], monkeypatch: pytest.MonkeyPatch
+    store: Any, bus: StoreBus[Any], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store sends that batch no more; what it was is told, and all else is written."""
     append = store.append
 
     def too_late(run_id: str, *args: Any, **options: Any) -> Any:
         if run_id == "old":
+            assert gate.wait(20)
             raise TooOld("nobody can tell")
         return append(run_id, *args, **options)
 
     monkeypatch.setattr(store, "append", too_late)
     emit(bus, range(1, 4), "held", "old", "free")
+    gate.set()
     with pytest.raises((TooOld, LeaseHeld)):
         bus.flush(20)
     with pytest.raises(TooOld):
