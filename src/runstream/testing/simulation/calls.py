@@ -114,16 +114,18 @@ def made_once_there(make: Make, put_back: Callable[[str], bool]) -> Make:
 
     Args:
         make: Makes each call.
-        put_back: Puts back a run; False: it is there already.
+        put_back: Puts back a run; False: it is there already, as another has put it back since.
     """
 
     def made(name: str, call: Callable[[], Any]) -> Any:
+        was_there = False
         while True:
             try:
                 return make(name, call)
             except EventsArchived as error:
-                if name not in _BEGIN_A_RUN or not put_back(error.run_id):
+                if name not in _BEGIN_A_RUN or was_there:
                     raise
+                was_there = not put_back(error.run_id)
 
     return made
 

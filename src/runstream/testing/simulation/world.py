@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runstream.model.errors import StoreUnavailable
-from runstream.repair.restore import PutBack
+from runstream.repair.restore import PutBack, put_back
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.testing.simulation.archive_set import ArchiveSet
 from runstream.testing.simulation.choices import Choices
@@ -189,11 +189,13 @@ class World:
         """The weights of what becomes of an agent's call: it is waited for, or broken off."""
         return [1] if self.server.is_calm else list(self.plan.call_fates)
 
-    def note_put_back(self, done: PutBack) -> None:
-        """Note that a run was put back from an archive: what was lost may be there in part then."""
-        self.scheduler.note(f"{done.run_id} is {done.outcome} from {done.first_hot} to {done.last.offset}")
+    def put_back(self, hot: Any, archive: Any, run_id: str, *, whole: bool = False) -> PutBack:
+        """Put back a run from an archive: of what a server has lost, a part may be there then."""
         if self.server.losses:
-            self.resolved[done.run_id].add("archive")
+            self.resolved[run_id].add("archive")  # before: it may be put back although nobody is told
+        done = put_back(hot, archive, run_id, whole=whole)
+        self.scheduler.note(f"{run_id} is {done.outcome} from {done.first_hot} to {done.last.offset}")
+        return done
 
     def forks(self) -> bool:
         """Whether the process of an agent forks now."""

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Self
 
 from runstream.model.errors import ConcurrencyConflict, HistoryDiverged, StoreUnavailable
-from runstream.repair.restore import put_back
 from runstream.stores.tiered.checkpointer import AsyncTieredCheckpointer, TieredCheckpointer
 from runstream.testing.agent import Agent
 from runstream.testing.agents import AGENTS, MOST_HOT_EVENTS
@@ -83,9 +82,7 @@ class AgentPlayer(Player):
     def _put_back(self, hot: Any, archive: Any, run_id: str) -> bool:
         """Put back a run that a failover has lost, unless somebody else does; False if it is there."""
         with suppress(StoreUnavailable, ConcurrencyConflict, HistoryDiverged):
-            done = put_back(hot, archive, run_id)
-            self.world.note_put_back(done)
-            return done.outcome == "restored"
+            return self.world.put_back(hot, archive, run_id).outcome == "restored"
         return True
 
     def _agent(self, form: str, name: str, diary: Diary, store: Calls) -> Agent:

@@ -20,7 +20,6 @@ from runstream.model.errors import (
 from runstream.model.events import EventKind, PAEvent
 from runstream.repair.required_archives import add_archive, drop_archive
 from runstream.repair.resolve import load_histories, resolve
-from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
@@ -164,12 +163,10 @@ class OperatorPlayer(Player):
         whole = bool(self.world.choices.below(2))
         with suppress(StoreUnavailable, ConcurrencyConflict, ConfigurationError):
             try:
-                done = put_back(self._hot, archive, run_id, whole=whole)
+                self.world.put_back(self._hot, archive, run_id, whole=whole)
             except HistoryDiverged:
                 if not self.world.server.losses:
                     raise
-            else:
-                self.world.note_put_back(done)
 
     def _verify(self) -> None:
         run_id = self.world.choices.one_of(self.world.runs)
