@@ -119,7 +119,7 @@ def damage_index(raw: Any, keys: RunKeys) -> None:
     raw.set(keys.lanes, "junk")
 
 
-@pytest.mark.one_in(1, exhaustively=2)
+@pytest.mark.one_in(1, exhaustively=5)
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 8))])
 def test_what_is_trimmed_and_proven_is_the_same(
     redis_backend: RedisBackend, hot: Hot, archive: Archive, seed: int

@@ -214,7 +214,7 @@ def tell(archive: Archive, lie: str) -> None:
         in_another_process(_JSONL_LIES[lie], operations_of(archive)._logs.path)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(3, exhaustively=4)
 @pytest.mark.parametrize(("kind", "lie"), LIES)
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_a_lie_is_caught_and_nothing_is_trimmed(hot: Hot, tmp_path: Path, kind: str, lie: str, place: str) -> None:

@@ -446,7 +446,7 @@ def rig(
 # -- P2
 
 
-@pytest.mark.one_in(12, exhaustively=2)
+@pytest.mark.one_in(12, exhaustively=5)
 @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_a_call_is_applied_once_whichever_of_its_round_trips_is_struck(

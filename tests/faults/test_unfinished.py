@@ -92,7 +92,7 @@ SHORT = ("DEL", "HDEL", "HLEN", "HSET", "PERSIST", "ZADD")
 
 
 @needs_server
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(2, exhaustively=3)
 @pytest.mark.parametrize("server", short(REAL), indirect=True)
 @pytest.mark.parametrize(
     "commands", [SHORT, pytest.param(NEEDED, marks=pytest.mark.exhaustive)], ids=["short", "all"]
@@ -310,7 +310,7 @@ async def test_an_async_store_finishes_it_too(fake: FakeBackend) -> None:
 LONG = [pytest.param(range(first, first + 10), marks=pytest.mark.exhaustive) for first in range(3, 83, 10)]
 
 
-@pytest.mark.one_in(1, exhaustively=2)
+@pytest.mark.one_in(1, exhaustively=4)
 @pytest.mark.parametrize("seeds", [range(3), *LONG], ids=str)
 def test_each_event_is_there_once_whatever_is_left_and_sent_again(
     fake: FakeBackend, tmp_path: Path, seeds: range

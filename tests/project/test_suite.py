@@ -49,6 +49,16 @@ def test_many(number, word, letter):
 """
 
 
+IN_TURN = """
+import pytest
+from tests.support.kinds import short
+
+@pytest.mark.parametrize("kind", short(["memory", "redis62", "fake", "redis70"]))
+def test_in_turn(kind):
+    pass
+"""
+
+
 def run_suite(directory: Path, tests: str, *options: str) -> str:
     """What pytest says of a suite of its own, with the project's options and hooks."""
     (directory / "test_these.py").write_text(tests)
@@ -100,6 +110,20 @@ def test_one_in_so_many_of_what_is_exhaustive_is_tried_but_where_there_is_time_f
     assert len(every) == 30
     assert len(kept) == 15
     assert {test for test, is_exhaustive in every.items() if not is_exhaustive} <= kept.keys()
+
+
+@pytest.mark.exhaustive
+def test_kinds_that_take_turns_are_all_tried_where_there_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a test is tried on those of one part."""
+    (tmp_path / "test_these.py").write_text(IN_TURN)
+    kept = collect(str(tmp_path), settings=ELSEWHERE)
+    monkeypatch.setenv("RUNSTREAM_TEST_ROUNDS", "2")
+    every = collect(str(tmp_path), settings=ELSEWHERE)
+    assert len(every) == 4
+    kinds = {test.partition("[")[2].rstrip("]") for test in kept}
+    assert kinds in ({"memory", "redis62", "fake"}, {"memory", "redis62", "redis70"})
 
 
 def run_stages(script: str) -> tuple[int, str]:

@@ -77,11 +77,11 @@ def test_a_run_that_a_failover_has_lost_whole_is_put_back_and_goes_on() -> None:
     )
     restored = 0
     # in the last three: nobody was told that it is put back; another has put it back meanwhile, twice
-    for seed in (*range(12), 79, 234, 292):
+    for seed in (*range(5), 79, 234, 292):
         finding = play(plan, Choices(seed))
         assert not finding.faults, (seed, finding.faults[:3])
         restored += any(": run-0 is restored" in line for line in finding.story)
-    assert restored >= 3
+    assert restored
 
 
 @pytest.mark.exhaustive
@@ -107,7 +107,7 @@ def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert untaken(taken) <= UNTAKEN.keys()
 
 
-@pytest.mark.one_in(12)
+@pytest.mark.one_in(12, exhaustively=5)
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_a_history_replays_exactly(plan: Plan) -> None:
     """From its seed, and from its choices; whatever was played before."""

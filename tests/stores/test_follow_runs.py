@@ -252,7 +252,7 @@ def test_a_run_that_does_not_read_holds_up_no_other(
         Following(open_hot(redis_backend).follow_runs(["a", "broken"])).take(9)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(4, exhaustively=3)
 @pytest.mark.parametrize("how", ["from the beginning", "from its end"])
 def test_a_run_that_is_deleted_ends_nothing(backend: Backend, how: str) -> None:
     """Another one of its name is given from its beginning."""

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-__all__ = ["ROUNDS", "mark_exhaustive"]
+__all__ = ["ROUNDS", "TURNS", "mark_exhaustive"]
 
 ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 """``RUNSTREAM_TEST_ROUNDS=7`` plays so many times as long what the exhaustive tests have little time for."""
+
+TURNS = 2
+"""In how many parts the kinds are divided of which each test is tried on one part."""
 
 
 def mark_exhaustive(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """Of each test that is marked ``one_in(count)``, mark all combinations exhaustive but one in so many.
 
-    Returns: The exhaustive combinations that there is no time for, of tests that are marked with an
-    ``exhaustively`` too: all but one in so many, unless more rounds are played (see :data:`ROUNDS`).
+    Returns: The exhaustive combinations that there is no time for, unless more rounds are played (see
+    :data:`ROUNDS`): of tests that are marked with an ``exhaustively`` too, all but one in so many; of those on
+    kinds that take turns (``exhaustive(turn=…)``), the kinds whose turn it is not in the test.
 
     The positions of a combination's values, each among all values of its parameter, add up to a multiple of the
     count where it stays: so each value of a parameter stays, where the others have as many combinations as the
@@ -28,21 +33,22 @@ def mark_exhaustive(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     left: list[pytest.Item] = []
     values: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
     for item in items:
-        mark = item.get_closest_marker("one_in")
-        if mark is None:
-            continue
-        assert isinstance(item, pytest.Function)
-        test = item.nodeid.partition("[")[0]
-        positions = [_position(values[test, name], value) for name, value in item.callspec.params.items()]
-        if sum(positions) % mark.args[0] != 0:
-            item.add_marker(pytest.mark.exhaustive)
-        if (
-            ROUNDS == 1
-            and item.get_closest_marker("exhaustive")
-            and sum(positions) % mark.kwargs.get("exhaustively", 1)
-        ):
+        test, mark, position = item.nodeid.partition("[")[0], item.get_closest_marker("one_in"), 0
+        if mark is not None:
+            assert isinstance(item, pytest.Function)
+            position = sum(_position(values[test, name], value) for name, value in item.callspec.params.items())
+            if position % mark.args[0] != 0:
+                item.add_marker(pytest.mark.exhaustive)
+        most = 1 if mark is None else mark.kwargs.get("exhaustively", 1)
+        is_tried = position % most == 0 and _is_its_turn(item, zlib.crc32(test.encode()) % TURNS)
+        if ROUNDS == 1 and item.get_closest_marker("exhaustive") and not is_tried:
             left.append(item)
     return left
+
+
+def _is_its_turn(item: pytest.Item, turn: int) -> bool:
+    """Whether it is the turn of the kind of store that an exhaustive test is on, if kinds take turns there."""
+    return all(mark.kwargs.get("turn", turn) == turn for mark in item.iter_markers("exhaustive"))
 
 
 def _position(values: list[Any], value: Any) -> int:

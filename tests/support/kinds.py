@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.support.exhaustive import ROUNDS
+from tests.support.exhaustive import ROUNDS, TURNS
 from tests.support.servers import PROGRAMS
 
 REAL = [name for name in ("valkey", "redis62", "redis70") if name in PROGRAMS]
@@ -24,13 +24,26 @@ _TRIED_APART = {f"async-{name}" for name in REAL} - _BY_DEFAULT
 """Servers behind a facade that is tried on another one, and that are tried behind another facade."""
 
 
+_IN_TURN = ("fake", "redis70", "valkey-resp2", "async-fake", "threaded-memory", "threaded-sqlite")
+"""Kinds that are much like another one that is tried: each test is tried on every second of them."""
+
+
 def short(kinds: Iterable[str]) -> list[object]:
     """These kinds as parameters, of which the default suite tries one of each store; the others are exhaustive.
 
-    What is tried apart is tried together only where more rounds are played (see :data:`ROUNDS`).
+    What is tried apart is tried together, and what takes turns is tried in each test, only where more rounds are
+    played (see :data:`ROUNDS`).
     """
     tried = [kind for kind in kinds if ROUNDS > 1 or kind not in _TRIED_APART]
-    return [pytest.param(kind, marks=() if kind in _BY_DEFAULT else pytest.mark.exhaustive) for kind in tried]
+    return [pytest.param(kind, marks=_marks_of(kind)) for kind in tried]
+
+
+def _marks_of(kind: str) -> pytest.MarkDecorator | tuple[()]:
+    if kind in _BY_DEFAULT:
+        return ()
+    if kind in _IN_TURN:
+        return pytest.mark.exhaustive(turn=_IN_TURN.index(kind) % TURNS)
+    return pytest.mark.exhaustive
 
 
 on_every_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)

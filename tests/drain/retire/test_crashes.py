@@ -75,7 +75,7 @@ def _finish(worker: DrainWorker, hot: Hot, run_ids: list[str]) -> bool:
     )
 
 
-@pytest.mark.one_in(12, exhaustively=2)
+@pytest.mark.one_in(12, exhaustively=5)
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_comes_in_whatever_order_is_archived_once(  # noqa: C901 - one branch for each of what comes
     fake: FakeBackend, archives: list[Archive], seed: int

@@ -33,7 +33,7 @@ SHAPES = ("behind", "new on top", "made anew")
 # -- the three ways, in all shapes ---------------------------------------------------------------------
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(2, exhaustively=3)
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_run_has_the_history_that_was_kept_and_the_other_one_is_kept_too(
