@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -197,26 +198,52 @@ def test_an_archive_that_is_put_back_from_a_copy_is_erased_again(
 
 
 def test_a_full_server_is_told_of_and_archives_are_erased_meanwhile(
-    server: Server, make_backend: Callable[[str], Backend], archives: list[Archive], tmp_path: Path
+    server: Server,
+    make_backend: Callable[[str], Backend],
+    archives: list[Archive],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The run is parked with the reason, and done once there is memory for the copy."""
+    """It is tried again, until there is memory for the copy."""
     hot: Any = make_backend(server.name).open(retry_seconds=0)
     plant(hot)
-    worker = DrainWorker(hot, archives, trim="never")
+    worker = DrainWorker(hot, archives, trim="never", claim_seconds=0.1)
     worker.drain_once()
     server.raw.config_set("maxmemory", 1)
     try:
         hot.erase("r", [3])
         worker.drain_once()
-        assert "no memory" in parked(hot)["r"]
+        assert not parked(hot)
+        assert "no memory" in caplog.text
         assert not is_in_files(tmp_path)
         places = hot.erasures("r")[0].places
         assert [place.done for place in places] == [False, True, True]
     finally:
         server.raw.config_set("maxmemory", 0)
-    namespace_of(hot).unpark(["r"])
-    worker.drain_once()
+    eventually(lambda: worker.drain_once().runs)
     check_gone(hot, archives, tmp_path)
+
+
+@pytest.mark.parametrize("is_retired", [False, True])
+def test_a_reader_of_an_archive_hinders_an_erasure_no_longer_than_it_reads(
+    hot: Hot, archives: list[Archive], tmp_path: Path, caplog: pytest.LogCaptureFixture, is_retired: bool
+) -> None:
+    """The run is not parked, and not tried all the while: it is done once the reader has finished."""
+    plant(hot)
+    hot.append("r", [make_event("r", 6, kind=EventKind.RUN_FINISHED)])
+    worker = DrainWorker(hot, archives, claim_seconds=0.1, retire_after_seconds=0 if is_retired else None)
+    worker.drain_once()
+    database = next(archive.location for archive in archives if archive.location.startswith("sqlite:"))
+    with closing(sqlite3.connect(database.removeprefix("sqlite:"))) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        hot.erase("r", [3])
+        worker.drain_once()
+        assert "a reader holds its write-ahead log" in caplog.text
+        assert not parked(hot)
+        assert not hot.erasures("r")[0].done
+    eventually(lambda: worker.drain_once().runs)
+    check_gone(hot, archives, tmp_path, last=6)
 
 
 @pytest.mark.parametrize("before", [None, 5])

@@ -240,6 +240,7 @@ class Batches:
             list(chunk.claimed.run.ends) if chunk.is_last else (),
             chunk.tags_version if chunk.is_last else "",
             chunk.claimed.erased.number if chunk.is_last else 0,
+            self._parts.claim_seconds if chunk.claimed.erased.hindrance else 0,  # it passes
         )
 
     def _note_settled(
@@ -266,9 +267,14 @@ class Batches:
         _log_quarantined(chunk.run_id, aside)
         if chunk.blocked:
             claims.park(chunk.run_id, until_mended(chunk.blocked, chunk.run_id), header=claimed.run.header)
-        elif chunk.is_last and claimed.erased.reason:
-            claims.park(chunk.run_id, until_mended(claimed.erased.reason, chunk.run_id), header=claimed.run.header)
+        elif chunk.is_last and claimed.erased.refusal:
+            claims.park(
+                chunk.run_id, until_mended(claimed.erased.refusal, chunk.run_id), header=claimed.run.header
+            )
         elif chunk.is_last:
+            if hindrance := claimed.erased.hindrance:
+                what = "what is to be erased of run %r is not yet, and is tried again: %s"
+                _log.warning(what, chunk.run_id, hindrance, extra={"run": chunk.run_id, "reason": hindrance})
             claims.finish(chunk.run_id)
         else:
             claimed.advance(chunk.end, settled.noted_to)

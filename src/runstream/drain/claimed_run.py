@@ -47,12 +47,14 @@ class Erased(NamedTuple):
         number: The number of the last one that is done in Redis and in every archive; 0: of those that were asked
             for, some are not.
         notes: What was asked for.
-        reason: Why it is not done everywhere; '' if it is.
+        refusal: Why it cannot be done in an archive as that is now; '' if it can.
+        hindrance: Why it is not done everywhere yet, which passes; '' if it is.
     """
 
     number: int = 0
     notes: Sequence[ErasureNote] = ()
-    reason: str = ""
+    refusal: str = ""
+    hindrance: str = ""
 
 
 _NOTHING_ERASED = Erased()

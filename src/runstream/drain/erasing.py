@@ -43,23 +43,32 @@ class Erasing:
         namespace = self._parts.namespace
         runs = [run for run in namespace.load_runs(run_ids) if run is not None]  # with the snapshots of all lanes
         loaded = {run.run_id: (run, namespace.load_erasures(run.run_id)) for run in runs}
-        reasons: dict[str, list[str]] = {run_id: [] for run_id in loaded}
+        refusals: dict[str, list[str]] = {run_id: [] for run_id in loaded}
+        hindrances: dict[str, list[str]] = {run_id: [] for run_id in loaded}
         for sink in self._parts.sinks:
             self._parts.stats.beat()
             with self._parts.outages.using(sink.location):
                 found = {run_id: _in_archive(sink, run, noted) for run_id, (run, noted) in loaded.items()}
                 left = _left_in(sink)
             for run_id, (run, noted) in loaded.items():
-                if reason := found[run_id] or left:
-                    reasons[run_id].append(reason)
+                if found[run_id]:
+                    refusals[run_id].append(found[run_id])
+                elif left:
+                    hindrances[run_id].append(left)
                 elif noted.archives.get(sink.archive_id, 0) < run.erasures:
                     namespace.note_archived(run.header, sink.archive_id, run.erasures)
         erased = {}
         for run_id, (run, noted) in loaded.items():
-            reasons[run_id] += filter(None, [namespace.rebuild(run.header)])
-            reasons[run_id] += filter(None, [namespace.erase_inherited(run_id, noted.spans_since(run.erased))])
-            reason = "; ".join(reasons[run_id])
-            erased[run_id] = Erased(0 if reason else run.erasures, list(_asked(run, noted).values()), reason)
+            in_redis = (
+                namespace.rebuild(run.header),
+                namespace.erase_inherited(run_id, noted.spans_since(run.erased)),
+            )
+            refusal, hindrance = (
+                "; ".join(refusals[run_id]),
+                "; ".join([*hindrances[run_id], *filter(None, in_redis)]),
+            )
+            number = 0 if refusal or hindrance else run.erasures
+            erased[run_id] = Erased(number, list(_asked(run, noted).values()), refusal, hindrance)
         return erased
 
 

@@ -222,6 +222,7 @@ def settle_call(
     ended: Collection[str],
     tags: str = "",
     erased: int = 0,
+    retry_seconds: float = 0,
 ) -> Command:
     """Note up to where a run is archived, and trim what is no longer needed.
 
@@ -239,6 +240,7 @@ def settle_call(
         ended: The lanes that were ended.
         tags: The version of the tags that they have; '' for none.
         erased: The number of the last request to erase that is carried out; 0 for none.
+        retry_seconds: After what time the run is due again if more is to be done for it.
     """
     run = keys.run(run_id)
     partition = run.partition
@@ -258,6 +260,7 @@ def settle_call(
         args += (snapshot_field(lane_id), token)
     args += ("tags", tags) if tags else ()
     args += ("erased", erased) if erased else ()
+    args += ("retry", int(retry_seconds * MICROSECONDS)) if retry_seconds else ()
     names = (
         run.events,
         run.meta,

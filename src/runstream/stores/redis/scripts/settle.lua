@@ -12,7 +12,8 @@
 --       then the number of lanes that were ended, their names
 --       then the number of archives that have it, the UUID and location of each
 --       then the meta field of each snapshot that is archived, and its token; 'tags', and the version of those that are;
---         'erased', and the number of the last request to erase that is carried out here and in these archives
+--         'erased', and the number of the last request to erase that is carried out here and in these archives;
+--         'retry', and how long a run that is given back and stays due waits (microseconds), as where that is hindered
 --
 -- Replies {'ok', entries trimmed, '1' if nothing is left to archive, the offset in `peak`, or else of the start}
 --         {'gone'}                  the run was deleted, or deleted and created anew, or has another history at
@@ -60,6 +61,8 @@ local count_ended = tonumber(ARGV[at_ended])
 local missing, archived, required = archived_by(KEYS[4], at_ended + 1 + count_ended)
 if missing then return {'archives', missing} end
 
+local function due_again() return clock() + tonumber(archived['retry'] or 0) end
+
 -- Whether something is to be erased that is not yet, here or in an archive. What is by now is noted.
 local function is_to_erase()
   if meta['erasures'] == meta['erased'] then return false end
@@ -75,7 +78,7 @@ if is_tombstone(meta['retired']) then
   call('ZREM', KEYS[3], ARGV[1])
   call('HDEL', KEYS[5], ARGV[1])
   if is_to_erase() then
-    call('ZADD', KEYS[3], text(clock()), ARGV[1])
+    call('ZADD', KEYS[3], text(due_again()), ARGV[1])
     return {'ok', 0, '0', '0'}
   end
   return {'ok', 0, '1', '0'}
@@ -310,6 +313,6 @@ elseif done then
   call('ZREM', KEYS[3], ARGV[1])
   if retires_idle ~= '' or is_ended(meta['status']) then call('ZADD', KEYS[6], meta['updated'], ARGV[1]) end
 else
-  call('ZADD', KEYS[3], text(clock()), ARGV[1])
+  call('ZADD', KEYS[3], text(due_again()), ARGV[1])
 end
 return {'ok', trimmed, done and '1' or '0', text(noted_to)}

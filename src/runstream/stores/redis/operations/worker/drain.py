@@ -167,6 +167,7 @@ class Proven(NamedTuple):
         tags: The version of the tags that are archived; '' for none.
         erased: The number of the last request to erase that is carried out, in Redis and in the archives; 0: that
             is not known.
+        retry_seconds: After what time the run is due again if more is to be done for it.
     """
 
     header: RunHeader
@@ -180,6 +181,7 @@ class Proven(NamedTuple):
     ended: Collection[str] = ()
     tags: str = ""
     erased: int = 0
+    retry_seconds: float = 0
 
 
 def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) -> Operation[list[Settled]]:
@@ -204,6 +206,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) ->
                 ended=item.ended,
                 tags=item.tags,
                 erased=item.erased,
+                retry_seconds=item.retry_seconds,
             )
             for item in proven
         ],
