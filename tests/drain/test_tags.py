@@ -18,13 +18,13 @@ from runstream import (
 )
 from runstream.model.archive_records import Position
 from runstream.model.tags import TagSet
-from runstream.operations.operation import Exchange, Replies
+from runstream.operations.operation import Exchange, Operation, Replies
 from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
-from runstream.stores.redis.operations.worker.tag_index import note_sweep
+from runstream.stores.redis.operations.worker.tag_index import index_again, note_sweep
 from tests.drain.retire.retiring_tools import ended, fit_of, retire_all, retire_now
 from tests.repair.restore.restoring_tools import come_back, dumps
 from tests.support.archive_check import Archive
@@ -244,6 +244,31 @@ def test_indexes_count_as_complete_only_after_a_sweep_that_nothing_has_come_betw
     raw.hdel(partition.config, "tagged")
     assert noted("b", "end") is None, "an append has found an index damaged"
     assert (noted("b", "begin"), noted("b", "end")) == (b"b", b"1")
+
+
+@on_every_server
+def test_a_run_whose_tags_change_while_a_sweep_looks_at_it_is_in_all_indexes(
+    redis_backend: RedisBackend, hot: Hot
+) -> None:
+    hot.append("r", [make_event("r", 1)], tags={"user": "1", "team": "2", "gone": "3"})
+    raw, namespace = redis_backend.raw, namespace_of(hot)
+    partition = namespace.keys.run("r").partition
+    raw.delete(*(partition.index(name) for name in ("user", "team", "gone")))
+
+    def indexing() -> Operation[list[str]]:
+        (run,) = namespace.load_runs(["r"])
+        assert run is not None
+        steps = index_again(namespace.keys, [run], "sweep")
+        replies = yield next(steps)
+        hot.append("r", (), tags={"team": "4", "new": "5", "gone": None})
+        with pytest.raises(StopIteration) as end:
+            steps.send((yield steps.send(replies)))
+        missing: list[str] = end.value.value
+        return missing
+
+    assert namespace.run(indexing()) == ["r"]
+    members = {name: raw.zrange(partition.index(name), 0, -1) for name in ("user", "team", "new", "gone")}
+    assert members == {"user": [b"1:1r"], "team": [b"1:4r"], "new": [b"1:5r"], "gone": []}
 
 
 def swept(hot: Hot, archives: list[Archive]) -> None:

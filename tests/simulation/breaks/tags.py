@@ -20,7 +20,7 @@ OF_TAGS: Sequence[Break] = (
     Break(
         "a sweep leaves runs out of the indexes of their tags",
         "tags",
-        in_script("index_tags", ("for i = 4, #ARGV do", "for i = 4, 0 do")),
+        in_script("index_tags", ("for i = 3, #ARGV do", "for i = 3, 0 do")),
         seed=3,
     ),
 )

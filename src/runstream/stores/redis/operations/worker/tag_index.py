@@ -80,7 +80,7 @@ def index_again(keys: Keys, runs: Sequence[HotRun], sweep: str) -> Operation[lis
 def _call(keys: Keys, run: HotRun, tags: TagSet) -> tuple[object, ...]:
     of_run = keys.run(run.run_id)
     names = (of_run.meta, of_run.tags, *map(of_run.partition.index, tags.values))
-    return script_call(INDEX_TAGS, names, (run.run_id, start_text(run.head), tags.version, *tags.values))
+    return script_call(INDEX_TAGS, names, (run.run_id, start_text(run.head), *tags.values))
 
 
 def _aside(names: Sequence[str]) -> tuple[object, ...]:
