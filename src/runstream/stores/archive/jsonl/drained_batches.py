@@ -48,8 +48,10 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
         snapshots = [snapshot for snapshot in clean if not has_snapshot(log, snapshot)]
         is_new = last is None or (batch.drained and not log.index.is_drained)
         header, ended = replace(batch.header, tags=tags_to_write(log, batch)), lacking_ends(log, batch.ended)
-        # an append may have changed nothing of it but when the run was last written to
-        is_later = batch.header.updated_at > times[run_id]
+        # an append may have changed nothing of it but when the run was last written to; a worker that has read
+        # less of it knows less, whatever its time says: the server's clock may have been set back
+        reads_all = last is None or batch.end.offset >= last.offset
+        is_later = reads_all and batch.header.updated_at > times[run_id]
         if entries or snapshots or ended or is_new or is_later or header.tags is not None:
             former = [erased(entry) for entry in batch.former] if last is None else []
             found.append(LogBatch(log, header, [*former, *entries], snapshots, batch.drained, ended))

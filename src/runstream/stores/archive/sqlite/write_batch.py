@@ -166,8 +166,9 @@ class WriteBatch:
                 base=header.base,
             )
         # else: from a worker that was paused, and knows less than the archive. One that brings something new knows
-        # more, whatever its time says: the server's clock may have been set back
-        elif entries or any(saved) or updated_at >= head.updated_at:
+        # more, and one that has read less of the run knows less, whatever its time says: the server's clock may
+        # have been set back
+        elif entries or any(saved) or (batch.end.offset >= head.last.offset and updated_at >= head.updated_at):
             head = replace(head, status=header.status, session_id=header.session_id, updated_at=updated_at)
         self._heads[run_id] = replace(head, last=entries[-1].cursor) if entries else head
 
