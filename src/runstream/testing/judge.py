@@ -211,7 +211,9 @@ def find_faults(
         if batch.is_deleted and not losses and (back := [mark for mark in batch.marks if mark in places]):
             yield f"{back} was deleted and is there"
         may_be_lost = losses and (batch.may_be_lost or _is_hidden(batch, places, said, first_hot, retires=retires))
-        yield from _faults_of_place(batch, places, may_be_in_part=bool(resolved))
+        # of a run that a failover has lost whole, an archive has what had been drained
+        is_in_part = bool(resolved) or (may_be_lost and not hot)
+        yield from _faults_of_place(batch, places, may_be_in_part=is_in_part)
         yield from _faults_of_batch(batch, places, by_key, losses=losses, may_be_lost=may_be_lost)
 
 
