@@ -467,6 +467,20 @@ def test_what_was_set_aside_of_a_torn_batch_goes(tmp_path: Path) -> None:
         assert holding(archive) == []
 
 
+def test_also_where_nothing_of_the_run_had_been_archived_before(tmp_path: Path) -> None:
+    """A worker was killed as it wrote the first batch, and another one has heard since what is to be erased."""
+    with closing(JSONLCheckpointer[Any, Any](tmp_path)) as archive:
+        header = RunHeader("r", START)
+        record = CODEC.encode_events("r", [planted(1)])[0].record
+        archive.write([RunBatch(header, START, chained("r", [record], START))])
+        log = tmp_path / "r" / "events.jsonl"
+        log.write_bytes(log.read_bytes()[:-20])  # its commit mark is torn
+    with closing(JSONLCheckpointer[Any, Any](tmp_path)) as archive:
+        assert holding(archive) == ["events.jsonl"]
+        eraser_of(archive).erase_offsets(header, ErasureNote(1.0, spans_of([1])))
+        assert holding(archive) == []
+
+
 def test_a_file_is_scrubbed_by_the_next_look_where_the_process_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

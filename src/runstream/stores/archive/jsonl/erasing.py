@@ -172,6 +172,7 @@ class JSONLEraser(Eraser):
             return
         log = self._logs.begun(log)
         log.make_ready()
+        log.drop_leftovers()  # before it is noted: a batch that was torn may have held it
         log.commit(
             header, (), Mark(header.status, header.updated_at, header.session_id, drained=True, erased=(note,))
         )
