@@ -41,20 +41,7 @@ def _rows(path: Path) -> Iterator[range]:
             yield range((number - 1) * _PAGE + cells, number * _PAGE)
 
 
-_NOT_TOLD = pytest.mark.xfail(
-    reason="a row that seems to go on in another table's page hides rows: the last seq of two lanes is 0, and only"
-    " the check of the file tells"
-)
-
-
-@pytest.mark.parametrize(
-    "seed",
-    [
-        pytest.param(1),
-        *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 22) if seed != 17),
-        pytest.param(17, marks=[pytest.mark.exhaustive, _NOT_TOLD]),
-    ],
-)
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 22))])
 def test_no_flipped_bit_is_handed_out(gold: Path, tmp_path: Path, seed: int) -> None:
     """In a row, each answer is right or an error; elsewhere the check of the file may be what tells."""
     rng, rows = random.Random(seed), list(_rows(gold))

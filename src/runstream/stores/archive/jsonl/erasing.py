@@ -112,9 +112,7 @@ class JSONLEraser(Eraser):
     def erasure_notes(self, run_id: str) -> Sequence[ErasureNote]:
         """The erasures that are noted of a run, in the order in which they came."""
         check_run_id(run_id)
-        with self._logs.reading():
-            log = self._logs.log(run_id)
-            log.refresh()
+        with self._logs.reading_run(run_id) as log:
             return list(log.index.telling.erased)
 
     def where_erased(self) -> ErasedPlace:

@@ -15,7 +15,7 @@ __all__ = ["lacking_ends", "lane_facts", "seq_at"]
 
 
 def seq_at(log: RunLog, offset: int) -> int:
-    """The ``seq`` of the event at an offset; 0 where it does not read."""
+    """The ``seq`` of the event at an offset. Raises CorruptRecordError where it does not read."""
     (entry,) = log.entries_between([log.span(offset - 1, offset)], offset, offset)
     return seq_of_entry(log.run_id, entry)
 

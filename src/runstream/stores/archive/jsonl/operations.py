@@ -248,30 +248,29 @@ class JSONLOperations(ArchiveOperations[E, S]):
             self._write_within(batches)
 
     def _own_keys(self, run_id: str, keys: Sequence[str]) -> Mapping[str, Cursor]:
-        with self._logs.reading():
-            log = self._logs.log(run_id)
-            log.refresh()
+        with self._logs.reading_run(run_id) as log:
             return log.index.known_keys(keys)
 
     def _own_seq(self, run_id: str, lane_id: str) -> int | None:
-        with self._logs.reading():
-            log = self._logs.log(run_id)
-            log.refresh()
+        with self._logs.reading_run(run_id) as log:
             offset = log.index.lanes.get(lane_id)
             log.index.damage.check_lane(lane_id, offset or 0)
             return None if offset is None else seq_at(log, offset)
 
     def _own_lane_facts(self, run_id: str) -> LaneFacts:
-        with self._logs.reading():
-            log = self._logs.log(run_id)
-            log.refresh()
+        with self._logs.reading_run(run_id) as log:
             return lane_facts(log)
 
+    def lane_facts(self, run_id: str) -> LaneFacts:
+        """What is noted of the lanes of a run. Raises CorruptRecordError where a damaged line may be of one."""
+        with self._logs.reading_run(run_id) as log:
+            for lane_id, offset in log.index.lanes.items():
+                log.index.damage.check_lane(lane_id, offset)
+        return super().lane_facts(run_id)
+
     def _own_offset_before(self, run_id: str, since_seq: int) -> int:
-        with self._logs.reading():
-            log = self._logs.log(run_id)
-            log.refresh()
-        return log.index.offset_before(since_seq)
+        with self._logs.reading_run(run_id) as log:
+            return log.index.offset_before(since_seq)
 
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         with self._logs.reading():
@@ -332,9 +331,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
     # -- snapshots -----------------------------------------------------------------------------------------
 
     def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
-        with self._logs.reading():
-            log = self._logs.log(run_id)
-            log.refresh()
+        with self._logs.reading_run(run_id) as log:
             snapshot = latest_snapshot(log, lane_id)
         return loaded_state(run_id, snapshot)
 
@@ -348,9 +345,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         return head, loaded_state(run_id, snapshot)
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
-        with self._logs.reading():
-            log = self._logs.log(run_id)
-            log.refresh()
+        with self._logs.reading_run(run_id) as log:
             return kept_snapshots(log)
 
     def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:

@@ -87,6 +87,14 @@ class RunLogs:
             yield
 
     @contextlib.contextmanager
+    def reading_run(self, run_id: str) -> Iterator[RunLog]:
+        """The log of a run, as its file is now, while no other thread uses it; see `reading`."""
+        with self.reading():
+            log = self.log(run_id)
+            log.refresh()
+            yield log
+
+    @contextlib.contextmanager
     def writing(self, names: Iterable[str]) -> Iterator[None]:
         """Keep other threads and processes out while these runs are written to."""
         with self.alone():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator
 
 from runstream.model.archive_records import ArchiveEntry
 from runstream.stores.archive.sqlite.connection import ArchiveFile
 
-__all__ = ["with_lanes"]
+__all__ = ["with_lane", "with_lanes"]
 
 _GET = "SELECT seq, lane_id FROM events WHERE run_id = ? AND offset = ?"
 
@@ -15,11 +16,21 @@ _GET = "SELECT seq, lane_id FROM events WHERE run_id = ? AND offset = ?"
 def with_lanes(file: ArchiveFile, run_id: str, entries: Iterable[ArchiveEntry]) -> Iterator[ArchiveEntry]:
     """Some entries, those that were erased with the lane and the ``seq`` that they had, where these are known."""
     for entry in entries:
-        if entry.data is not None or entry.raw is not None:
+        if _is_erased(entry):
+            with file.use() as connection:
+                yield with_lane(connection, run_id, entry)
+        else:
             yield entry
-            continue
-        with file.use() as connection:
-            row = connection.execute(_GET, (run_id, entry.offset)).fetchone()
-        seq, lane_id = row or (0, "")
-        is_known = type(seq) is int and type(lane_id) is str and lane_id
-        yield entry._replace(seq=seq, lane_id=lane_id) if is_known else entry
+
+
+def with_lane(connection: sqlite3.Connection, run_id: str, entry: ArchiveEntry) -> ArchiveEntry:
+    """An entry; one that was erased with the lane and the ``seq`` that it had, where these are known."""
+    if not _is_erased(entry):
+        return entry
+    seq, lane_id = connection.execute(_GET, (run_id, entry.offset)).fetchone() or (0, "")
+    is_known = type(seq) is int and type(lane_id) is str and lane_id
+    return entry._replace(seq=seq, lane_id=lane_id) if is_known else entry
+
+
+def _is_erased(entry: ArchiveEntry) -> bool:
+    return entry.data is None and entry.raw is None

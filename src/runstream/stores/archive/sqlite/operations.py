@@ -17,7 +17,7 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
-from runstream.codec.archive_entries import entry_fields, seq_of_entry
+from runstream.codec.archive_entries import entry_fields
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import (
     ArchiveEntry,
@@ -56,7 +56,7 @@ from runstream.stores.archive.sqlite.integrity import (
     file_problems,
     noted_lanes,
 )
-from runstream.stores.archive.sqlite.lane_rows import lane_facts
+from runstream.stores.archive.sqlite.lane_rows import lane_facts, seq_at
 from runstream.stores.archive.sqlite.latest_snapshots import load_position, load_state, read_snapshots
 from runstream.stores.archive.sqlite.lease_table import release, renew, take
 from runstream.stores.archive.sqlite.proofs import (
@@ -221,19 +221,16 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         return WriteBatch(connection, self._clock(), self._keep_snapshots, self._inherited_keys)
 
     def _own_seq(self, run_id: str, lane_id: str) -> int | None:
-        with self._file.use() as connection:
+        with self._file.at_one_moment() as connection:
             offset = load_lane(connection, run_id, lane_id)
-        if offset is None:
-            return None
-        # not from its column: that is beside what is proven
-        return next((seq_of_entry(run_id, entry) for entry in self.read_back(run_id, offset, offset)), 0)
+            return None if offset is None else seq_at(connection, run_id, lane_id, offset)
 
     def _own_keys(self, run_id: str, keys: Sequence[str]) -> Mapping[str, Cursor]:
         with self._file.at_one_moment() as connection:
             return load_keys(connection, run_id, keys)
 
     def _own_lane_facts(self, run_id: str) -> LaneFacts:
-        with self._file.use() as connection:
+        with self._file.at_one_moment() as connection:
             return lane_facts(connection, self._clock(), run_id)
 
     def _own_offset_before(self, run_id: str, since_seq: int) -> int:
