@@ -1,62 +1,4 @@
-"""The errors of runstream: one tree, explained here.
-
-Every error of a store, an archive, a worker or a Run is one of these; an exception of redis-py or :mod:`sqlite3`
-reaches a caller only as ``__cause__``. (Python's own TimeoutError ends a ``follow`` after its ``idle_timeout``.)
-Each carries its facts as attributes, here in brackets, and its message says what to do next::
-
-    RunstreamError
-    ├── ConfigurationError        this store, server or URL cannot give what was asked for
-    ├── InvalidRunId              no string of 1 to 512 bytes of UTF-8, or an event of another run
-    ├── EncodingError             a value cannot be stored [path]
-    │   └── PayloadTooLarge       an event is over the size limit [size, limit: bytes]
-    ├── CorruptRecordError        a stored record or key does not read [run_id, offset, raw, key]
-    ├── EventRefused              the caller's class does not take what reads [run_id, offset, event_type, fields]
-    ├── UnsupportedVersion        a newer runstream, or program, wrote it [found, supported, run_id, offset]
-    ├── ConcurrencyConflict       another writer came first [expected, actual]
-    ├── LeaseLost                 the lease has passed to another owner or run out
-    ├── LeaseHeld                 somebody else's lease is in the way [owner, expires_in: seconds]
-    ├── AcknowledgedWritesLost    the server lost what it acknowledged [run_id, last_seen, last_present]
-    ├── HistoryDiverged           two histories of one run differ [run_id, offset]
-    ├── EventsArchived            what was asked for has left Redis [run_id, first_hot, archives]
-    ├── RunHasForks               runs that were forked from it need what was to go [run_id, forks]
-    ├── RunCancelled              a person wants the run to stop [run_id, reason]
-    ├── StepFailed                a durable step has failed as often as it may [run_id, key, attempts]
-    ├── TooManyHotEvents          the run has as many events in Redis as it may [run_id, hot_events, limit]
-    ├── TooManyPending            as much waits to be written as may [events, size: bytes]
-    ├── ArchiveGap                an archive has a hole, or would have one [run_id, expected, found]
-    └── StoreUnavailable          the store gave no answer: the outcome is unknown [resend, next_step]
-
-After every error but StoreUnavailable, nothing was written of what was sent for that run. May the same call be
-sent again?
-
-======================  ==========================================================================================
-StoreUnavailable        To a store, yes: the same events, sent again on the same store object, are applied once;
-                        with a key per event, from any process at any time; ``update_state`` with the same
-                        ``change`` makes it once. Of a Run: ``error.resend()`` records the same events once and
-                        gives what the call would have given; ``finish`` and ``fail`` may simply be repeated. Any
-                        other call records a new event, after that one, even if it is equal.
-LeaseHeld               Yes, when the lease has been given back or has run out.
-TooManyHotEvents        Yes, when a drain worker has archived and trimmed some of the run.
-TooManyPending          Yes, when some of what waits is written; a bus's ``flush`` waits until all is.
-EventsArchived          Not to this store: a tiered store, or the archive itself, has what it has not. For a
-                        snapshot: recover first.
-ConcurrencyConflict     Not as it is: read what the other writer did, and decide anew.
-RunHasForks             When these forks are gone.
-RunCancelled            Yes, to undo what is half done; leaving the Run then ends the run as cancelled.
-StepFailed              With more attempts.
-LeaseLost               Not as it is: take a new lease, recover, and decide anew.
-AcknowledgedWritesLost  Not as it is: ``forget(run_id)`` takes the run as it is now; read it, and repeat what is
-HistoryDiverged         missing.
-CorruptRecordError      No: it fails the same. ``read(..., on_corrupt="skip")`` passes over the record, and
-                        ``on_corrupt="raw"`` gives its bytes; a key is to be mended first, or the run deleted and
-                        restored from its archive.
-EventRefused            Not with this class: open the store with another ``event_type`` or ``state_type``.
-                        ``read(..., on_corrupt="raw")`` gives the plain fields of an event.
-ArchiveGap              No: the archive is to be mended first. A drain worker parks the run meanwhile.
-UnsupportedVersion      No: upgrade runstream first, or the program where it is about its own schema.
-The others              No: the call itself is to change.
-======================  ==========================================================================================
-"""
+"""The errors themselves, each with its facts."""
 
 from __future__ import annotations
 
@@ -89,6 +31,7 @@ __all__ = [
 
 
 def _rebuild(cls: type[RunstreamError], message: str, facts: dict[str, Any]) -> RunstreamError:
+    """An error as it was pickled: without its ``__init__``, which takes the facts by name."""
     error = cls.__new__(cls)
     error.args = (message,)
     error.__dict__.update(facts)
@@ -163,7 +106,10 @@ class CorruptRecordError(RunstreamError):
 
     def __init__(self, message: str, *, run_id: str, offset: int = 0, raw: bytes = b"", key: str = "") -> None:
         super().__init__(message)
-        self.run_id, self.offset, self.raw, self.key = run_id, offset, raw, key
+        self.run_id = run_id
+        self.offset = offset
+        self.raw = raw
+        self.key = key
 
 
 class EventRefused(RunstreamError):
@@ -182,7 +128,9 @@ class EventRefused(RunstreamError):
         self, message: str, *, run_id: str, offset: int, event_type: str, fields: dict[str, Any] | None = None
     ) -> None:
         super().__init__(message)
-        self.run_id, self.offset, self.event_type = run_id, offset, event_type
+        self.run_id = run_id
+        self.offset = offset
+        self.event_type = event_type
         self.fields: dict[str, Any] = {} if fields is None else fields
 
 
@@ -198,7 +146,10 @@ class UnsupportedVersion(RunstreamError):
 
     def __init__(self, message: str, *, found: int, supported: int, run_id: str = "", offset: int = 0) -> None:
         super().__init__(message)
-        self.found, self.supported, self.run_id, self.offset = found, supported, run_id, offset
+        self.found = found
+        self.supported = supported
+        self.run_id = run_id
+        self.offset = offset
 
 
 class ConcurrencyConflict(RunstreamError):
@@ -247,6 +198,66 @@ class RunCancelled(RunstreamError):
         self.reason = reason
 
 
+class RunHasForks(RunstreamError):
+    """Runs need the history of this one, as they were forked from it; nothing was deleted.
+
+    Attributes:
+        run_id: The run.
+        forks: The ids of the runs that were forked from it.
+    """
+
+    def __init__(self, message: str, *, run_id: str, forks: Sequence[str]) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.forks = tuple(forks)
+
+
+class StepFailed(RunstreamError):
+    """A durable step has failed as often as it may; its call was not made.
+
+    Attributes:
+        run_id: The run.
+        key: The key of the step.
+        attempts: How often it has failed.
+    """
+
+    def __init__(self, message: str, *, run_id: str, key: str, attempts: int) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.key = key
+        self.attempts = attempts
+
+
+class TooManyHotEvents(RunstreamError):
+    """The run would have more events in Redis than the store's ``max_hot_events``; nothing was written.
+
+    Attributes:
+        run_id: The run.
+        hot_events: How many events it has in Redis.
+        limit: How many it may have.
+    """
+
+    def __init__(self, message: str, *, run_id: str, hot_events: int, limit: int) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.hot_events = hot_events
+        self.limit = limit
+
+
+class TooManyPending(RunstreamError):
+    """As many events wait to be written as may; this one was neither queued nor given to anybody.
+
+    Attributes:
+        events: How many wait.
+        size: How many bytes their records have.
+    """
+
+    def __init__(self, message: str, *, events: int, size: int) -> None:
+        super().__init__(message)
+        self.events = events
+        self.size = size
+
+
 class AcknowledgedWritesLost(RunstreamError):
     """The server no longer has events that it acknowledged, as after a failover.
 
@@ -258,7 +269,9 @@ class AcknowledgedWritesLost(RunstreamError):
 
     def __init__(self, message: str, *, run_id: str, last_seen: int, last_present: int) -> None:
         super().__init__(message)
-        self.run_id, self.last_seen, self.last_present = run_id, last_seen, last_present
+        self.run_id = run_id
+        self.last_seen = last_seen
+        self.last_present = last_present
 
 
 class HistoryDiverged(RunstreamError):
@@ -291,62 +304,6 @@ class EventsArchived(RunstreamError):
         self.archives: tuple[str, ...] = tuple(archives)
 
 
-class RunHasForks(RunstreamError):
-    """Runs need the history of this one, as they were forked from it; nothing was deleted.
-
-    Attributes:
-        run_id: The run.
-        forks: The ids of the runs that were forked from it.
-    """
-
-    def __init__(self, message: str, *, run_id: str, forks: Sequence[str]) -> None:
-        super().__init__(message)
-        self.run_id = run_id
-        self.forks = tuple(forks)
-
-
-class StepFailed(RunstreamError):
-    """A durable step has failed as often as it may; its call was not made.
-
-    Attributes:
-        run_id: The run.
-        key: The key of the step.
-        attempts: How often it has failed.
-    """
-
-    def __init__(self, message: str, *, run_id: str, key: str, attempts: int) -> None:
-        super().__init__(message)
-        self.run_id, self.key, self.attempts = run_id, key, attempts
-
-
-class TooManyHotEvents(RunstreamError):
-    """The run would have more events in Redis than the store's ``max_hot_events``; nothing was written.
-
-    Attributes:
-        run_id: The run.
-        hot_events: How many events it has in Redis.
-        limit: How many it may have.
-    """
-
-    def __init__(self, message: str, *, run_id: str, hot_events: int, limit: int) -> None:
-        super().__init__(message)
-        self.run_id, self.hot_events, self.limit = run_id, hot_events, limit
-
-
-class TooManyPending(RunstreamError):
-    """As many events wait to be written as may; this one was neither queued nor given to anybody.
-
-    Attributes:
-        events: How many wait.
-        size: How many bytes their records have.
-    """
-
-    def __init__(self, message: str, *, events: int, size: int) -> None:
-        super().__init__(message)
-        self.events = events
-        self.size = size
-
-
 class ArchiveGap(RunstreamError):
     """An archive has a hole in a run, or would be left with one; nothing was written to it.
 
@@ -358,7 +315,9 @@ class ArchiveGap(RunstreamError):
 
     def __init__(self, message: str, *, run_id: str, expected: int, found: int) -> None:
         super().__init__(message)
-        self.run_id, self.expected, self.found = run_id, expected, found
+        self.run_id = run_id
+        self.expected = expected
+        self.found = found
 
 
 class StoreUnavailable(RunstreamError):
