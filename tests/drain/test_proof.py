@@ -231,7 +231,7 @@ def test_a_lie_is_caught_and_nothing_is_trimmed(hot: Hot, tmp_path: Path, kind: 
         assert (first_hot(hot, "other"), archived(hot, "other")) == (4, 3)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(("kind", "lie"), LIES)
 def test_what_another_worker_wrote_is_proven_too(hot: Hot, tmp_path: Path, kind: str, lie: str) -> None:
     """It died before its proof, and the archive was changed then: from the archived mark on, all is compared."""
@@ -360,7 +360,7 @@ _POSITIONS: dict[str, Callable[[Position], Position | None]] = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("lie", _POSITIONS)
 @pytest.mark.parametrize("holds", ["nothing", "a part", "all"])
 def test_a_sink_that_lies_about_its_position_loses_nothing(

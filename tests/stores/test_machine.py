@@ -483,7 +483,7 @@ class StoreMachine(RuleBasedStateMachine):
         ("fake", 0.25),
         pytest.param("fake", 1, marks=pytest.mark.exhaustive),
         *(
-            [("valkey", 0.5), pytest.param("valkey", 3, marks=pytest.mark.exhaustive)]
+            [("valkey", 0.25), pytest.param("valkey", 3, marks=pytest.mark.exhaustive)]
             if "valkey" in PROGRAMS
             else []
         ),
