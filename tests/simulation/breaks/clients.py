@@ -48,9 +48,9 @@ def _number_anew(patched: pytest.MonkeyPatch) -> None:
 def _send_stale_anew(patched: pytest.MonkeyPatch) -> None:
     adjust = send._adjust
 
-    def adjust_stale(attempt: Any, reply: Sequence[bytes], *, is_resent: bool) -> Generator[Any, Any, bool]:
+    def adjust_stale(attempt: Any, reply: Sequence[bytes]) -> Generator[Any, Any, bool]:
         if reply[0] != b"stale":
-            return (yield from adjust(attempt, reply, is_resent=is_resent))
+            return (yield from adjust(attempt, reply))
         attempt.sending = attempt.sending._replace(producer=Producer().name, number=1, sent_at=int(reply[1]))
         attempt.call = append_call(attempt.session.keys, attempt.batch, attempt.sending)
         return True

@@ -13,6 +13,7 @@ from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.append_result import TooOld
 from runstream.stores.redis.scripts.calls import lease_call
 from runstream.stores.redis.session import in_flight
+from tests.repair.restore.restoring_tools import come_back, dumps
 from tests.support.backends import RedisBackend
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
@@ -88,6 +89,31 @@ def test_what_a_lease_refuses_is_not_applied_when_that_is_over(redis_backend: Re
     assert store.append("r", [event]).first_offset == 3
     line.arrive()
     assert [item.event.seq for item in store.read("r")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("arrives", ["before the loss is found", "after what was lost was put back"])
+def test_what_was_lost_is_put_back_once_though_a_first_request_of_it_comes_late(
+    redis_backend: RedisBackend, arrives: str
+) -> None:
+    """The server has lost that it had applied the batch, with the batch; what comes next has another producer."""
+    store: Any = redis_backend.open(retry_seconds=0, resend_lost=True)
+    store.append("r", make_events("r", 2))
+    kept = dumps(redis_backend)
+    line = Late(store)
+    line.lost = ["held up"]
+    events = make_events("r", 2, first=3)
+    with pytest.raises(StoreUnavailable):
+        store.append("r", events)
+    store.append("r", events)
+    store.append("r", [make_event("r", 5)])
+    come_back(redis_backend, kept)
+    redis_backend.open().append("r", [make_event("r", 1, lane_id="another")])
+    if arrives.startswith("before"):
+        line.arrive()
+    store.append("r", [make_event("r", 6)])
+    line.arrive()
+    store.append("r", [make_event("r", 7)])
+    assert [item.event.seq for item in store.read("r")] == [1, 2, 1, 3, 4, 5, 6, 7]
 
 
 def test_what_was_revoked_stays_so_where_its_revocation_is_evicted(redis_backend: RedisBackend) -> None:

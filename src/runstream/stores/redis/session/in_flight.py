@@ -50,6 +50,7 @@ class Attempt(Generic[W]):
         begun: When it was first sent, in seconds of the monotonic clock.
         outcome: What became of it, once it was resolved; None until then.
         refusal: The reply that refused it, if an earlier request of it may arrive still.
+        is_resent: Whether it was sent more than once: an earlier request may arrive after its reply.
     """
 
     session: W
@@ -59,6 +60,7 @@ class Attempt(Generic[W]):
     begun: float = field(default_factory=monotonic_seconds)
     outcome: Outcome | None = None
     refusal: Any = None
+    is_resent: bool = False
 
     @property
     def is_old(self) -> bool:

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from copy import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import RunstreamError
@@ -18,11 +18,13 @@ from runstream.model.results import Cursor
 from runstream.operations.forks import starts_anew
 from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import Written
+from runstream.stores.redis.session.in_flight import Attempt
 
 __all__ = ["RecentAppends"]
 
 _MAX_BYTES = 16 * 2**20
 _MAX_INCOMPLETE = 16_384
+_MOST_LATE = 100  # of a run: a failover loses what came last
 
 
 class _Lost(NamedTuple):
@@ -66,6 +68,7 @@ class RecentAppends:
         self._read: dict[str, int] = {}
         self._lost: dict[str, _Lost] = {}
         self._former: dict[str, list[dict[int, Written]]] = {}  # by loss, and by id(event)
+        self._late: dict[str, deque[Attempt[Any]]] = {}
 
     def add(self, run_id: str, history: int, written: Iterable[Written]) -> None:
         """Hold events that were acknowledged; the oldest of any run are dropped for them.
@@ -98,6 +101,8 @@ class RecentAppends:
         if not events:
             del self._runs[run_id]
             self._histories.pop(run_id, None)
+            if run_id not in self._lost:
+                self._late.pop(run_id, None)
         self._incomplete.add(run_id)
         if len(self._incomplete) > _MAX_INCOMPLETE:
             self._incomplete.clear()
@@ -131,6 +136,7 @@ class RecentAppends:
         with self._lock:
             self._lost.pop(run_id, None)
             self._former.pop(run_id, None)
+            self._late.pop(run_id, None)
             self._drop_run(run_id)
 
     def _drop_run(self, run_id: str) -> None:
@@ -202,6 +208,25 @@ class RecentAppends:
         with self._lock:
             if found := self._lost.get(run_id):
                 self._lost[run_id] = found._replace(unanswered=batch)
+
+    def note_late(self, attempt: Attempt[Any]) -> None:
+        """Note that an earlier request of a batch that was answered may arrive still; the last such are held."""
+        attempt.call = ()  # it is not sent again
+        with self._lock:
+            self._late.setdefault(attempt.batch.run_id, deque(maxlen=_MOST_LATE)).append(attempt)
+
+    def late(self, run_id: str) -> Sequence[Attempt[Any]]:
+        """The batches with lost events of which an earlier request may arrive still."""
+        with self._lock:
+            lost = {id(event) for event in (self._lost[run_id].events if run_id in self._lost else ())}
+            return [one for one in self._late.get(run_id, ()) if not lost.isdisjoint(map(id, one.batch.events))]
+
+    def drop_late(self, run_id: str, attempts: Sequence[Attempt[Any]]) -> None:
+        """Note that no request of these batches is applied any more."""
+        with self._lock:
+            done = set(map(id, attempts))
+            if left := [one for one in self._late.pop(run_id, ()) if id(one) not in done]:
+                self._late[run_id] = deque(left, maxlen=_MOST_LATE)
 
     def mark_answered(self, run_id: str, resent: Iterable[EncodedEvent] = ()) -> None:
         """Note that nothing of the lost events is on its way any more, and which of them are there again."""

@@ -60,8 +60,9 @@ def append_event(
     if len(fields) != 3 or seen is None:  # not the short reply
         sending = Sending(producer.name, producer.number, sent_at, seen)
         answered = Attempt(session, batch_of(run_id, (event,), sender=sender), call, sending, begun)
+        answered.is_resent = isinstance(replies, Resent)
         try:
-            outcome = yield from outcome_of(answered, reply, is_resent=isinstance(replies, Resent))
+            outcome = yield from outcome_of(answered, reply)
         except BaseException as error:
             carry_resolve(session, answered.batch, error)
             raise

@@ -28,8 +28,15 @@ from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld, Written
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.client.run_head import head_query, is_there, parse_head
-from runstream.stores.redis.operations.client.send import batch_of, resolve_unanswered, send, waiting_seconds
+from runstream.stores.redis.operations.client.send import (
+    batch_of,
+    outcome_of,
+    resolve_unanswered,
+    send,
+    waiting_seconds,
+)
 from runstream.stores.redis.replies import parse_cursor
+from runstream.stores.redis.scripts.calls import revoke_call
 from runstream.stores.redis.session.in_flight import Attempt, unanswered_of
 from runstream.stores.redis.session.recent_appends import RecentAppends
 from runstream.stores.redis.session.session import Session
@@ -178,6 +185,7 @@ def _put_back(
             return
         former = recent.former(run_id)
         yield from _take_up_again(session, recent, run_id, former[:-1] if known_lost else former)
+        yield from _withdraw_late(session, recent, run_id)
         lost = recent.lost(run_id)
         portions = [lost] if lost else []
         if grant is not None and grant.lane_id is not None:
@@ -219,6 +227,23 @@ def _take_up_again(
             (meta,) = yield Exchange([head_query(keys.meta)])
             recent.add(run_id, parse_head(keys, meta).creation, former[:count])
             recent.mark_answered(run_id, [event for _, event in former[:count]])
+
+
+def _withdraw_late(session: Session[E, S], recent: RecentAppends, run_id: str) -> Operation[None]:
+    """See to it that no late request brings lost events back, too; one that has come by now has put back its own.
+
+    The server has lost that it had applied their batches.
+    """
+    late = recent.late(run_id)
+    if not late:
+        return
+    calls = [revoke_call(session.keys, run_id, attempt.sending) for attempt in late]
+    replies = yield Exchange(calls, permissive=True)
+    recent.drop_late(run_id, late)
+    for attempt, reply in zip(late, replies, strict=True):
+        if isinstance(reply, bytes):
+            yield from outcome_of(attempt, reply)
+            recent.mark_answered(run_id, attempt.batch.events)
 
 
 def _is_there_still(session: Session[E, S], run_id: str, cursor: Cursor | None) -> Operation[bool]:

@@ -104,14 +104,11 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
     return [claimed[batch.run_id] for batch in batches]
 
 
-def outcome_of(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool) -> Operation[Outcome]:
-    """Give a batch's outcome from its reply; it is sent once more if its call can be adjusted to a refusal.
-
-    With ``is_resent`` it was sent more than once, and an earlier request may arrive still.
-    """
+def outcome_of(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[Outcome]:
+    """Give a batch's outcome from its reply; it is sent once more if its call can be adjusted to a refusal."""
     if not isinstance(reply, bytes):
         try:
-            reply = yield from _adjusted(attempt, reply, is_resent=is_resent)
+            reply = yield from _adjusted(attempt, reply)
         except BaseException as error:
             _note_failure(attempt.session, [attempt], error)
             raise
@@ -212,8 +209,9 @@ def _attempt(
         replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], permissive=True)
         is_resent = not are_new or isinstance(replies, Resent)
         for index, attempt in enumerate(attempts):
+            attempt.is_resent |= is_resent
             if type(replies[index]) is not bytes:
-                replies[index] = yield from _adjusted(attempt, replies[index], is_resent=is_resent)
+                replies[index] = yield from _adjusted(attempt, replies[index])
     except BaseException as error:
         if isinstance(error, StoreUnavailable) and is_large(attempts):
             try:
@@ -237,7 +235,7 @@ def _note_failure(
     note_unanswered(error, attempts)
 
 
-def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool) -> Operation[_Reply]:
+def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[_Reply]:
     """The reply to a batch once what it has to wait for was done, and it was sent again.
 
     A refusal is given once no earlier request can be applied any more.
@@ -246,7 +244,7 @@ def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool
         if isinstance(reply, bytes | Refusal | RunstreamError):
             break
         try:
-            if not (yield from _adjust(attempt, reply, is_resent=is_resent)):
+            if not (yield from _adjust(attempt, reply)):
                 break
         except StoreUnavailable:
             raise
@@ -254,13 +252,14 @@ def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool
             reply = error
             break
         replies = yield Exchange([attempt.call], permissive=True)
-        is_resent, (reply,) = is_resent or isinstance(replies, Resent), replies
-    if is_resent and not isinstance(reply, bytes):
+        attempt.is_resent |= isinstance(replies, Resent)
+        (reply,) = replies
+    if attempt.is_resent and not isinstance(reply, bytes):
         reply = yield from withdraw(attempt, reply)
     return reply
 
 
-def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes], *, is_resent: bool) -> Operation[bool]:
+def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes]) -> Operation[bool]:
     """Do what a batch that was not applied has to wait for. False if there is nothing to do."""
     session, batch = attempt.session, attempt.batch
     if reply[0] == b"whole":
@@ -276,7 +275,7 @@ def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes], *, is_resen
     if reply[0] == b"unfinished":
         yield from adopt(session.keys, batch.run_id)
         return True
-    if reply[0] == b"stale" and not (is_resent or attempt.is_old):
+    if reply[0] == b"stale" and not (attempt.is_resent or attempt.is_old):
         # its one request was not applied: it is new, though it was sent by a clock that is behind what is noted
         session.server_clock.update(reply[1], reset=True)
         attempt.sending = attempt.sending._replace(sent_at=int(reply[1]))
@@ -355,6 +354,8 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
     applied = Applied(batch.events, former, last, known)
     if session.recent is not None and batch.events:
         session.recent.add(run_id, start.creation, applied.written)
+        if attempt.is_resent:
+            session.recent.note_late(attempt)
     return applied
 
 
