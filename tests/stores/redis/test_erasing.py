@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from runstream import (
+    AcknowledgedWritesLost,
     ConcurrencyConflict,
     ConfigurationError,
     EventsArchived,
+    HistoryDiverged,
     LeaseHeld,
     LeaseLost,
     RunHasForks,
@@ -21,6 +23,7 @@ from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts.erasure_calls import erase_call, rebuild_call
 from tests.support.backends import RedisBackend, ServerBackend
 from tests.support.drain_tools import Hot, ask, open_hot
+from tests.support.failover import Failover
 from tests.support.operations import operations_of, session_of
 from tests.support.samples import make_events, make_state
 
@@ -260,6 +263,27 @@ def test_snapshots_of_forks_that_may_hold_it_go_with_it(redis_backend: RedisBack
     for fork in ("f", "g"):
         assert hot.load_snapshot(fork) is None
         assert [item.offset for item in hot.recover(fork).events] == [1, 2, 3, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(("others", "told"), [(0, AcknowledgedWritesLost), (4, HistoryDiverged)])
+def test_nothing_is_erased_of_another_history_than_its_caller_saw(
+    redis_backend: RedisBackend, others: int, told: type[Exception]
+) -> None:
+    """A failover has lost the offsets that are named, and they are others' events by now."""
+    mine, other, failover = open_hot(redis_backend), open_hot(redis_backend), Failover(redis_backend)
+    mine.append("r", make_events("r", 3))
+    failover.keep()
+    mine.append("r", make_events("r", 3))
+    failover.promote()
+    if others:
+        other.append("r", make_events("r", others))
+    for call in (lambda: mine.erase("r", [4, 6]), lambda: mine.truncate("r", before=6)):
+        with pytest.raises(told):
+            call()
+    assert len(left(other)) == 3 + others
+    mine.forget("r")
+    mine.erase("r", [2])
+    assert left(other) == [1, *range(3, 4 + others)]
 
 
 def test_nothing_of_an_erasure_is_left_of_a_run_that_is_deleted(redis_backend: RedisBackend, hot: Hot) -> None:

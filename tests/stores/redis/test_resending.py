@@ -27,6 +27,7 @@ from runstream.stores.redis.scripts import calls
 from runstream.stores.redis.session import in_flight
 from runstream.stores.redis.session.seen import ServerClock
 from tests.support.backends import Backend, RedisBackend, latest
+from tests.support.failover import Failover
 from tests.support.kinds import on_every_server
 from tests.support.line import Line
 from tests.support.operations import session_of
@@ -314,25 +315,6 @@ async def test_a_cancelled_append_is_resolved_before_the_next(server: Server, na
 
 
 # -- P4 ----------------------------------------------------------------------------------------------
-
-
-class Failover:
-    """A server that comes back with an earlier state of a namespace, as an old replica would."""
-
-    def __init__(self, backend: RedisBackend) -> None:
-        self._backend = backend
-        self._kept: dict[str, bytes] = {}
-
-    def keep(self) -> None:
-        """What the replica has."""
-        self._kept = {key: self._backend.raw.dump(key) for key in self._backend.key_names()}
-
-    def promote(self) -> None:
-        """All else is lost."""
-        for key in self._backend.key_names():
-            self._backend.raw.delete(key)
-        for key, value in self._kept.items():
-            self._backend.raw.restore(key, 0, value)
 
 
 @pytest.fixture

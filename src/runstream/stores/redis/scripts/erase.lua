@@ -5,15 +5,17 @@
 --       4 the lease's field in meta, or ''  5 its epoch and token, separated by a space, or ''
 --       6 what is to go: 'FIRST-LAST,FIRST-LAST,…', offsets, rising, '-LAST' being left out where it is the same one; or '<'
 --         and the offset with which the history is to begin
---       7 the cursor before that offset, or ''  8 '1' if snapshots may go  9 the number of the snapshots that go; their
---         fields in meta; then the field and the token of each that holds nothing of it
+--       7 the cursor before that offset, or ''  8 the cursor that the caller saw last, or ''  9 '1' if snapshots may go
+--       10 the number of the snapshots that go; their fields in meta; then the field and the token of each that holds
+--          nothing of it
 --
 -- Replies {'ok', number, server time}  it is noted as the request of that number, by this call or an earlier one
 --         {'gone'}                      this very run is not there any more
 --         {'unleased'}                  the lease that it carries has passed to another owner or expired
 --         {'held', field, owner, microseconds}  another lease is in force, for so long
+--         {'lost', last}                the run ends there, before the cursor that the caller saw
+--         {'diverged', cursor}          the run has another history than that of this cursor of the caller's
 --         {'outside', first, last}      the run has these events alone
---         {'diverged'}                  the run has another history at that cursor
 --         {'forks'}                     runs were forked from it, or are about to be, that need some of what is to go
 --         {'snapshots', field, what meta has in it, …}  these snapshots may hold something of it, and would have to go; or
 --                                       they need what is to go. Of one that left Redis, '' stands for what meta has
@@ -52,8 +54,20 @@ for field, value in pairs(meta) do
   if refusal then return refusal end
 end
 
--- what goes
+-- the history that it means
 local start, last = parse_cursor(ARGV[2]), parse_cursor(meta['last'])
+if ARGV[8] ~= '' and parse_cursor(ARGV[8]) > last then return {'lost', text(last)} end
+for i = 7, 8 do
+  local at = ARGV[i] ~= '' and parse_cursor(ARGV[i])
+  -- what was trimmed beyond the mark cannot be compared
+  local known = at and {meta['last'], meta['mark'] or meta['start'],
+    (call('XRANGE', KEYS[5], text(at), text(at))[1] or {})[1]} or {}
+  for j = 1, 3 do
+    if known[j] and parse_cursor(known[j]) == at and known[j] ~= ARGV[i] then return {'diverged', ARGV[i]} end
+  end
+end
+
+-- what goes
 local begin = meta['base'] and parse_cursor(meta['base']) or start
 local before = tonumber(string.match(ARGV[6], '^<(%d+)$') or nil)
 local spans = {}
@@ -78,15 +92,10 @@ if before then
     local at = string.match(fork, '^%a+ %d+ (%d+)')
     if not at or tonumber(at) > begin then return {'forks'} end
   end
-  local known = {meta['last'], meta['mark'] or meta['start'],
-    (call('XRANGE', KEYS[5], text(before - 1), text(before - 1))[1] or {})[1]}
-  for i = 1, 3 do
-    if known[i] and parse_cursor(known[i]) == before - 1 and known[i] ~= ARGV[7] then return {'diverged'} end
-  end
 end
 
 -- the snapshots that are in the way, those that left Redis too, and the highest revision that there ever was
-local at_given = 10 + tonumber(ARGV[9])
+local at_given = 11 + tonumber(ARGV[10])
 local sound, here, asked, dropped = {}, {}, {}, tonumber(meta['dropped'] or 0)
 for i = at_given, #ARGV, 2 do sound[ARGV[i]] = ARGV[i + 1] end
 local function is_asked(field, value)
@@ -116,13 +125,13 @@ local of_run, of_lanes = parse_retired(meta['retired'], last)
 if of_run then away('snapshot', of_run) end
 away('ended', tonumber(string.match(meta['ended'] or '0', '(%d+)$')))
 dropped = math.max(dropped, of_lanes or 0)
-if next(asked) and (before or ARGV[8] ~= '1') then
+if next(asked) and (before or ARGV[9] ~= '1') then
   local named = {}
   for field, value in pairs(asked) do named[#named + 1], named[#named + 2] = field, value end
   return {'snapshots', unpack(named, 1, math.min(#named, 2000))}
 end
 if same and not next(asked) then return {'ok', same, same_at} end
-for i = 10, at_given - 1 do
+for i = 11, at_given - 1 do
   if (asked[ARGV[i]] or '') == '' then return {'changed'} end
   asked[ARGV[i]] = nil
 end
@@ -145,8 +154,8 @@ if before then
 else
   change('dropped', text(dropped))
 end
-for i = 10, at_given - 1 do
-  call('DEL', KEYS[i - 4])
+for i = 11, at_given - 1 do
+  call('DEL', KEYS[i - 5])
   gone[#gone + 1], gone[#gone + 2] = ARGV[i], 'proven' .. string.sub(ARGV[i], 9)
   local lane = string.match(ARGV[i], '^snapshot:(.*)$')
   if lane then change('since:' .. lane, text(begin + 1)) end

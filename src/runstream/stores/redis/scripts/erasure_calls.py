@@ -27,6 +27,7 @@ def erase_call(
     what: str,
     lease: LeaseGrant | None,
     before: Cursor | None = None,
+    seen: Cursor | None = None,
     drops_snapshots: bool = False,
     dropped: Sequence[str | None] = (),
     sound: Mapping[str | None, str] | None = None,
@@ -40,12 +41,14 @@ def erase_call(
         what: The offsets, or where the history is to begin, as the text of an ErasureNote.
         lease: The lease that the caller holds.
         before: The cursor before the event with which the history is to begin.
+        seen: The cursor that the caller saw last of the run: of another history, nothing is erased.
         drops_snapshots: Whether snapshots may go with it.
         dropped: The lanes whose snapshots go.
         sound: The tokens of the snapshots that hold nothing of it, by lane.
     """
     args = [run.run_id, start, token, *(("", "") if lease is None else lease_args(lease)), what]
-    args += ["" if before is None else str(before), "1" if drops_snapshots else "0", str(len(dropped))]
+    args += ["" if at is None else str(at) for at in (before, seen)]
+    args += ["1" if drops_snapshots else "0", str(len(dropped))]
     args += map(snapshot_field, dropped)
     for lane_id, its_token in (sound or {}).items():
         args += (snapshot_field(lane_id), its_token)

@@ -25,7 +25,7 @@ from runstream.operations.erase_arguments import (
     check_truncated,
     held_by,
 )
-from runstream.operations.messages import diverged, lease_lost
+from runstream.operations.messages import diverged, lease_lost, lost
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.operations.run_forks import has_forks
 from runstream.stores.redis.damage import parsing
@@ -59,6 +59,11 @@ class _Asked(NamedTuple):
     drops_snapshots: bool = False
     sound: Mapping[str | None, str] = {}
 
+    @property
+    def offset(self) -> int | None:
+        """The offset with which the history is to begin."""
+        return None if self.before is None else self.before.offset + 1
+
 
 def erase(session: Session[E, S], run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
     """Erase the content at these offsets for good; offsets, chains and callers' keys stay."""
@@ -68,7 +73,7 @@ def erase(session: Session[E, S], run_id: str, spans: Spans, options: EraseOptio
     asked = _Asked(what, grant, spans, drops_snapshots=options.drop_snapshots, sound=tokens)
     yield from resolve_unanswered(session, [run_id])
     if not spans:
-        yield from _there(session.keys.run(run_id))
+        yield from _there(session, run_id)
         return Erasure(run_id, 0.0)
     return (yield from _request(session, run_id, asked))
 
@@ -83,7 +88,7 @@ def truncate(
     grant = _grant(session, run_id, options.lease)
     check_before(before)
     yield from resolve_unanswered(session, [run_id])
-    run = yield from _there(session.keys.run(run_id))
+    run, _ = yield from _there(session, run_id)
     check_truncated(run_id, before, run.head.last.offset)
     check_own(run_id, before, run.head)
     if not begins_elsewhere(run.head, before - 1):
@@ -102,12 +107,24 @@ def _grant(session: Session[E, S], run_id: str, lease: Leased | None) -> LeaseGr
     return grant
 
 
-def _there(keys: RunKeys) -> Operation[HotRun]:
-    """A run that is to be there."""
-    run: HotRun | None = yield from _load(keys)
+def _there(session: Session[E, S], run_id: str) -> Operation[tuple[HotRun, Cursor | None]]:
+    """A run that is to be there, and the cursor that this store object saw last of its history."""
+    keys, seen = session.keys.run(run_id), session.seen.get(run_id)
+    queries: list[Command] = [(b"HGETALL", keys.meta)]
+    if seen is not None:
+        queries.append((b"ZSCORE", keys.partition.deleted, seen.history))
+    meta, *deleted = yield Exchange(queries, atomic=len(queries) > 1)
+    with parsing(keys):
+        run = run_of(run_id, parse_map(meta), is_partial=False)
+    last, known = 0 if run is None else run.head.last.offset, None
+    if seen is not None:
+        is_same = run is not None and run.head.creation == seen.history
+        if last < seen.offset if is_same else deleted == [None]:
+            raise lost(run_id, seen.offset, last)
+        known = seen.cursor if is_same else None
     if run is None:
-        raise ConfigurationError(f"there is no run {keys.run_id!r} here: see its id (list_runs)")
-    return run
+        raise ConfigurationError(f"there is no run {run_id!r} here: see its id (list_runs)")
+    return run, known
 
 
 def _load(keys: RunKeys) -> Operation[HotRun | None]:
@@ -135,9 +152,20 @@ def _cursor_before(session: Session[E, S], run: HotRun, before: int) -> Operatio
 
 def _request(session: Session[E, S], run_id: str, asked: _Asked) -> Operation[Erasure]:
     """Note what is asked for, and do of it what can be done here."""
-    keys, token = session.keys.run(run_id), random_token()
+    token = random_token()
     while True:
-        run = yield from _there(keys)
+        number = yield from _noted(session, run_id, asked, token)
+        for noted, erasure in (yield from _state(session, run_id)):
+            if noted == number and (erasure.spans, erasure.before) == (asked.spans, asked.offset):
+                return erasure
+        # the server has lost it since: it is asked for again, of the history that the run has now
+
+
+def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Operation[int]:
+    """Note what is asked for. Returns its number."""
+    keys = session.keys.run(run_id)
+    while True:
+        run, seen = yield from _there(session, run_id)
         check_offsets(run_id, asked.spans, run.head.before_first.offset + 1, run.head.last.offset)
         if asked.spans and not asked.drops_snapshots:
             yield from _check_heirs(session, run_id, asked.spans)
@@ -149,23 +177,25 @@ def _request(session: Session[E, S], run_id: str, asked: _Asked) -> Operation[Er
             what=asked.what,
             lease=asked.grant,
             before=asked.before,
+            seen=seen,
             drops_snapshots=asked.drops_snapshots,
             dropped=dropped,
             sound=asked.sound,
         )
         ((outcome, *facts),) = yield Exchange([call])
         if outcome == b"ok":
-            break
+            for lane_id in dropped:
+                session.snapshots.drop(run_id, lane_id)
+            return int(facts[0])
         if outcome == b"forks":
             (noted,) = yield Exchange([(b"HGETALL", keys.forks)], tolerant=True)
             living = yield from living_forks(session.keys, run_id, noted)
             if forks := [fork for fork in living if fork.at > run.head.before_first.offset]:
                 raise has_forks(run_id, forks, "truncated")
+        elif outcome == b"lost" and seen is not None:
+            raise lost(run_id, seen.offset, int(facts[0]))
         elif outcome not in (b"gone", b"changed"):
             raise _refusal(run_id, asked, outcome, facts)
-    for lane_id in dropped:
-        session.snapshots.drop(run_id, lane_id)
-    return next(one for number, one in (yield from _state(session, run_id)) if number == int(facts[0]))
 
 
 def _check_heirs(session: Session[E, S], run_id: str, spans: Spans) -> Operation[None]:
@@ -194,11 +224,11 @@ def _refusal(run_id: str, asked: _Asked, outcome: bytes, facts: Sequence[bytes])
         return lease_lost(asked.grant)
     if outcome == b"held":
         return held(run_id, facts)
-    if outcome == b"diverged" and asked.before is not None:
-        return diverged(run_id, asked.before)
+    if outcome == b"diverged":
+        return diverged(run_id, parse_cursor(facts[0]))
     if outcome == b"outside":
         check_offsets(run_id, asked.spans, int(facts[0]), int(facts[1]))
-        check_truncated(run_id, asked.before.offset + 1 if asked.before else 1, int(facts[1]))
+        check_truncated(run_id, asked.offset or 1, int(facts[1]))
     holding = [_snapshot_in(field, noted) for field, noted in zip(facts[::2], facts[1::2], strict=True)]
     if asked.before is not None:
         what = f"need events before {asked.before.offset + 1}"
@@ -237,10 +267,11 @@ def _state(session: Session[E, S], run_id: str) -> Operation[list[tuple[int, Era
         files = yield from check_files(keys, start_text(run.head), noted)
         place = ErasedPlace(PLACE, files.done, files.reason, files.command)
     (required,) = yield Exchange([(b"HGETALL", keys.partition.archives)])
-    return [
-        (number, Erasure.of(run_id, note, [_here(number, place, noted), *_archives(number, required, noted)]))
-        for number, note in noted.notes.items()
-    ]
+    states = []
+    for number, note in noted.notes.items():
+        archives = _archives(number, required, noted, run.erased)
+        states.append((number, Erasure.of(run_id, note, [_here(number, place, noted), *archives])))
+    return states
 
 
 def _here(number: int, place: ErasedPlace, noted: NotedErasures) -> ErasedPlace:
@@ -250,10 +281,12 @@ def _here(number: int, place: ErasedPlace, noted: NotedErasures) -> ErasedPlace:
     return place
 
 
-def _archives(number: int, required: Any, noted: NotedErasures) -> Collection[ErasedPlace]:
+def _archives(number: int, required: Any, noted: NotedErasures, settled: int) -> Collection[ErasedPlace]:
+    """What has become of an erasure in the archives; those up to ``settled`` all of them had carried out."""
     places = []
     for archive_id, location in sorted(parse_texts(required).items(), key=lambda item: item[1]):
-        done = noted.archives.get(archive_id, 0) >= number
+        # a failover may have lost the note of one archive, and not the settling that came of it
+        done = max(settled, noted.archives.get(archive_id, 0)) >= number
         reason = "" if done else "no drain worker has erased it there yet"
         command = "" if done else f"runstream drain --to {quote(location)} --once"
         places.append(ErasedPlace(location, done, reason, command))
