@@ -174,6 +174,7 @@ _SQLITE_LIES = {
 _LINES = "path = sys.argv[1] + '/r/events.jsonl'; lines = open(path, 'rb').readlines(); "
 _REWRITE = "; open(path, 'wb').writelines(lines)"
 _STATE = "path = sys.argv[1] + '/r/snapshot.json'; "
+_HISTORY = "path = sys.argv[1] + '/r/snapshots.jsonl'; "  # from where the state's file is made anew
 
 
 def _changed(number: int, old: str, new: str) -> str:
@@ -198,9 +199,9 @@ _JSONL_LIES = {
     "swaps two lines": f"{_LINES} lines[2], lines[3] = lines[3], lines[2]{_REWRITE}",
     "doubles a line": f"{_LINES} lines.insert(3, lines[3]){_REWRITE}",
     "doubles the last line": f"{_LINES} lines.append(lines[-1]){_REWRITE}",
-    "loses a snapshot": f"{_STATE} os.unlink(path)",
+    "loses a snapshot": f"{_STATE} os.unlink(path); {_HISTORY} os.unlink(path)",
     "changes a snapshot": f"{_STATE} text = open(path).read().replace('p\"', 'q\"'); open(path, 'w').write(text)",
-    "cuts a snapshot": f"{_STATE} os.truncate(path, os.path.getsize(path) // 2)",
+    "cuts a snapshot": f"{_STATE} os.truncate(path, os.path.getsize(path) // 2); {_HISTORY} os.truncate(path, 0)",
 }
 
 LIES = [("sqlite", lie) for lie in _SQLITE_LIES] + [("jsonl", lie) for lie in _JSONL_LIES]

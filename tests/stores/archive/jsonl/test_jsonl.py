@@ -147,7 +147,7 @@ def test_the_integrity_of_lines_and_snapshots_is_checked(tmp_path: Path) -> None
         content = log_of(tmp_path).read_bytes().split(b"\n")
         content[2] = content[2].replace(b"plain", b"p\xffain")
         log_of(tmp_path).write_bytes(b"\n".join(content))
-        (tmp_path / "r" / "snapshot.json").write_text("{")
+        (tmp_path / "r" / "snapshot.json").write_text("{]")
         log_of(tmp_path, "q").write_bytes(log_of(tmp_path, "q").read_bytes() + b"nonsense\n")
         found = store.check_integrity()
     assert len(found) == 3

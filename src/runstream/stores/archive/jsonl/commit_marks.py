@@ -130,6 +130,7 @@ class TellingMarks:
     def __init__(self) -> None:
         self._unread: list[bytes] = []
         self._tokens: set[str] = set()
+        self._latest: dict[str | None, str] = {}
         self._ends: dict[str, EndedLane] = {}
         self._erased: tuple[ErasureNote, ...] = ()
 
@@ -143,6 +144,12 @@ class TellingMarks:
         """The tokens of all snapshots that were committed with this history, the latest and those before."""
         self._read()
         return self._tokens
+
+    @property
+    def latest(self) -> Mapping[str | None, str]:
+        """The token of the last snapshot that was committed of each lane (None: of the run)."""
+        self._read()
+        return self._latest
 
     @property
     def ends(self) -> Mapping[str, EndedLane]:
@@ -162,6 +169,10 @@ class TellingMarks:
                 mark = Mark.load(text)
                 if mark.kept is not None:
                     self._tokens = set(mark.kept)
+                    self._latest = {lane: token for lane, token in self._latest.items() if token in self._tokens}
+                for lane_id in mark.dropped:
+                    self._latest.pop(lane_id, None)
+                self._latest.update(mark.snapshots)
                 self._tokens.update(token for _, token in mark.snapshots)
                 self._ends.update((end.lane_id, end) for end in mark.ended)
                 self._erased = mark.erased or self._erased

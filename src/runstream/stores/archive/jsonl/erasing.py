@@ -254,6 +254,7 @@ def _rewrite(
         head.status,
         head.updated_at,
         head.session_id,
+        tuple((lane_id, token) for lane_id, token in log.index.latest.items() if token in tokens),
         dropped=tuple(lane_id for lane_id, saved in latest.items() if saved.token in plan.dropped),
         kept=tokens,
         drained=log.index.is_drained,

@@ -40,15 +40,16 @@ def write_all(handle: int, data: bytes) -> None:
         rest = rest[os.write(handle, rest) :]
 
 
-def write_file(path: Path, data: bytes, replaces: Path | None = None) -> None:
-    """Make or replace a file, and return when its content is on the disk; its name may not be yet.
+def write_file(path: Path, data: bytes, replaces: Path | None = None, *, durable: bool = True) -> None:
+    """Make or replace a file, and (``durable``) return when its content is on the disk; its name may not be yet.
 
     It takes after the file that it will replace, if that is there, or else after its directory.
     """
     handle = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, replaces)
     try:
         write_all(handle, data)
-        sync(handle)
+        if durable:
+            sync(handle)
     finally:
         os.close(handle)
 

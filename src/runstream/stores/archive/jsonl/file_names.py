@@ -28,6 +28,7 @@ __all__ = [
     "is_leftover",
     "is_run_file",
     "is_safe",
+    "is_unfinished",
     "named",
     "prepared_name",
     "prepared_suffix",
@@ -142,6 +143,11 @@ def prepared_name(lane_id: str | None, token: str) -> str:
 def is_run_file(name: str) -> bool:
     """Whether a file of this name in a run's directory belongs to the run."""
     return _RUN_FILE.fullmatch(name) is not None
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name in a run's directory was to replace another one, and has not yet."""
+    return name in (REWRITTEN, SNAPSHOTS_REWRITTEN) or (".prepared-" in name and is_run_file(name))
 
 
 def is_leftover(name: str) -> bool:

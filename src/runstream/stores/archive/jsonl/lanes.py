@@ -8,8 +8,7 @@ from runstream.codec.archive_entries import seq_of_entry
 from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane
 from runstream.operations.lane_facts import LaneFacts
 from runstream.stores.archive.jsonl.run_log import RunLog
-from runstream.stores.archive.jsonl.run_snapshots import latest_head
-from runstream.stores.archive.jsonl.snapshot_files import lanes_in
+from runstream.stores.archive.jsonl.run_snapshots import latest_head, saved_lanes
 
 __all__ = ["lacking_ends", "lane_facts", "seq_at"]
 
@@ -23,7 +22,7 @@ def seq_at(log: RunLog, offset: int) -> int:
 def lane_facts(log: RunLog) -> LaneFacts:
     """What the log notes of its lanes. There are no leases."""
     lasts = {lane_id: (offset, seq_at(log, offset)) for lane_id, offset in log.index.lanes.items()}
-    heads = (latest_head(log, lane_id) for lane_id in lanes_in(log.directory, log.mark))
+    heads = (latest_head(log, lane_id) for lane_id in saved_lanes(log))
     return LaneFacts(lasts, {head.lane_id: head for head in heads if head is not None}, log.index.ends)
 
 

@@ -120,6 +120,11 @@ class LogIndex:
         return self.telling.tokens
 
     @property
+    def latest(self) -> Mapping[str | None, str]:
+        """The token of the last snapshot that was committed of each lane (None: of the run)."""
+        return self.telling.latest
+
+    @property
     def ends(self) -> Mapping[str, EndedLane]:
         """The last end of each lane that was ever ended."""
         return self.telling.ends

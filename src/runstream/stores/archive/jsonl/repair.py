@@ -71,7 +71,8 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
     noted = header.status, header.updated_at, header.session_id
     tags = TagNote.of(tags_of(log) if header.tags is None else header.tags)
     erased = tuple(known.telling.erased)
-    mark = Mark(*noted, dropped=dropped, kept=stay, drained=known.is_drained, tags=tags, erased=erased)
+    saved = tuple(one for one in known.latest.items() if one[1] in stay and one[0] not in dropped)
+    mark = Mark(*noted, saved, dropped, kept=stay, drained=known.is_drained, tags=tags, erased=erased)
     with log.path.open("rb") as file:
         if cursor == header.start:
             if is_same:  # of the same history it is a branch of the same run

@@ -2,9 +2,9 @@
 
 A batch goes through four steps, each on the disk before the next begins:
 
-1. its snapshots are written to files of another name (``snapshot.json.prepared-TOKEN``), and added to their
-   history (:mod:`~runstream.stores.archive.jsonl.snapshot_history_file`), where nothing counts whose token was not
-   committed;
+1. its snapshots are added to their history (:mod:`~runstream.stores.archive.jsonl.snapshot_history_file`), where
+   nothing counts whose token was not committed, and written to files of another name
+   (``snapshot.json.prepared-TOKEN``); these may be lost with the power where the history has what is in them;
 2. its lines are appended in one write; the last carries the commit mark, which names the tokens:
    from here on the batch is committed, and readers take the prepared files for the snapshots;
 3. the prepared files are renamed to their own names;
@@ -41,7 +41,7 @@ from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, keep_aside, let_finish, written_before
 from runstream.stores.archive.jsonl.replaced_log import replace_log
 from runstream.stores.archive.jsonl.run_head import head_from_ends
-from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, snapshot_text
+from runstream.stores.archive.jsonl.snapshot_files import snapshot_text
 from runstream.stores.archive.jsonl.snapshot_history_file import SnapshotHistoryFile
 from runstream.stores.archive.jsonl.spans import Span, entries_in
 
@@ -72,7 +72,7 @@ class RunLog:
         self._size = 0
         self._proven = 0  # bytes that are known to be on the disk
         self._is_tidy = False  # nothing is left of former batches but what counts
-        self._has_renamed = False  # names that may not be on the disk yet
+        self._has_named = False  # names that must be on the disk before the next mark
         self._failed: tuple[int, bytes] | None = None  # a write that could not be taken back: where, what
 
     # -- reading -----------------------------------------------------------------------------------
@@ -183,8 +183,8 @@ class RunLog:
 
     # -- writing: the caller holds the run's lock and has refreshed-----------------------------------
 
-    def make_ready(self) -> None:
-        """Make the directory, finish what is committed, set aside what is not."""
+    def make_ready(self) -> bool:
+        """Make the directory, finish what is committed, set aside what is not. True if others wrote there."""
         if self._identity is None:
             with contextlib.suppress(FileExistsError):
                 make_directory(self.directory, self._access())
@@ -196,24 +196,24 @@ class RunLog:
             self.refresh()
         if self._size > self.index.end:
             self._set_aside()
-        if not self._is_tidy:
-            self._tidy()
-            self._sync_names()
+        if self._is_tidy:
+            return False
+        self._tidy()
+        self._sync_names()
+        return True
 
-    def prepare(self, snapshots: Sequence[ArchiveSnapshot]) -> None:
-        """Step 1: the snapshots are on the disk under names that nobody reads yet."""
-        if snapshots:
-            self._is_tidy = False
-            texts = list(map(snapshot_text, snapshots))
-            for snapshot, text in zip(snapshots, texts, strict=True):
-                path = self._prepared(snapshot.lane_id, snapshot.token)
-                write_file(path, text, path.with_name(file_names.snapshot_name(snapshot.lane_id)))
-            if self.keep_snapshots() != 0:
-                if not self.history.exists():  # of a version that kept none
-                    former = all_snapshots(self.run_id, self.directory, self.mark, on_corrupt="skip")
-                    texts = [*map(snapshot_text, former), *texts]
-                self._uncommitted = self.history.append(texts)
-        if snapshots or self._has_renamed:
+    def prepare(self, saved: Sequence[ArchiveSnapshot], former: Callable[[], Iterable[ArchiveSnapshot]]) -> None:
+        """Step 1: the snapshots are on the disk where nobody reads them yet; ``former`` gives those before."""
+        if saved:
+            self._is_tidy, keeps = False, self.keep_snapshots() != 0
+            texts = list(map(snapshot_text, saved))
+            for snapshot, text in zip(saved, texts, strict=True):
+                like = self.directory / file_names.snapshot_name(snapshot.lane_id)
+                write_file(self._prepared(snapshot.lane_id, snapshot.token), text, like, durable=not keeps)
+            self._has_named |= not (keeps and self.history.exists())
+            if keeps:
+                self._uncommitted = self.history.append(texts, former)
+        if self._has_named:
             self._sync_names()
 
     def commit(self, header: RunHeader, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
@@ -380,16 +380,15 @@ class RunLog:
                 self._prepared(lane_id, token).replace(self.directory / file_names.snapshot_name(lane_id))
         for lane_id in self.mark.dropped if self.mark is not None else ():
             (self.directory / file_names.snapshot_name(lane_id)).unlink(missing_ok=True)
-        self._has_renamed = True
-        rewritten = (file_names.REWRITTEN, file_names.SNAPSHOTS_REWRITTEN)
-        for name in names_in(self.directory):
-            if name in rewritten or (".prepared-" in name and file_names.is_run_file(name)):
-                (self.directory / name).unlink(missing_ok=True)
+        # a snapshot that the history has is found there, whatever its file is called; one that was dropped is not
+        self._has_named |= self.keep_snapshots() == 0 or (self.mark is not None and bool(self.mark.dropped))
+        for name in filter(file_names.is_unfinished, names_in(self.directory)):
+            (self.directory / name).unlink(missing_ok=True)
         self._is_tidy = True
 
     def _sync_names(self) -> None:
         sync_directory(self.directory)
-        self._has_renamed = False
+        self._has_named = False
 
     def _prepared(self, lane_id: str | None, token: str) -> Path:
         return self.directory / file_names.prepared_name(lane_id, token)

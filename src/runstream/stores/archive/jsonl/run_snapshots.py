@@ -1,20 +1,24 @@
 """The snapshots of a run that count, the latest ones and their history, as of the last refresh of its log.
 
-In a run that came by a drain, a state that another program has put in the place of ours does not count: the one
-that it replaced is in the history.
+The latest is the one that the last commit mark with one of that lane names. Where its file does not have it, since
+power was lost before that was on the disk, the history has it; and where another program has put a state in its
+place, in a run that came by a drain: that does not count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
 from runstream.model.protocols import OnCorrupt
 from runstream.model.run_head import SnapshotHead
+from runstream.stores.archive.jsonl.file_locks import write_file
+from runstream.stores.archive.jsonl.file_names import prepared_name, snapshot_name
 from runstream.stores.archive.jsonl.run_log import RunLog
-from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, lanes_in, load_head, load_snapshot
-from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of, sound
+from runstream.stores.archive.jsonl.snapshot_files import lanes_in, load_head, load_snapshot, snapshot_text
+from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
 
 __all__ = [
     "has_foreign_state",
@@ -23,16 +27,32 @@ __all__ = [
     "latest_head",
     "latest_snapshot",
     "latest_snapshots",
+    "mend_snapshots",
+    "saved_lanes",
 ]
+
+
+def saved_lanes(log: RunLog) -> set[str | None]:
+    """The lanes that may have a snapshot, and None if the run may."""
+    return lanes_in(log.directory, log.mark) | log.index.latest.keys()
 
 
 def latest_snapshot(log: RunLog, lane_id: str | None) -> ArchiveSnapshot | None:
     """The latest snapshot of the run (None) or of a lane. Raises CorruptRecordError for one that does not read."""
-    found = load_snapshot(log.run_id, log.directory, lane_id, log.mark)
-    if found is None or not _is_foreign(log, SnapshotHead(*found[:4])):
-        return found
-    replaced = _replaced(log)
-    return None if replaced is None else log.history.load(log.run_id, replaced)
+    damage = found = head = None
+    try:
+        found = load_snapshot(log.run_id, log.directory, lane_id, log.mark)
+    except CorruptRecordError as error:
+        damage = error
+    if found is not None:
+        head = SnapshotHead(*found[:4])
+        if not _is_former(log, head) and not _is_foreign(log, head):
+            return found
+    kept = _in_history(log, lane_id)
+    saved = None if kept is None else log.history.load(log.run_id, kept)
+    if damage is not None and (saved is None or not _is_torn(damage.raw or b"", snapshot_text(saved))):
+        raise damage
+    return found if saved is None and head is not None and not _is_foreign(log, head) else saved
 
 
 def latest_snapshots(
@@ -42,27 +62,45 @@ def latest_snapshots(
 
     Raises CorruptRecordError for one that does not read, unless ``on_corrupt="skip"``.
     """
-    wanted = set(lanes_in(log.directory, log.mark) if lanes is None else lanes)
-    if log.index.is_drained and (lanes is None or None in wanted):
-        wanted.discard(None)
+    wanted = saved_lanes(log) if lanes is None else lanes
+    for lane_id in sorted(wanted, key=lambda lane_id: (lane_id is not None, lane_id or "")):
         try:
-            of_run = latest_snapshot(log, None)
+            snapshot = latest_snapshot(log, lane_id)
         except CorruptRecordError:
-            if on_corrupt == "raise":
-                raise
-            of_run = None
-        if of_run is not None:
-            yield of_run
-    yield from all_snapshots(log.run_id, log.directory, log.mark, wanted, on_corrupt=on_corrupt)
+            if on_corrupt == "skip":
+                continue
+            raise
+        if snapshot is not None:
+            yield snapshot
 
 
 def latest_head(log: RunLog, lane_id: str | None) -> SnapshotHead | None:
     """What is stored beside the latest state of the run or lane, without reading the state."""
     found = load_head(log.directory, lane_id, log.mark)
-    if found is None or not _is_foreign(log, found):
+    is_foreign = found is not None and _is_foreign(log, found)
+    if not is_foreign and not _is_lost(log, lane_id, found):
         return found
-    replaced = _replaced(log)
-    return None if replaced is None else replaced.head
+    try:
+        saved = latest_snapshot(log, lane_id)
+    except CorruptRecordError:
+        if is_foreign:
+            raise
+        return found
+    return None if saved is None else SnapshotHead(*saved[:4])
+
+
+def mend_snapshots(log: RunLog) -> None:
+    """Write the files of snapshots anew that were lost with the power: other programs read them."""
+    for lane_id, token in log.index.latest.items():
+        if _is_lost(log, lane_id, load_head(log.directory, lane_id, log.mark)):
+            saved = None
+            with suppress(CorruptRecordError):
+                saved = latest_snapshot(log, lane_id)
+            if saved is not None and saved.token == token:
+                path = log.directory / snapshot_name(lane_id)
+                prepared = log.directory / prepared_name(lane_id, token)
+                write_file(prepared, snapshot_text(saved), path)
+                prepared.replace(path)
 
 
 def has_foreign_state(log: RunLog) -> bool:
@@ -85,10 +123,34 @@ def _history(log: RunLog) -> list[KeptSnapshot]:
     return log.history.kept(log.index.counts)
 
 
-def _replaced(log: RunLog) -> KeptSnapshot | None:
-    """The run's own snapshot that was saved last."""
-    of_run = [one for one in sound(_history(log)) if one.head.lane_id is None]
-    return of_run[-1] if of_run else None
+def _in_history(log: RunLog, lane_id: str | None) -> KeptSnapshot | None:
+    """The latest snapshot in the history. Raises CorruptRecordError where one that comes later does not read."""
+    token = log.index.latest.get(lane_id)
+    if token is None and log.index.counts("") is False:
+        return None  # no commit mark names one, and all of them read
+    for head, stored_at, damage in reversed(_history(log)):
+        if damage is not None:
+            raise damage
+        if head.token == token:
+            return KeptSnapshot(head, stored_at)
+    return None
+
+
+def _is_lost(log: RunLog, lane_id: str | None, head: SnapshotHead | None) -> bool:
+    """Whether the file that has this head, or none that reads, was to have another snapshot of ours."""
+    return lane_id in log.index.latest and (head is None or not head.token or _is_former(log, head))
+
+
+def _is_torn(content: bytes, whole: bytes) -> bool:
+    """Whether this is the beginning of a file, as much as came to the disk, and zeros in place of the rest."""
+    begin = content.rstrip(b"\0")
+    return len(begin) < len(whole) and whole.startswith(begin)
+
+
+def _is_former(log: RunLog, head: SnapshotHead) -> bool:
+    """Whether a snapshot was replaced by one that a loss of power took: its file need not be on the disk."""
+    known = log.index
+    return head.token in known.tokens and head.token != known.latest.get(head.lane_id, head.token)
 
 
 def _is_foreign(log: RunLog, head: SnapshotHead) -> bool:

@@ -13,7 +13,7 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -22,7 +22,6 @@ from runstream.codec.foreign_json import load_foreign_json
 from runstream.codec.lossless_json import dump_json, load_object
 from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
-from runstream.model.protocols import OnCorrupt
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.file_locks import names_in
@@ -30,7 +29,6 @@ from runstream.stores.archive.jsonl.file_names import prepared_name, snapshot_na
 from runstream.stores.archive.jsonl.line_format import CHECKSUM, text_in
 
 __all__ = [
-    "all_snapshots",
     "facts_of_snapshot",
     "lanes_in",
     "load_head",
@@ -107,30 +105,6 @@ def load_state(run_id: str, snapshot: ArchiveSnapshot) -> dict[str, Any]:
         return load_object(snapshot.data)
     except ValueError as error:
         raise _corrupt(run_id, snapshot.data.encode(), str(error)) from error
-
-
-def all_snapshots(
-    run_id: str,
-    directory: Path,
-    mark: Mark | None,
-    lanes: Collection[str | None] | None = None,
-    *,
-    on_corrupt: OnCorrupt = "raise",
-) -> Iterator[ArchiveSnapshot]:
-    """The snapshots of the run (None) and of its lanes, or of these ``lanes`` alone.
-
-    Raises CorruptRecordError for a file that does not read, unless ``on_corrupt="skip"``.
-    """
-    wanted = lanes_in(directory, mark) if lanes is None else lanes
-    for lane_id in sorted(wanted, key=lambda lane_id: (lane_id is not None, lane_id or "")):
-        try:
-            snapshot = load_snapshot(run_id, directory, lane_id, mark)
-        except CorruptRecordError:
-            if on_corrupt == "skip":
-                continue
-            raise
-        if snapshot is not None:
-            yield snapshot
 
 
 def lanes_in(directory: Path, mark: Mark | None) -> set[str | None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +27,7 @@ from runstream.stores.archive.jsonl.growing_files import until_cut
 from runstream.stores.archive.jsonl.snapshot_files import (
     facts_of_snapshot,
     parse_snapshot,
+    snapshot_text,
 )
 from runstream.stores.archive.snapshot_history import UNKNOWN, KeptSnapshot, latest_of
 
@@ -45,8 +46,13 @@ class SnapshotHistoryFile:
         self._path = directory / file_names.SNAPSHOTS
         self._lines: int | None = None  # None: not counted yet
 
-    def append(self, lines: Sequence[bytes]) -> int:
-        """Add contents of snapshots; where they begin. They are on the disk then; a new name may not be yet."""
+    def append(self, lines: Sequence[bytes], former: Callable[[], Iterable[ArchiveSnapshot]]) -> int:
+        """Add contents of snapshots; where they begin. They are on the disk then; a new name may not be yet.
+
+        A new file begins with the ``former`` snapshots, of a version that kept none.
+        """
+        if not self.exists():
+            lines = [*map(snapshot_text, former()), *lines]
         handle = open_file(self._path, _FLAGS)
         end = os.lseek(handle, 0, os.SEEK_END)
         try:
@@ -111,13 +117,17 @@ class SnapshotHistoryFile:
         return None
 
     def drop_old(self, keep: int, counts: Callable[[str], bool | None]) -> None:
-        """Leave no more than the latest ``keep`` of each lane, and do it seldom: up to twice as many may stay."""
+        """Leave no more than the latest ``keep`` of each lane, and do it seldom: up to twice as many may stay.
+
+        The latest one of each stays: its own file may not be on the disk.
+        """
+        keep = max(keep, 1)
         if not self.exists():
             return
         if self._lines is None:
             self._lines = self._count()
         kept = None
-        if self._lines > 2 * max(keep, 1):
+        if self._lines > 2 * keep:
             kept = latest_of(self.kept(counts), keep)
         if kept is None or self._lines <= 2 * len(kept):
             return

@@ -6,6 +6,7 @@ The caller holds the locks of the runs, and plans and checks it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
@@ -14,6 +15,7 @@ from runstream.model.run_head import EndedLane
 from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.overtaking import Overtaken
 from runstream.stores.archive.jsonl.run_log import RunLog
+from runstream.stores.archive.jsonl.run_snapshots import latest_snapshots, mend_snapshots
 from runstream.stores.archive.jsonl.run_tags import note_of
 
 __all__ = ["LogBatch", "write_planned"]
@@ -66,10 +68,11 @@ def _prepare(batches: Sequence[LogBatch]) -> None:
     try:
         for batch in batches:
             planned_after = batch.log.index.last
-            batch.log.make_ready()
+            if batch.log.make_ready():
+                mend_snapshots(batch.log)
             if batch.log.index.last != planned_after:
                 raise Overtaken
-            batch.log.prepare(batch.snapshots)
+            batch.log.prepare(batch.snapshots, partial(latest_snapshots, batch.log, on_corrupt="skip"))
     except (OSError, Overtaken):
         for batch in batches:
             batch.log.discard(batch.snapshots)
