@@ -119,7 +119,8 @@ class WriteBatch:
     def append(self, request: AppendRequest) -> AppendPlan:
         """Plan an append on the run's head in this transaction, and add what it writes."""
         run_id, now = request.run_id, self._now
-        head = self._head(run_id) or new_head(now)
+        known = self._head(run_id)
+        head = known or new_head(now)
         if request.tags:
             head = replace(head, tags=self._tags.get(run_id) or load_tags(self._connection, run_id))
         plan = plan_append(self._with_snapshot(head, request), self._details(request, head), request)
@@ -127,7 +128,7 @@ class WriteBatch:
             return plan
         self._add_entries(run_id, planned_entries(request, plan))
         for snapshot in planned_snapshots(request, plan):
-            self._set_snapshot(run_id, snapshot)
+            self._set_snapshot(run_id, snapshot, is_first=known is None)
         self._ends += [(run_id, end) for end in plan.ended]
         if plan.tags is not None and plan.tags is not head.tags:
             self._tags[run_id] = plan.tags
@@ -285,8 +286,10 @@ class WriteBatch:
             self._tags[run_id] = tags
         return is_new
 
-    def _set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> bool:
+    def _set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot, *, is_first: bool = False) -> bool:
         """Replace the snapshot of the run or lane, unless it is the same one, and keep both in the history.
+
+        One with which a run begins (``is_first``) comes to the history as it is replaced: it may be the only one.
 
         Returns:
             Whether it was another one.
@@ -299,7 +302,7 @@ class WriteBatch:
             is_new = self._connection.execute(_SET_RUN_STATE, values).rowcount > 0
         else:
             is_new = self._connection.execute(_SET_LANE_STATE, (*values, lane_id)).rowcount > 0
-        if is_new:
+        if is_new and not is_first:
             keep_snapshot(self._connection, lane_id, values, self._keep_snapshots)
         return is_new
 
