@@ -49,8 +49,8 @@ class SmallDisk(ABC):
         self.path = path
 
     @abstractmethod
-    def fill(self) -> None:
-        """Take all room that is left."""
+    def fill(self, but: int = 0) -> None:
+        """Take all room that is left, but for so many bytes, where the room is counted in all."""
 
     @abstractmethod
     def make_room(self) -> None:
@@ -60,10 +60,11 @@ class SmallDisk(ABC):
 class _Tmpfs(SmallDisk):
     """A file system of its own of 4 MiB: ENOSPC, as on any disk."""
 
-    def fill(self) -> None:
+    def fill(self, but: int = 0) -> None:
         with suppress(OSError), self._ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
+        os.truncate(self._ballast, self._ballast.stat().st_size - but)
 
     def make_room(self) -> None:
         self._ballast.unlink()
@@ -76,7 +77,7 @@ class _Tmpfs(SmallDisk):
 class _Limit(SmallDisk):
     """A limit on the size of a file of this process: EFBIG, and SIGXFSZ, which Python ignores."""
 
-    def fill(self) -> None:
+    def fill(self, but: int = 0) -> None:
         largest = max((path.stat().st_size for path in self.path.rglob("*") if path.is_file()), default=0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 

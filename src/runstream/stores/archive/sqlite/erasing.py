@@ -14,6 +14,7 @@ from functools import partial
 
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import ErasedPlace, ErasureNote, Spans
+from runstream.model.errors import StoreUnavailable
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 from runstream.operations.run_forks import Fork, forks_among
@@ -129,11 +130,16 @@ class SQLiteEraser(Eraser):
 
     def where_erased(self) -> ErasedPlace:
         """Whether all that was erased is out of the file and its log; if not, tries again first."""
-        place = f"sqlite:{self._file.path}"
-        with self._file.use() as connection:
-            reason = scrub(connection)
-        command = f"end what has {self._file.path} open, then ask for the erasures again" if reason else ""
-        return ErasedPlace(place, not reason, reason, command)
+        path, command = self._file.path, ""
+        try:
+            with self._file.use() as connection:
+                reason = scrub(connection)
+        except StoreUnavailable as error:  # a quota or a limit on files, say: to SQLite the disk fails
+            reason = str(error)
+        if reason:
+            first = "make room" if "room" in reason else f"end what has {path} open"
+            command = f"{first}, then ask for the erasures again"
+        return ErasedPlace(f"sqlite:{path}", not reason, reason, command)
 
 
 def _erase(
