@@ -277,9 +277,10 @@ def test_nothing_is_erased_of_another_history_than_its_caller_saw(
     failover.promote()
     if others:
         other.append("r", make_events("r", others))
-    for call in (lambda: mine.erase("r", [4, 6]), lambda: mine.truncate("r", before=6)):
-        with pytest.raises(told):
-            call()
+    with pytest.raises(told):
+        mine.erase("r", [4, 6])
+    with pytest.raises(told):
+        mine.truncate("r", before=6)
     assert len(left(other)) == 3 + others
     mine.forget("r")
     mine.erase("r", [2])
