@@ -157,8 +157,12 @@ class Retirement:
         report = DrainReport()
         candidates = []
         for run_id, run in zip(run_ids, self._namespace.load_runs(run_ids), strict=True):
-            if run is not None and run.head.mark == run.head.last and (reason := self._lack(run)) is not None:
-                if self._namespace.is_due(run_id) or self._has_moved(run):
+            is_due, reason = False, None
+            if run is not None and run.head.mark == run.head.last:
+                is_due = self._namespace.is_due(run_id)
+                reason = self._lack(run, is_due=is_due)
+            if run is not None and reason is not None:
+                if is_due or self._namespace.is_due(run_id) or self._has_moved(run):
                     continue  # it is archived first, as when an archive was added: it is found again
                 self._parts.check_required(run_id)
                 # it comes due, so that it is archived there, and being due it is not retired
@@ -185,7 +189,7 @@ class Retirement:
             raise outcome.error
         return self._set_aside(candidate.run_id, outcome.error)
 
-    def _lack(self, run: HotRun) -> str | None:
+    def _lack(self, run: HotRun, *, is_due: bool) -> str | None:
         """Say what an archive lacks of a run that was proven to be there; None if nothing.
 
         It was added since, or its file was lost, changed or put back from a copy: what is in Redis is then all
@@ -193,7 +197,7 @@ class Retirement:
         """
         head = run.head
         # one that is due is not retired: there is no need to read what it has
-        first_hot = None if self._namespace.is_due(run.run_id) else self._namespace.first_hot(run.run_id)
+        first_hot = None if is_due else self._namespace.first_hot(run.run_id)
         for sink in self._parts.sinks:
             try:
                 position = self._parts.position(sink, run.run_id)

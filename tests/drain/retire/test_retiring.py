@@ -17,6 +17,7 @@ from runstream import (
     DrainReport,
     DrainWorker,
     JSONLCheckpointer,
+    RunStatus,
     SQLiteCheckpointer,
 )
 from runstream.model.errors import StoreUnavailable
@@ -270,6 +271,25 @@ def test_a_failure_of_an_archive_that_has_passed_parks_nothing(hot: Hot, archive
     report = DrainWorker(hot, [hooked, archives[1]], retire_after_seconds=0).drain_once()
     assert (report.retired, report.parked) == (1, 0)
     assert calls.count("r") == 2
+
+
+def test_what_another_worker_archives_while_an_archive_is_looked_at_is_not_taken_for_lost(
+    hot: Hot, archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot.append("r", ended("r"))
+    DrainWorker(hot, archives).drain_once()
+    hot.append("r", [], snapshot=make_state("r", status=RunStatus.COMPLETED))
+    position = archives[0].position
+
+    def looked_at(*args: Any, **options: Any) -> Any:
+        found = position(*args, **options)
+        monkeypatch.undo()
+        DrainWorker(hot, archives).drain_once()
+        return found
+
+    monkeypatch.setattr(archives[0], "position", looked_at)
+    report = retiring_of(hot, archives).all_due()
+    assert (report.parked, report.retired) == (0, 1)
 
 
 def test_a_worker_retires_and_forgets_in_its_own_partitions_only(
