@@ -84,7 +84,10 @@ class Batches:
                 self._park(run, explain_parking(error), claims)
             else:
                 claimed.erased = erased.get(run.run_id, claimed.erased)
-                queue.append(claimed)
+                if claimed.erased.unknown:
+                    self._park(run, until_mended(claimed.erased.unknown, run.run_id), claims)
+                else:
+                    queue.append(claimed)
         while queue and not stop.is_set():
             self._archive_batch(queue, claims)
 
@@ -306,9 +309,12 @@ def _settled_state(run: HotRun) -> tuple[object, ...]:
 
 
 def _is_to_erase(run: HotRun, positions: Positions) -> bool:
-    """Whether something is to be erased of a run: also again, in an archive that was put back from a copy."""
+    """Whether something is to be erased of a run: also again, where an archive was put back from a copy.
+
+    Or where one has erased more than Redis knows, which has lost what was asked for.
+    """
     held = (0 if position is None else position.erasures for _, position in positions)
-    return run.erasures != run.erased or any(count < run.erasures for count in held)
+    return run.erasures != run.erased or any(count != run.erasures for count in held)
 
 
 def _is_behind(position: Position | None, run: HotRun) -> bool:

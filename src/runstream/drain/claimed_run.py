@@ -49,12 +49,14 @@ class Erased(NamedTuple):
         notes: What was asked for.
         refusal: Why it cannot be done in an archive as that is now; '' if it can.
         hindrance: Why it is not done everywhere yet, which passes; '' if it is.
+        unknown: Why Redis cannot be asked for what an archive has erased and it does not know; '' if it knows all.
     """
 
     number: int = 0
     notes: Sequence[ErasureNote] = ()
     refusal: str = ""
     hindrance: str = ""
+    unknown: str = ""
 
 
 _NOTHING_ERASED = Erased()

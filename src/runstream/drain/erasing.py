@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runstream.drain.claimed_run import Erased
+from runstream.drain.lost_erasures import ask_for_lost
 from runstream.drain.parts import WorkerParts
 from runstream.model.erasures import ErasureNote
 from runstream.model.errors import HistoryDiverged
@@ -41,7 +42,9 @@ class Erasing:
             StoreUnavailable: Redis or an archive cannot be reached; it is safe to repeat.
         """
         namespace = self._parts.namespace
-        runs = [run for run in namespace.load_runs(run_ids) if run is not None]  # with the snapshots of all lanes
+        unknown = {run.run_id: self._ask_for_lost(run) for run in namespace.load_runs(run_ids) if run is not None}
+        asked = [run_id for run_id, why in unknown.items() if not why]
+        runs = [run for run in namespace.load_runs(asked) if run is not None]  # with the snapshots of all lanes
         loaded = {run.run_id: (run, namespace.load_erasures(run.run_id)) for run in runs}
         refusals: dict[str, list[str]] = {run_id: [] for run_id in loaded}
         hindrances: dict[str, list[str]] = {run_id: [] for run_id in loaded}
@@ -57,19 +60,17 @@ class Erasing:
                     hindrances[run_id].append(left)
                 elif noted.archives.get(sink.archive_id, 0) < run.erasures:
                     namespace.note_archived(run.header, sink.archive_id, run.erasures)
-        erased = {}
+        erased = {run_id: Erased(unknown=why) for run_id, why in unknown.items() if why}
         for run_id, (run, noted) in loaded.items():
-            in_redis = (
-                namespace.rebuild(run.header),
-                namespace.erase_inherited(run_id, noted.spans_since(run.erased)),
-            )
-            refusal, hindrance = (
-                "; ".join(refusals[run_id]),
-                "; ".join([*hindrances[run_id], *filter(None, in_redis)]),
-            )
+            hindrances[run_id].append(namespace.rebuild(run.header))
+            hindrances[run_id].append(namespace.erase_inherited(run_id, noted.spans_since(run.erased)))
+            refusal, hindrance = ("; ".join(filter(None, why[run_id])) for why in (refusals, hindrances))
             number = 0 if refusal or hindrance else run.erasures
             erased[run_id] = Erased(number, list(_asked(run, noted).values()), refusal, hindrance)
         return erased
+
+    def _ask_for_lost(self, run: HotRun) -> str:
+        return next(filter(None, (ask_for_lost(self._parts, sink, run) for sink in self._parts.sinks)), "")
 
 
 def _in_archive(sink: Sink, run: HotRun, noted: NotedErasures) -> str:

@@ -271,8 +271,9 @@ class RunBatch:
         ended: Lanes that were ended.
         tags_seen: The version of the tags that the archive had before those of the header were loaded; None: that
             is not known.
-        erasures_seen: How many erasures of the run the archive had noted before the snapshots were loaded: where
-            it has noted another since, they may hold what was erased, and are passed over. None: unknown.
+        erasures_seen: How many erasures of the run the archive had noted before this was loaded. Where it has
+            noted another since, the entries that were to go are written as erased, and the snapshots, which may
+            hold something of them, are passed over. None: unknown.
         former: What is left of entries before the base of the history, for an archive that has not the run yet.
     """
 

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["ErasedPlace", "Erasure", "ErasureNote", "Spans", "has_offset", "may_hold", "spans_of"]
+__all__ = [
+    "ErasedPlace",
+    "Erasure",
+    "ErasureNote",
+    "Spans",
+    "has_offset",
+    "may_hold",
+    "spans_of",
+    "spans_without",
+]
 
 Spans: TypeAlias = tuple[tuple[int, int], ...]
 """Offsets, rising: the first and the last of each stretch of them, both included."""
@@ -44,6 +53,26 @@ def has_offset(spans: Spans, offset: int) -> bool:
 
 
 _first = itemgetter(0)
+
+
+def spans_without(spans: Spans, others: Spans) -> Spans:
+    """What is left of spans without the offsets of others.
+
+    Args:
+        spans: The spans.
+        others: The others, rising by their first offsets.
+    """
+    left: list[tuple[int, int]] = []
+    for first, last in spans:
+        after = first
+        for begin, end in others:
+            if after <= end and begin <= last:
+                if after < begin:
+                    left.append((after, begin - 1))
+                after = end + 1
+        if after <= last:
+            left.append((after, last))
+    return tuple(left)
 
 
 def may_hold(covered: int, start: int, first_erased: int) -> bool:

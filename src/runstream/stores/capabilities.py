@@ -108,8 +108,10 @@ class ErasesContent(Protocol):
     """An archive that erases what a worker asks it to, for good.
 
     What was asked for is noted in the same step: also offsets that the archive does not have yet are written as
-    erased from then on, whatever a worker hands over that loaded them before. Each call is durable when it
-    returns, done completely or not at all, and idempotent. What is gone then may still lie in the archive's files;
+    erased from then on, whatever a worker hands over that loaded them before (``RunBatch.erasures_seen``). What is
+    handed over by one that knows all that is noted is written as it is: where that was asked for, it is erased by
+    then, and where Redis has lost the request, it is another event. Each call is durable when it returns, done
+    completely or not at all, and idempotent. What is gone then may still lie in the archive's files;
     ``where_erased`` sees to that and says so.
     """
 

@@ -101,6 +101,7 @@ class Namespace:
     index_again = _method(tag_index.index_again)
     set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)
     load_erasures = _method(erasing.load_erasures)
+    ask_again = _method(erasing.ask_again)
     rebuild = _method(erasing.rebuild)
     erase_inherited = _method(inherited_erasures.erase_inherited)
     note_archived = _method(erasing.note_archived)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from runstream.model.erasures import ErasureNote, Spans
 
-__all__ = ["NO_ERASURES", "FilesMark", "NotedErasures", "parse_erasures"]
+__all__ = ["NO_ERASURES", "FilesMark", "NotedErasures", "joined", "parse_erasures"]
 
 _MICROSECONDS = 1_000_000
 
@@ -63,15 +63,20 @@ class NotedErasures(NamedTuple):
         """The number of the last one; 0 for none."""
         return max(self.notes, default=0)
 
+    @property
+    def base(self) -> int:
+        """The offset up to which the history was truncated; 0 where it was not."""
+        return max((note.before - 1 for note in self.notes.values() if note.before is not None), default=0)
+
     def spans_since(self, number: int) -> Spans:
         """The offsets that were to be erased by the requests after that one."""
-        return _joined(span for at, note in self.notes.items() if at > number for span in note.spans)
+        return joined(span for at, note in self.notes.items() if at > number for span in note.spans)
 
 
 NO_ERASURES = NotedErasures({})
 
 
-def _joined(spans: Iterable[tuple[int, int]]) -> Spans:
+def joined(spans: Iterable[tuple[int, int]]) -> Spans:
     """Spans that may overlap, as spans that do not."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(spans):

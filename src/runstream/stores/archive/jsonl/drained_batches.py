@@ -42,9 +42,10 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
         if last is None and logs.directory.was_deleted(run_id, batch.header.creation):
             raise deleted_here(run_id)
         notes = () if last is None else log.index.telling.erased
-        lacking = without_erased(new_entries(batch, last, log.cursor_at), notes)
-        entries = [_timed(entry, clock) for entry in lacking]
-        clean = batch.snapshots if batch.erasures_seen in (None, len(notes)) else ()
+        knows_all = batch.erasures_seen == len(notes)
+        lacking = new_entries(batch, last, log.cursor_at)
+        entries = [_timed(entry, clock) for entry in (lacking if knows_all else without_erased(lacking, notes))]
+        clean = batch.snapshots if knows_all or batch.erasures_seen is None else ()
         snapshots = [snapshot for snapshot in clean if not has_snapshot(log, snapshot)]
         is_new = last is None or (batch.drained and not log.index.is_drained)
         header, ended = replace(batch.header, tags=tags_to_write(log, batch)), lacking_ends(log, batch.ended)

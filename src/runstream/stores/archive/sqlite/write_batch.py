@@ -145,10 +145,11 @@ class WriteBatch:
             raise deleted_here(run_id)
         check_same_fork(header, head)
         notes = self._erasures(header)
+        knows_all = batch.erasures_seen == len(notes)
         entries = new_entries(batch, None if head is None else head.last, partial(self._cursor_at, run_id))
         self._add_entries(run_id, [erased(entry) for entry in batch.former] if head is None else ())
-        self._add_entries(run_id, without_erased(entries, notes))
-        snapshots = batch.snapshots if batch.erasures_seen in (None, len(notes)) else ()
+        self._add_entries(run_id, entries if knows_all else without_erased(entries, notes))
+        snapshots = batch.snapshots if knows_all or batch.erasures_seen is None else ()
         saved = [self._set_snapshot(run_id, snapshot) for snapshot in snapshots]
         self._ends += [(run_id, self._known_end(run_id, end)) for end in batch.ended]
         saved.append(header.tags is not None and self._set_tags(run_id, header.tags, batch.tags_seen))

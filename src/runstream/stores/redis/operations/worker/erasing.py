@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from runstream.model.archive_records import RunHeader
 from runstream.model.erasures import ErasureNote
+from runstream.model.identifiers import random_token
+from runstream.model.results import Cursor
 from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.noted_erasures import NotedErasures, parse_erasures
 from runstream.stores.redis.replies import parse_map, start_text
-from runstream.stores.redis.scripts.erasure_calls import note_erasure_call, rebuild_call
+from runstream.stores.redis.scripts.erasure_calls import erase_call, note_erasure_call, rebuild_call
 
-__all__ = ["FULL", "load_erasures", "note_archived", "rebuild"]
+__all__ = ["FULL", "ask_again", "load_erasures", "note_archived", "rebuild"]
+
+_WHY_NOT = {
+    b"held": "a lease is in force",
+    b"forks": "runs were forked from it since that need what is to go",
+    b"snapshots": "snapshots that may hold some of it were saved since: erase it again, and let them go"
+    " (`runstream erase … --drop-snapshots`), or save newer ones before a truncation",
+}
 
 FULL = "the server has no memory left for a copy of the run's events"
 """Why a stream cannot be made anew now."""
@@ -52,6 +63,41 @@ def rebuild(keys: Keys, header: RunHeader) -> Operation[str]:
             outcome = reply[0]
         if outcome != b"changed":
             return ""
+
+
+def ask_again(
+    keys: Keys,
+    header: RunHeader,
+    what: ErasureNote,
+    seen: Cursor,
+    sound: Mapping[str | None, str],
+    before: Cursor | None = None,
+) -> Operation[str]:
+    """Ask for what an archive has erased of a run, and Redis does not know.
+
+    Args:
+        keys: The namespace's keys.
+        header: The run: of another one of that name, nothing is asked for.
+        what: What the archive has erased.
+        seen: The last cursor that the archive has: of another history, nothing is asked for.
+        sound: The tokens of the snapshots that the archive has since, by lane: they hold nothing of it.
+        before: The cursor before the event with which the history begins there.
+
+    Returns:
+        Why it cannot be asked for now; '' if it is, or the history is not the same.
+    """
+    call = erase_call(
+        keys.run(header.run_id),
+        start=start_text(header),
+        token=random_token(),
+        what=what.text,
+        lease=None,
+        before=before,
+        seen=seen,
+        sound=sound,
+    )
+    (reply,) = yield Exchange([call], permissive=True)
+    return str(reply.error) if isinstance(reply, Refusal) else _WHY_NOT.get(reply[0], "")
 
 
 def note_archived(keys: Keys, header: RunHeader, archive_id: str, number: int) -> Operation[None]:
