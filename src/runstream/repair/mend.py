@@ -57,9 +57,12 @@ def mend_run(hot: RunStore[Any, Any], run_id: str, sinks: Sequence[Sink] = ()) -
 
 
 def _beginning(
-    run_id: str, archives: Sequence[Archive], before: Cursor, covered: Mapping[str | None, int]
+    run_id: str, archives: Sequence[Archive], before: Cursor, covered: Mapping[str | None, int], base: int
 ) -> Beginning | None:
-    """What an archive has of the run up to that cursor, which proves that it is the same history."""
+    """What an archive has of the run up to that cursor, which proves that it is the same history.
+
+    One that has been truncated there up to ``base`` since is as good; one that is to be is told where.
+    """
     for archive in archives:
         source = ArchivedHistory.load(archive, run_id)
         if source is None or source.last.offset < before.offset or source.at(before.offset) != before:
@@ -72,6 +75,8 @@ def _beginning(
             if entry.key is not None:
                 keys.setdefault(entry.key, entry.cursor)
         header = replace(source.header, tags=None)  # Redis has them still
+        if header.before_first.offset < base <= before.offset:
+            header = replace(header, base=source.at(base))
         replacement = Replacement(
             header, before, before, lanes.last, lanes.since, lanes.peak, lanes.rising, 0, unread=lanes.unread
         )

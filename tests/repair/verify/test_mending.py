@@ -11,9 +11,11 @@ import pytest
 
 from runstream import CorruptRecordError, DrainWorker, EventKind, SQLiteCheckpointer
 from runstream.cli.support.exit_codes import ExitCode
+from runstream.model.erasures import ErasureNote
 from runstream.repair.mend import mend_run
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.backends import RedisBackend, ServerBackend
 from tests.support.commands import run as command_line
 from tests.support.drain_tools import Hot, open_hot, parked
@@ -115,6 +117,37 @@ def test_a_meta_is_made_anew_with_what_an_archive_has_of_the_run(
     assert parked(hot) == {}
     assert len(archive.list_events("r")) == 12
     assert verify_run("r", hot=hot, sinks=[archive]).is_sound
+
+
+@pytest.mark.parametrize("done", ["nowhere", "in Redis", "everywhere"])
+def test_a_meta_is_made_anew_with_what_was_erased_and_truncated(
+    redis_backend: RedisBackend, hot: Hot, run: RunKeys, archive: Any, done: str
+) -> None:
+    """What was asked for is noted beside it, and is carried out again; the history begins where it is to begin."""
+    DrainWorker(hot, [archive], trim="never").drain_once()
+    namespace = namespace_of(hot)
+    (there,) = namespace.load_runs(["r"])
+    assert there is not None
+    before = namespace.cursor_at("r", 2)
+    for note in (ErasureNote(0.0, ((6, 6),)), ErasureNote(0.0, (), 3)):
+        cursor = None if note.before is None else before
+        assert not namespace.ask_again(there.header, note, there.head.last, there.head.tokens, cursor)
+    if done != "nowhere":
+        hot.erasures("r")
+    if done == "everywhere":
+        DrainWorker(hot, [archive], trim="archived").drain_once()
+    hot.append("r", make_events("r", 1, first=10))
+    redis_backend.raw.delete(run.meta)
+    assert mend_run(hot, "r", [archive])
+    again = open_hot(redis_backend)
+    assert [(one.spans, one.before) for one in again.erasures("r")] == [(((6, 6),), None), ((), 3)]
+    info = again.run_info("r")
+    assert info is not None
+    assert info.first_hot == (9 if done == "everywhere" else 3)
+    DrainWorker(again, [archive]).drain_once()
+    assert parked(again) == {}
+    assert [item.offset for item in archive.read("r")] == [3, 4, 5, 7, 8, 9]
+    assert verify_run("r", hot=again, sinks=[archive]).is_sound
 
 
 def test_an_unfinished_append_is_finished(redis_backend: RedisBackend, hot: Hot, run: RunKeys) -> None:

@@ -19,6 +19,7 @@ from runstream.codec.chain import former_chain, next_chain
 from runstream.codec.record import ERASED, is_sound, record_crc
 from runstream.codec.snapshot_fields import read_saved
 from runstream.model.archive_records import ArchiveEntry
+from runstream.model.erasures import has_offset
 from runstream.model.errors import ConcurrencyConflict, CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.state import STATUSES, RunStatus, status_after
@@ -26,6 +27,7 @@ from runstream.operations.operation import Call, Command, Exchange, Operation
 from runstream.stores.redis.append_batch import LaneSpan, snapshot_field
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.keys import Keys, RunKeys
+from runstream.stores.redis.noted_erasures import NO_ERASURES, NotedErasures, parse_erasures
 from runstream.stores.redis.page_size import PageSize, size_bound
 from runstream.stores.redis.people_notes import PeopleNotes
 from runstream.stores.redis.replies import (
@@ -71,8 +73,10 @@ class _Left:
         kinds: Offset and kind of those that may give the run a status.
         people: What they say between the run and people.
         session_id: The session that they name; "" for none.
-        has_unread: Whether some do not read, so that their lanes are not known.
+        unread: The offset of the last one that does not read, or was erased: its lane is not known; 0 for none.
         largest: The size of the largest record of them.
+        erasures: What was asked to be erased of the run, where meta is not there.
+        base: The cursor before the first event that counts by that, where it is known.
         beginning: The fields of meta, where that is not there, as they were before the first of them.
     """
 
@@ -86,8 +90,10 @@ class _Left:
     kinds: list[tuple[int, str]] = field(default_factory=list)
     people: PeopleNotes = field(default_factory=PeopleNotes)
     session_id: str = ""
-    has_unread: bool = False
+    unread: int = 0
     largest: int = 0
+    erasures: NotedErasures = NO_ERASURES
+    base: Cursor | None = None
     beginning: Mapping[bytes, bytes] = field(default_factory=dict)
 
     def add(self, page: Sequence[tuple[Cursor, bytes]]) -> None:
@@ -97,13 +103,18 @@ class _Left:
             CorruptRecordError: One is not what an append adds next.
             UnsupportedVersion: A newer runstream wrote one.
         """
-        run_id = self.run.run_id
+        run_id, erased = self.run.run_id, self.erasures.spans_since(0)
         for at, record in page:
-            is_next = at.offset == self.last.offset + 1 and record != ERASED and is_sound(run_id, record)
-            if not is_next or next_chain(self.last.chain, record_crc(record)) != at.chain:
+            if record == ERASED:
+                is_next = has_offset(erased, at.offset)
+            else:
+                is_next = is_sound(run_id, record) and next_chain(self.last.chain, record_crc(record)) == at.chain
+            if not is_next or at.offset != self.last.offset + 1:
                 why = f"its entry {at} is not one that an append adds after {self.last}"
                 raise corrupt_key(run_id, self.run.events, why)
             self.last, self.largest = at, max(self.largest, len(record))
+            if at.offset == self.erasures.base:
+                self.base = at
         for entry in archive_entries(run_id, page):
             self._add_event(entry)
 
@@ -111,9 +122,11 @@ class _Left:
         if entry.key is not None:
             self.keys.setdefault(entry.key, entry.cursor)
         try:
-            fields = entry_fields(self.run.run_id, entry) or {}
+            fields = entry_fields(self.run.run_id, entry)
         except CorruptRecordError:  # kept aside as bytes, as any such record is
-            self.has_unread = True
+            fields = None
+        if fields is None:  # or it was erased
+            self.unread = entry.offset
             return
         lane, seq, at = fields["lane_id"], int(fields["seq"]), entry.offset
         span = self.lanes.get(lane)
@@ -130,6 +143,7 @@ class _Left:
         fields = {name.decode(): value.decode() for name, value in self.beginning.items()}
         fields |= self.people.fields(meta.get(b"questions"))
         fields["last"] = str(self.last)
+        fields |= self._lost_fields()
         retired = parse_retired(meta.get(b"retired"), meta.get(b"ended"))
         ended_at, ended_revision = map(int, meta.get(b"ended", b"0 0").split())
         start, _ = noted_start(meta[b"start"])
@@ -155,9 +169,18 @@ class _Left:
             fields["largest"] = str(size_bound(self.largest))
         return fields
 
+    def _lost_fields(self) -> dict[str, str]:
+        """The fields of a meta that is not there any more, which no append sets."""
+        fields = {"unread": str(self.unread)} if self.beginning and self.unread else {}
+        if self.erasures.last:
+            fields["erasures"] = str(self.erasures.last)
+        if self.base is not None:
+            fields |= {"base": str(self.base), "mark": str(self.base), "trimmed": str(self.base.offset)}
+        return fields
+
     def _mark(self, span: LaneSpan, former: bytes | None) -> str:
         """Meta's mark of a lane; see seq_in_mark in append.lua."""
-        rises = span.rises and not self.has_unread
+        rises = span.rises and not self.unread
         if former is not None:
             _, _, highest = former.partition(b" +")
             rises = rises and highest.isdigit() and span.first_seq >= int(highest)
@@ -176,8 +199,9 @@ class Beginning(NamedTuple):
     keys: Mapping[str, Cursor]
 
 
-FindBeginning: TypeAlias = Callable[[Cursor, Mapping[str | None, int]], Beginning | None]
-"""Finds the beginning of a run up to a cursor, given up to where the snapshot of each lane covers the history."""
+FindBeginning: TypeAlias = Callable[[Cursor, Mapping[str | None, int], int], Beginning | None]
+"""Finds the beginning of a run up to a cursor, given up to where the snapshot of each lane covers the history, and
+the offset before the first event that counts."""
 
 
 class _Snapshots(NamedTuple):
@@ -247,11 +271,15 @@ def _without_meta(
         raise corrupt_key(run.run_id, run.meta, why)
     before = Cursor(at.offset - 1, former_chain(at.chain, record_crc(record)))
     found = _Snapshots({}, {}, None) if rebuild is None else (yield from _snapshots(run))
-    left = _Left(run, before, before, found.covered)
+    (reply,) = yield Exchange([(b"HGETALL", run.erasures)])
+    with parsing(run, run.erasures):
+        left = _Left(run, before, before, found.covered, erasures=parse_erasures(parse_map(reply), None))
     if before.offset == 0:
         left.beginning = {b"start": str(before).encode()}
         return left, found
-    beginning = None if rebuild is None else (yield Call(partial(rebuild, before, found.covered)))
+    beginning = (
+        None if rebuild is None else (yield Call(partial(rebuild, before, found.covered, left.erasures.base)))
+    )
     if beginning is None:
         why = f"it was removed, and the stream begins with {at}: no archive at hand has what came before"
         raise corrupt_key(run.run_id, run.meta, why)
