@@ -26,7 +26,8 @@ from runstream.stores.redis.session.session import Session
 
 __all__ = ["Lasts", "SharedLanes", "lane_marks", "last_seq_shared", "shared_lanes"]
 
-_PAGE = 1000
+_FIRST_PAGE, _PAGE = 64, 1000
+"""How many events are read at first, as a lane that has gone on is mostly found near, and at most."""
 
 Lasts: TypeAlias = dict[str, tuple[int, int]]
 """Offset and ``seq`` of the last event of each lane."""
@@ -104,9 +105,9 @@ def _upto(session: Session[E, S], segment: Segment, marks: Lasts) -> Operation[L
     """
     end = segment.end.offset if segment.end is not None else 0
     found = {lane: last for lane, last in marks.items() if last[0] <= end}
-    open_lanes, high = marks.keys() - found.keys(), end
+    open_lanes, high, page = marks.keys() - found.keys(), end, _FIRST_PAGE
     while open_lanes and high > segment.after:
-        low = max(segment.after, high - _PAGE)
+        low, page = max(segment.after, high - page), min(2 * page, _PAGE)
         query = ReadQuery(low, before=high + 1, on_corrupt="skip")
         items: list[Recorded[E]] = yield from collect(read(session, segment.run_id, query))
         for item in reversed(items):
