@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["Copy", "Place", "copy_in_archive", "copy_in_jsonl", "copy_in_stream", "is_left", "lacks"]
+__all__ = ["Copy", "Place", "copy_in_archive", "copy_in_jsonl", "copy_in_stream", "is_left", "lacks", "places_of"]
 
 Place: TypeAlias = tuple[int, int]
 """An event's offset and its chain."""
@@ -85,3 +85,11 @@ def copy_in_archive(path: Path, run_id: str) -> Copy:
     if not path.exists():
         return {}
     return copy_in_sqlite(path, run_id) if path.suffix else copy_in_jsonl(path, run_id)
+
+
+def places_of(stream: Copy, copies: Mapping[str, Copy]) -> Copy:
+    """The marks of a run's events, by where they lie in Redis or in an archive."""
+    places = dict(stream)
+    for copy in copies.values():
+        places |= copy
+    return places

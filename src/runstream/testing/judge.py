@@ -61,6 +61,8 @@ class Testimony:
     """The marks of events that somebody has begun to erase, or to truncate."""
     erased: set[str] = field(default_factory=set)
     """Those of which somebody was told that it is asked for."""
+    erased_again: set[str] = field(default_factory=set)
+    """Those of which it is, since nothing is lost any more."""
 
     def note_lane(self, lane: str | None, marks: Sequence[str], epoch: int | None = None) -> None:
         """Note in which lane events were sent, and under which lease of it, if under any."""
@@ -77,9 +79,14 @@ class Testimony:
             self.erasing.update(value)
         elif what == "erased":
             self.erased.update(value)
+            self.erased_again.update(value if name == "again" else ())
         else:
             told = self.tags.setdefault(name, ToldTags())
             told.note(value, is_told=what == "tagged", is_settled=not was_killed)
+
+    def gone(self, *, losses: bool) -> set[str]:
+        """The marks of events whose content is to be nowhere; a server that loses something may lose a request."""
+        return self.erased_again if losses else self.erased
 
     def kept(self) -> Iterator[Sent]:
         """The batches of which nobody has begun to erase anything."""
@@ -203,7 +210,7 @@ def find_faults(
             by_key[key].add(mark)
     if strange := {mark for mark in places if "/last" not in mark} - sent_marks:
         yield f"nobody sent {sorted(strange)[:3]}"
-    yield from (f"{mark} was erased and is there" for mark in sorted(said.erased & places.keys()))
+    yield from (f"{mark} was erased and is there" for mark in sorted(said.gone(losses=losses) & places.keys()))
     if "both" not in resolved:
         yield from _faults_of_keys(by_key, places)
     first_hot = min((offset for offset, _ in hot), default=2**53)

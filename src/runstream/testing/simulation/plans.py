@@ -103,6 +103,15 @@ PLANS = {
     ),
     # runs that are forked while they are written to, and forks that are forked, deleted and made again
     "branches": Plan(forms=("plain", "runs"), branchers=2, followers=0, runs=1, turns=14),
+    # the same beside a server that loses parents, forks, and what either knows of the other
+    "lost branches": Plan(
+        forms=("plain", "leases"),
+        branchers=2,
+        followers=0,
+        runs=1,
+        turns=8,
+        troubles=("restart", "leap", "replicate", "replicate", "fail_over", "fill"),
+    ),
     # runs that end, are retired, go on, are put back and read meanwhile; agents that share a lane by leases
     "retirements": Plan(
         forms=("plain", "contends", "contends", "runs", "counts", "counts"),
@@ -140,6 +149,18 @@ PLANS = {
         turns=16,
         is_tiered=True,
         retire_after_seconds=0.1,
+    ),
+    # the same beside a server that loses what it was asked for, with states that hold what is erased, and leases
+    "lost erasures": Plan(
+        forms=("plain",),
+        operators=2,
+        acts=("append", "append", "append", "erase", "erase", "truncate", "save", "lease", "end_own"),
+        followers=0,
+        runs=1,
+        turns=8,
+        is_tiered=True,
+        retire_after_seconds=0.1,
+        troubles=("replicate", "replicate", "fail_over", "fail_over", "fail_over", "leap"),
     ),
     # agents that save the states of several lanes with their events, and end them, some of which are broken off
     "lanes": Plan(

@@ -12,13 +12,17 @@ from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
 from runstream.testing.agents import ends_lanes, together_with
-from runstream.testing.copies import Copy, copy_in_stream, is_left
-from runstream.testing.judge import Testimony, faults_of_copy, faults_of_snapshot, hear, judge
+from runstream.testing.copies import Copy, copy_in_stream, is_left, places_of
+from runstream.testing.judge import Testimony, faults_of_snapshot, hear, judge
+from runstream.testing.simulation.branches import faults_of_branches
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import Piece, World
 from runstream.testing.tagging import ToldTags
 
 __all__ = ["faults_of", "untold_gaps"]
+
+_LATER = ("--drop-snapshots", "a lease is in force", "need what is to go", "was deleted, with this very history")
+"""In the reasons for which a run waits for a person, or for a lease; or is to be deleted again."""
 
 
 def untold_gaps(world: World) -> Iterator[str]:
@@ -34,7 +38,7 @@ def untold_gaps(world: World) -> Iterator[str]:
         for run_id in world.runs:
             stream = copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events)
             copies = world.archive_set.copies(run_id)
-            trimmed = _places(stream, copies).keys() - stream.keys()
+            trimmed = places_of(stream, copies).keys() - stream.keys()
             lacking = sorted(name for name, copy in copies.items() if trimmed - copy.keys())
             if run_id in parked:
                 if not lacking:
@@ -52,7 +56,7 @@ def faults_of(world: World) -> Iterator[str]:
     with ExitStack() as stack:
         hot = stack.enter_context(world.open(Process("the host")))
         archives = [stack.enter_context(closing(archive)) for archive in world.archives()]
-        parked: Collection[str] = namespace_of(hot).status().parked.keys() | world.were_parked
+        parked: Collection[str] = namespace_of(hot).status().parked.keys() | world.were_parked.keys()
         raw = fakeredis.FakeRedis(server=world.server.fake)
         tiered = TieredCheckpointer(hot, archives[0])
         for run_id in (*world.runs, *world.own_runs):
@@ -74,69 +78,52 @@ def faults_of(world: World) -> Iterator[str]:
             if run_id not in parked:
                 yield from (f"{run_id}: {fault}" for fault in _faults_of_drained(stream, copies))
                 kept = [archive.load_snapshot(run_id) for archive in archives]
-                if any(one != snapshot for one in kept):
+                is_lost = losses and snapshot is None  # in Redis: the archives have it still
+                if any(one != (kept[0] if is_lost else snapshot) for one in kept):
                     yield f"{run_id}: the archives have the snapshots {kept}, Redis has {snapshot}"
                 found = _faults_of_tags(run_id, said[run_id], tiered, archives, losses=losses)
                 yield from (f"{run_id}: {fault}" for fault in found)
             # of a run that is parked, nobody can tell which history is the right one
             history = _history(stream, copies) if run_id not in parked else None
-            for followed in world.followed:
-                if followed.run_id == run_id:
-                    # who was killed was not told of what was lost
-                    is_told = not (losses and followed.process and followed.process.is_dead)
-                    found = _faults_of_follower(followed.seen, history if is_told else None)
-                    yield from (f"{run_id}: {fault}" for fault in found)
+            yield from (f"{run_id}: {fault}" for fault in _faults_of_followers(world, run_id, history))
+            if run_id not in parked:
+                gone = said[run_id].gone(losses=losses)
+                yield from (f"{run_id}: {fault}" for fault in _faults_of_erasing(run_id, gone, world, hot))
+            elif losses:
+                reason = world.were_parked.get(run_id, "")
+                yield from (f"{run_id}: {fault}" for fault in _faults_of_parking(stream, copies, reason))
             if run_id in parked or losses:
                 continue
-            yield from _faults_of_erased(run_id, said[run_id], world, raw)
-            yield from (f"{run_id}: {one} is pending" for one in hot.erasures(run_id) if not one.done)
-            places = _places(stream, copies)
+            places = places_of(stream, copies)
             yield from _faults_of_snapshots(run_id, tiered, places)
             yield from _faults_of_pieces([piece for piece in world.pieces if piece.run_id == run_id], places)
             if not (verdict := verify_run(run_id, hot=hot, sinks=archives)).is_sound:
                 yield f"{run_id} is not sound: {verdict.difference}"
-        for branch in () if losses else world.branches.values():
-            yield from _faults_of_branch(world, hot, archives, branch)
+        yield from faults_of_branches(world, hot, archives, parked)
     for loop in world.loops:
         yield from loop.failures
 
 
-def _faults_of_branch(world: World, hot: Any, archives: Sequence[Any], branch: Any) -> Iterator[str]:
-    """What is wrong with a fork: it has its parent's history up to an offset, by the bytes, and then its own."""
-    raw = fakeredis.FakeRedis(server=world.server.fake)
-
-    def history(run_id: str) -> Copy:
-        stream = copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events)
-        own = _places(stream, world.archive_set.copies(run_id))
-        of = world.branches.get(run_id)
-        if of is None:
-            return own
-        return {**{place: mark for place, mark in history(of.parent).items() if place[0] <= of.at}, **own}
-
-    places = history(branch.run_id)
-    marks = [places[place] for place in sorted(places)]
-    yield from (f"{branch}: {fault}" for fault in faults_of_copy("the fork", places))
-    for archive in archives:
-        items = list(archive.read(branch.run_id))
-        if [item.event.payload["mark"] for item in items] != marks:
-            yield f"{branch}: {archive.location} gives {items}, and there are {marks}"
-        if any((item.offset, item.event.run_id) != (at, branch.run_id) for at, item in enumerate(items, 1)):
-            yield f"{branch}: {archive.location} gives {items}"
-        info = archive.run_info(branch.run_id)
-        if info is None or info.parent != (branch.parent, branch.at):
-            yield f"{branch}: {archive.location} says {info}"
+def _faults_of_parking(stream: Copy, copies: Mapping[str, Copy], reason: str) -> Iterator[str]:
+    """Whether a run is parked for nothing: each archive has one history with Redis, and nothing is in the way."""
+    first = min((offset for offset, _ in stream), default=0)
+    is_one = all(place in stream for copy in copies.values() for place in copy if place[0] >= first)
+    if stream and is_one and not any(why in reason for why in _LATER):
+        yield f"it is parked, and the archives have nothing else than Redis from {first} on: {reason}"
 
 
-def _faults_of_erased(run_id: str, said: Testimony, world: World, raw: Any) -> Iterator[str]:
-    """Where the bytes of what was erased are still, in Redis or in a file of an archive."""
-    texts = [mark.encode() for mark in sorted(said.erased)]
+def _faults_of_erasing(run_id: str, gone: Collection[str], world: World, hot: Any) -> Iterator[str]:
+    """What is pending, and where the bytes of what was erased are still, in Redis or in a file of an archive."""
+    yield from (f"{one} is pending" for one in hot.erasures(run_id) if not one.done)
+    texts = [mark.encode() for mark in sorted(gone)]
     if not texts:
         return
+    raw: Any = fakeredis.FakeRedis(server=world.server.fake)
     files = {str(path): path.read_bytes() for path in world.archive_set.files()}
     held = {str(key): repr(_content(raw, key)).encode() for key in raw.keys("*")}
     for place, content in {**files, **held}.items():
         if there := [text.decode() for text in texts if text in content]:
-            yield f"{there[:3]} of {run_id} was erased and is in {place}"
+            yield f"{there[:3]} was erased and is in {place}"
 
 
 def _content(raw: Any, key: bytes) -> Any:
@@ -173,18 +160,19 @@ def _faults_of_drained(stream: Copy, copies: Mapping[str, Copy]) -> Iterator[str
             yield f"{name} has not, though all is drained, {[stream[place] for place in sorted(missing)[:3]]}"
 
 
-def _places(stream: Copy, copies: Mapping[str, Copy]) -> Copy:
-    """The marks of a run's events, by where they lie in Redis or in an archive."""
-    places = dict(stream)
-    for copy in copies.values():
-        places |= copy
-    return places
-
-
 def _history(stream: Copy, copies: Mapping[str, Copy]) -> Sequence[str]:
     """The marks of a run's events, in order."""
-    places = _places(stream, copies)
+    places = places_of(stream, copies)
     return [places[place] for place in sorted(places)]
+
+
+def _faults_of_followers(world: World, run_id: str, history: Sequence[str] | None) -> Iterator[str]:
+    """What is wrong with what the followers of a run have seen."""
+    for followed in world.followed:
+        if followed.run_id == run_id:
+            # who was killed was not told of what was lost
+            is_told = not (world.server.losses and followed.process and followed.process.is_dead)
+            yield from _faults_of_follower(followed.seen, history if is_told else None)
 
 
 def _faults_of_follower(seen: Sequence[tuple[int, str]], history: Sequence[str] | None) -> Iterator[str]:

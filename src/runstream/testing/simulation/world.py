@@ -90,8 +90,8 @@ class World:
         """The forks that are there, by name: those that somebody was told of, and nobody has begun to delete."""
         self.resolved: dict[str, set[str]] = defaultdict(set)
         """By run, which of its histories operators have kept, or put back."""
-        self.were_parked: set[str] = set()
-        """The runs that were parked when all was drained: a worker may be trying one again as it ends."""
+        self.were_parked: dict[str, str] = {}
+        """The runs that were parked when all was drained, and why: a worker may be trying one again as it ends."""
         self.pieces: list[Piece] = []
         self.archive_set = ArchiveSet(directory)
         self.proof = ProofWatch(self.server, self.archive_set.replaced)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from runstream.model.errors import ConfigurationError, EventsArchived, RunHasForks
@@ -59,6 +60,8 @@ class BrancherPlayer(OperatorPlayer):
                 choices.one_of(acts)()
                 world.sleep(choices.one_of(_PAUSE_SECONDS))
             self.diary.is_done = True
+            if world.plan.loses:
+                self._settle()
 
     def succeed(self) -> BrancherPlayer:
         """Let another one begin, with a run of its own, and remember that this one was killed."""
@@ -92,9 +95,10 @@ class BrancherPlayer(OperatorPlayer):
             run_id = f"{self.process.name}-fork{self._made}"
             self.world.own_runs.append(run_id)
         self.world.scheduler.note(f"forks {parent} at {at} as {run_id}")
-        try:
+        info = None
+        with self._may_be_lost(self._hot, parent), suppress(ConfigurationError, EventsArchived):
             info = self._until_told(lambda: self._hot.fork(parent, run_id, at=at))
-        except (ConfigurationError, EventsArchived):  # it is not there, or has left Redis there
+        if info is None:  # the parent is not there, or has left Redis there
             self._free.append(run_id)
         else:
             assert info.parent is not None
@@ -111,12 +115,17 @@ class BrancherPlayer(OperatorPlayer):
         if mine:
             one, offset = self.world.choices.one_of(mine), 1 + self.world.choices.below(len(self._known))
             key, is_shared = self._known[offset - 1], offset <= one.at
-            found = self._until_told(lambda: self._hot.find(one.run_id, [key]))
-            assert found == [offset if is_shared else None], (one, offset, found)
-            if is_shared:
-                event = self._event(one.run_id)
-                done = self._until_told(lambda: self._hot.append(one.run_id, [event], keys=[key]))
-                assert done.first_offset == offset, (one, offset, done)
+            with self._may_be_lost(self._hot, one.run_id):
+                found = self._until_told(lambda: self._hot.find(one.run_id, [key]))
+                assert self._has_lost() or found == [offset if is_shared else None], (one, offset, found)
+                if is_shared and not self._has_lost():  # else it may be another event
+                    event = self._event(one.run_id)
+                    done = self._until_told(lambda: self._hot.append(one.run_id, [event], keys=[key]))
+                    assert self._has_lost() or done.first_offset == offset, (one, offset, done)
+
+    def _has_lost(self) -> bool:
+        """Whether the server has lost something: then what this one knows of its runs may be wrong."""
+        return self.world.server.losses > 0
 
     def _cut(self) -> None:
         """Delete a fork that nobody has forked, in Redis and each archive."""
@@ -126,32 +135,34 @@ class BrancherPlayer(OperatorPlayer):
             run_id = self.world.choices.one_of(leaves).run_id
             del self.world.branches[run_id]
             self.diary.note(["deletes", run_id])
-            for store in self._stores:
-                self._until_told(lambda store=store: store.delete_run(run_id))  # type: ignore[misc]
-            self.diary.note(["deleted", run_id])
-            self._free.append(run_id)
+            try:
+                for store in self._stores:
+                    self._until_told(lambda store=store: store.delete_run(run_id))  # type: ignore[misc]
+            except RunHasForks:
+                assert self._has_lost(), f"nobody has forked {run_id}"
+            else:
+                self.diary.note(["deleted", run_id])
+                self._free.append(run_id)
 
     def _hold(self) -> None:
         """Try to delete what was forked."""
         parents = sorted({one.parent for one in self._own()})
-        if parents:
+        if parents and not self._has_lost():  # else the note of a fork may be, until it is noted again
             parent = self.world.choices.one_of(parents)
             try:
                 self._until_told(lambda: self._hot.delete_run(parent))
             except RunHasForks:
                 return
-            raise AssertionError(f"{parent} was deleted, and has forks")
+            assert self._has_lost(), f"{parent} was deleted, and has forks"
 
     def _read(self) -> None:
         """Read a fork through Redis, as far as it is there."""
         mine = [one for one in self._own() if one.parent == self._base]
         if mine:
             one = self.world.choices.one_of(mine)
-            try:
+            with self._may_be_lost(self._hot, one.run_id), suppress(EventsArchived):
                 items: list[Any] = self._until_told(lambda: list(self._hot.read(one.run_id)))
-            except EventsArchived:
-                return
-            assert [item.offset for item in items] == list(range(1, len(items) + 1)), items
-            assert all(item.event.run_id == one.run_id for item in items)
-            marks = [item.event.payload["mark"].strip("@") for item in items[: one.at]]
-            assert marks == self._known[: one.at], (one, marks)
+                assert [item.offset for item in items] == list(range(1, len(items) + 1)), items
+                assert all(item.event.run_id == one.run_id for item in items)
+                marks = [item.event.payload["mark"].strip("@") for item in items[: one.at]]
+                assert self._has_lost() or marks == self._known[: one.at], (one, marks)

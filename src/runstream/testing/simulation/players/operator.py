@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from runstream.drain.worker import DrainWorker
@@ -18,11 +19,13 @@ from runstream.model.errors import (
     StoreUnavailable,
 )
 from runstream.model.events import EventKind, PAEvent
+from runstream.model.state import RunState
 from runstream.repair.required_archives import add_archive, drop_archive
 from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.testing.agent import mark_of
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.world import Diary
 
@@ -112,6 +115,15 @@ class OperatorPlayer(Player):
         if ended := [run_id for run_id, is_open in self._open.items() if not is_open]:
             self._put_back(self.world.choices.one_of(ended))
 
+    def _save(self) -> None:
+        """Save a state of a run of its own that tells of all its events."""
+        if self._open:
+            run_id, store = self.world.choices.one_of(list(self._open)), self._stores[0]
+            with self._may_be_lost(store, run_id):
+                found: Any = self._until_told(lambda: list(store.read(run_id)))
+                state = RunState(run_id, data={"marks": [mark_of(item.event) for item in found]})
+                self._until_told(lambda: store.save_snapshot(run_id, state))
+
     def _erase(self) -> None:
         """Erase some of its events, of which any may be archived by now, or not yet."""
         told = {run_id: marks for run_id, marks in self._told.items() if marks}
@@ -133,11 +145,26 @@ class OperatorPlayer(Player):
         marks = [self._told[run_id].pop(offset) for offset in sorted(offsets)]
         self.diary.note(["erases", run_id, "", marks])
         store = self.world.choices.one_of([self._hot, *self._stores])
-        with suppress(
-            EventsArchived
-        ):  # it is in an archive alone, or Redis does not know the cursor there any more
+        # it is in an archive alone, or Redis does not know the cursor there any more
+        with self._may_be_lost(store, run_id), suppress(EventsArchived):
             self._until_told(lambda: call(store))
             self.diary.note(["erased", run_id, "", marks])
+
+    def _let_go_again(self, run_id: str, marks: set[str]) -> None:
+        """Ask again for what a failover may have lost, of the events that are there."""
+        store = self._stores[0]
+        with self._may_be_lost(store, run_id):
+            store.forget(run_id)
+            if (
+                self._until_told(lambda: self._hot.run_info(run_id)) is None
+            ):  # each archive is asked by itself then
+                return
+            found: dict[int, str] = self._until_told(
+                lambda: {item.offset: mark_of(item.event) for item in store.read(run_id)}
+            )
+            there = {offset: mark for offset, mark in found.items() if mark in marks}
+            self._until_told(lambda: store.erase(run_id, list(there), drop_snapshots=True))
+            self.diary.note(["erased", run_id, "again", list(there.values())])
 
     def _lease(self) -> None:
         """Have a lease for a while on a run of its own, or on one that is not there, and do nothing with it."""
@@ -240,18 +267,24 @@ class OperatorPlayer(Player):
         events = [self._event(run_id, mark, kind, lane_id) for mark in marks]
         keys = [mark.strip("@") for mark in marks]
         self.diary.note(["sends", run_id, marks, keys])
-        try:
+        with self._may_be_lost(store, run_id):
             first = self._until_told(lambda: store.append(run_id, events, keys=keys).first_offset)
-        except (AcknowledgedWritesLost, HistoryDiverged, EventsArchived):
+            self.diary.note(["told", run_id, marks, first])
+            self._told.setdefault(run_id, {}).update(enumerate(marks, first))
+
+    @contextmanager
+    def _may_be_lost(self, store: Any, run_id: str) -> Iterator[None]:
+        """Take a run as it is, where the server has lost something of it."""
+        try:
+            yield
+        except (AcknowledgedWritesLost, HistoryDiverged, EventsArchived, ConfigurationError):
             if not self.world.server.losses:
                 raise
             self.diary.note(["lost", run_id])
+            self._told.pop(run_id, None)
             store.forget(run_id)
         except StoreUnavailable:  # nobody can tell any more
             pass
-        else:
-            self.diary.note(["told", run_id, marks, first])
-            self._told.setdefault(run_id, {}).update(enumerate(marks, first))
 
     def _event(
         self, run_id: str, mark: str = "", kind: EventKind = EventKind.TOOL_RESULT, lane_id: str | None = None
@@ -266,10 +299,20 @@ class OperatorPlayer(Player):
         )
 
     def _settle(self) -> None:
-        """Write once more to each run that it has written to: what was lost is told by then."""
+        """Write once more to each run that it has written to: what was lost is told by then.
+
+        Of what it has erased, it asks again for some; a worker does so for what an archive has erased.
+        """
         self.world.may_settle.wait()
         for run_id in sorted({run_id for what, run_id, *_ in self.diary.lines if what == "told"}):
             self._send(self._stores[0], run_id, 1)
+        erased: dict[str, set[str]] = defaultdict(set)
+        for what, run_id, *facts in self.diary.lines:
+            if what == "erased":
+                erased[run_id].update(facts[1])
+        for run_id, marks in erased.items():
+            if self.world.choices.below(2):
+                self._let_go_again(run_id, marks)
 
     def _until_told(self, call: Callable[[], Any]) -> Any:
         while True:
