@@ -281,7 +281,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
         """The state of a snapshot as plain data, or None if it has been dropped since."""
         fields = None
         if kept.stored_at is None:
-            loaded = self._load_snapshot(run_id, kept.head.lane_id)
+            _, loaded = self._load_snapshot(run_id, kept.head.lane_id)
             fields = None if loaded is None or loaded[0].token != kept.head.token else loaded[1]
         # also one that has been replaced since: the history has it now
         return self._load_kept(run_id, kept) if fields is None else fields

@@ -280,13 +280,15 @@ class MemoryOperations(LocalOperations[E, S]):
             self._coverage.appended(run_id, head.run_start, offset - 1, offset, {})
         return recorded.event
 
-    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
+    def _load_snapshot(
+        self, run_id: str, lane_id: str | None
+    ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
         with self._changed:
             run = self._runs.get(run_id)
             if run is None or lane_id not in run.states:
-                return None
-            saved, packed = run.head.snapshots[lane_id], run.states[lane_id]
-        return saved, unpack_state(packed)[0]
+                return run and run.head, None
+            head, packed = run.head, run.states[lane_id]
+        return head, (head.snapshots[lane_id], unpack_state(packed)[0])
 
     def _load_head(self, run_id: str) -> RunHead | None:
         run = self._runs.get(run_id)

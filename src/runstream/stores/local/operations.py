@@ -90,14 +90,13 @@ class LocalOperations(Erasing[E, S]):
         """The runs' heads by id, in any order."""
 
     @abstractmethod
-    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
-        """The latest snapshot of a run or lane: its head, and the state as plain data."""
-
-    def _load_with_head(
+    def _load_snapshot(
         self, run_id: str, lane_id: str | None
     ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
-        """The run's head, and the latest snapshot of the run or lane, which is no older than that."""
-        return self._load_head(run_id), self._load_snapshot(run_id, lane_id)
+        """The run's head; and the latest snapshot of the run or lane, its head and the state as plain data.
+
+        The snapshot is no older than the head.
+        """
 
     def _keep_state(self, fields: Mapping[str, Any]) -> Any:
         """What the store keeps of a state, never the caller's own object; refused if any store would refuse it."""
@@ -311,7 +310,7 @@ class LocalOperations(Erasing[E, S]):
         self, run_id: str, lane_id: str | None
     ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
         """The run's head, and the latest snapshot of the run or lane with its state as one of this version."""
-        head, loaded = self._load_with_head(run_id, lane_id)
+        head, loaded = self._load_snapshot(run_id, lane_id)
         return head, loaded and (loaded[0], self.codec.upcast_state(run_id, loaded[0].offset, loaded[1]))
 
     def _info(self, run_id: str, head: RunHead) -> RunInfo:

@@ -330,12 +330,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
 
     # -- snapshots -----------------------------------------------------------------------------------------
 
-    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
-        with self._logs.reading_run(run_id) as log:
-            snapshot = latest_snapshot(log, lane_id)
-        return loaded_state(run_id, snapshot)
-
-    def _load_with_head(
+    def _load_snapshot(
         self, run_id: str, lane_id: str | None
     ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
         with self._logs.reading():

@@ -284,9 +284,11 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     # -- snapshots -----------------------------------------------------------------------------------------
 
-    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
+    def _load_snapshot(
+        self, run_id: str, lane_id: str | None
+    ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
         with self._file.use() as connection:
-            return load_state(connection, run_id, lane_id)
+            return load_head(connection, run_id), load_state(connection, run_id, lane_id)
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
         with self._file.at_one_moment() as connection:
