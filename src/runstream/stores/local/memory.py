@@ -285,10 +285,8 @@ class MemoryOperations(LocalOperations[E, S]):
     ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
         with self._changed:
             run = self._runs.get(run_id)
-            if run is None:
-                return None, None
-            if lane_id not in run.states:
-                return run.head, None
+            if run is None or lane_id not in run.states:
+                return None if run is None else run.head, None
             head, packed = run.head, run.states[lane_id]
         return head, (head.snapshots[lane_id], unpack_state(packed)[0])
 
