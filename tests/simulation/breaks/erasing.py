@@ -15,10 +15,6 @@ def _forgets_archives(patched: pytest.MonkeyPatch) -> None:
     patched.setattr("runstream.drain.erasing._in_archive", lambda *_: "")
 
 
-def _asks_for_nothing(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr("runstream.drain.erasing.ask_for_lost", lambda *_: "")
-
-
 OF_ERASING: Sequence[Break] = (
     Break(
         "what is erased is copied as it is",
@@ -50,5 +46,4 @@ OF_ERASING: Sequence[Break] = (
         seed=2,
     ),
     Break("a worker does not erase in archives", "erasures", _forgets_archives),
-    Break("nobody asks again for what an archive has erased", "lost erasures", _asks_for_nothing, seed=2),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from itertools import chain
 from typing import Any
 
 import fakeredis
@@ -88,7 +89,10 @@ def faults_of(world: World) -> Iterator[str]:
             yield from (f"{run_id}: {fault}" for fault in _faults_of_followers(world, run_id, history))
             if run_id not in parked:
                 gone = said[run_id].gone(losses=losses)
-                yield from (f"{run_id}: {fault}" for fault in _faults_of_erasing(run_id, gone, world, hot))
+                found = _faults_of_erasing(run_id, gone, world, hot)
+                if not losses or run_id in world.settled:
+                    found = chain(found, _faults_of_halves([stream, *copies.values()]))
+                yield from (f"{run_id}: {fault}" for fault in found)
             elif losses:
                 reason = world.were_parked.get(run_id, "")
                 yield from (f"{run_id}: {fault}" for fault in _faults_of_parking(stream, copies, reason))
@@ -110,6 +114,13 @@ def _faults_of_parking(stream: Copy, copies: Mapping[str, Copy], reason: str) ->
     is_one = all(place in stream for copy in copies.values() for place in copy if place[0] >= first)
     if stream and is_one and not any(why in reason for why in _LATER):
         yield f"it is parked, and the archives have nothing else than Redis from {first} on: {reason}"
+
+
+def _faults_of_halves(copies: Sequence[Copy]) -> Iterator[str]:
+    """What one place has of the content that another one has erased."""
+    gone = {place for copy in copies for place, mark in copy.items() if is_left(mark)}
+    left = {mark for copy in copies for place, mark in copy.items() if place in gone and not is_left(mark)}
+    yield from (f"{mark} was erased in one place, and is in another" for mark in sorted(left))
 
 
 def _faults_of_erasing(run_id: str, gone: Collection[str], world: World, hot: Any) -> Iterator[str]:

@@ -88,6 +88,8 @@ class World:
         """The runs that operators have made for themselves."""
         self.branches: dict[str, Any] = {}
         """The forks that are there, by name: those that somebody was told of, and nobody has begun to delete."""
+        self.settled: set[str] = set()
+        """The runs that operators have written to once nothing was lost any more."""
         self.resolved: dict[str, set[str]] = defaultdict(set)
         """By run, which of its histories operators have kept, or put back."""
         self.were_parked: dict[str, str] = {}

@@ -306,6 +306,8 @@ class OperatorPlayer(Player):
         self.world.may_settle.wait()
         for run_id in sorted({run_id for what, run_id, *_ in self.diary.lines if what == "told"}):
             self._send(self._stores[0], run_id, 1)
+            if self.diary.lines[-1][0] == "told":
+                self.world.settled.add(run_id)
         erased: dict[str, set[str]] = defaultdict(set)
         for what, run_id, *facts in self.diary.lines:
             if what == "erased":
