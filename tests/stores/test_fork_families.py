@@ -22,7 +22,7 @@ Step = tuple[str, int, int]
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["append", "append", "known", "save", "fork", "fork", "delete", "move"]),
+        st.sampled_from(["append", "append", "known", "save", "fork", "fork", "delete", "detach", "move"]),
         st.integers(0, 7),
         st.integers(0, 30),
     ),
@@ -70,6 +70,8 @@ class Family:
                 self._fork(run_id, run, number)
             elif what == "delete" and len(self.runs) > 1:
                 self._delete(run_id)
+            elif what == "detach" and len(self.runs) > 1:
+                self._detach(run_id)
             elif what == "move":
                 move(number)
         for run_id, run in self.runs.items():
@@ -88,7 +90,7 @@ class Family:
 
     def _append_known(self, run_id: str, run: Copied, number: int) -> None:
         every = sorted({key for each in self.runs.values() for key in each.keys})
-        key = every[number % len(every)]
+        key = every[number % len(every)] if every else "k"
         seq = next(self.count)
         appended = self.store.append(run_id, [make_event(run_id, seq)], keys=[key])
         if key not in run.keys:
@@ -108,6 +110,14 @@ class Family:
         else:
             assert self.store.delete_run(run_id)
             del self.runs[run_id]
+
+    def _detach(self, run_id: str) -> None:
+        assert self.store.delete_run(run_id, detach=True)
+        del self.runs[run_id]
+        for each, run in self.runs.items():
+            if run.parent == run_id:
+                run.parent = None
+                assert self.store.run_info(each).parent is None
 
     def _recover(self, run_id: str, run: Copied) -> None:
         """That the snapshot and the events after it make the run: its step is how many events it has seen."""

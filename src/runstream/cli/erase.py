@@ -23,7 +23,9 @@ runstream erase run-42 --lane reviewer --url sqlite:archive.db"""
 
 TRUNCATE_EPILOG = """Examples:
 
-runstream truncate run-42 --before 1000 --url redis://localhost"""
+runstream truncate run-42 --before 1000 --url redis://localhost
+
+runstream truncate run-42 --before 1000 --detach --archive sqlite:archive.db"""
 
 ERASURES_EPILOG = """Examples:
 
@@ -69,18 +71,21 @@ def truncate(
     before: Annotated[
         int, typer.Option(metavar="OFFSET", min=1, help="The offset that the history is to begin with.")
     ],
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Give runs that were forked from it copies of what they need, first.")
+    ] = False,
     url: Url = None,
     archive: OfArchive = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove the events before an offset for good: the history of the run begins with it from then on.
 
-    What recovery needs, and what runs that were forked from this one have their beginning in, cannot be removed.
+    What recovery needs cannot be removed, nor, without --detach, what runs that were forked from this one share.
     `runstream erasures RUN` shows what is done and what is pending.
     """
     with open_to_read(url, archive) as store:
         run = run_named(store, run)
-        _tell(run, [store.truncate(run, before=before)], as_json=as_json)
+        _tell(run, [store.truncate(run, before=before, detach=detach)], as_json=as_json)
 
 
 def erasures(run: RunName, url: Url = None, archive: OfArchive = None, as_json: AsJson = False) -> None:

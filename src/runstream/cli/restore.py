@@ -17,7 +17,6 @@ from runstream.cli.support.run_names import complete_run, find_run
 from runstream.connect import connect
 from runstream.history.archived import ArchivedHistory
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
-from runstream.repair.branches import is_branch
 from runstream.repair.restore import PutBack, put_back
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.protocol import RunStore
@@ -129,11 +128,16 @@ def _wanted(archive: Archive, run_ids: Sequence[str] | None) -> dict[str, int]:
         refused = []
     else:
         found = dict(ArchivedHistory.load_all(archive))
-        histories = [history for history in found.values() if history is not None and not is_branch(history)]
+        histories = [history for history in found.values() if history is not None and not _is_branch(history)]
         histories.sort(key=lambda history: history.header.updated_at)
         refused = [run_id for run_id, history in found.items() if history is None]
     wanted = {history.run_id: history.last.offset - history.first + 1 for history in histories}
     return wanted | dict.fromkeys(refused, 0)
+
+
+def _is_branch(history: ArchivedHistory) -> bool:
+    """Whether a run is a branch that gave way."""
+    return history.header.parent is not None and not history.header.parent_identity
 
 
 def _restore(hot: RunStore[Any, Any], archive: Archive, wanted: dict[str, int], *, whole: bool) -> list[_Done]:

@@ -28,6 +28,7 @@ from runstream.codec.stored_fields import check_names
 from runstream.model.archive_records import ArchiveEntry, EntryColumns, PlainEntries
 from runstream.model.errors import CorruptRecordError, EncodingError, InvalidRunId, RunstreamError
 from runstream.model.results import Cursor
+from runstream.model.run_head import Origins, stretches
 
 __all__ = [
     "archive_entries",
@@ -80,12 +81,15 @@ def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> Archiv
     return ArchiveEntry(offset, chain, key_noted(run_id, record), None, raw=record, reason=reason)
 
 
-def archive_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> Iterator[ArchiveEntry]:
+def archive_entries(
+    run_id: str, records: Sequence[tuple[Cursor, bytes]], origins: Origins = ()
+) -> Iterator[ArchiveEntry]:
     """Make the entries that an archive keeps of records.
 
     Args:
         run_id: The run.
         records: The cursor and the bytes of each.
+        origins: The runs as which the run's first records were made.
 
     Returns:
         What ``archive_entry`` gives for each.
@@ -94,11 +98,15 @@ def archive_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> Ite
         UnsupportedVersion: A newer runstream wrote one of them; those before it are given first.
     """
     offsets, chains = [cursor.offset for cursor, _ in records], [cursor.chain for cursor, _ in records]
-    return chain.from_iterable(archive_pages(run_id, offsets, chains, [record for _, record in records]))
+    return chain.from_iterable(archive_pages(run_id, offsets, chains, [record for _, record in records], origins))
 
 
 def archive_pages(
-    run_id: str, offsets: Sequence[int], chains: Sequence[int], records: Sequence[bytes]
+    run_id: str,
+    offsets: Sequence[int],
+    chains: Sequence[int],
+    records: Sequence[bytes],
+    origins: Origins = (),
 ) -> Iterator[Sequence[ArchiveEntry]]:
     """Make the entries of records page by page: plain events many at once, which takes a third of the time.
 
@@ -107,6 +115,7 @@ def archive_pages(
         offsets: The offset of each record.
         chains: The chain up to each record.
         records: The records.
+        origins: The runs as which the run's first records were made.
 
     Returns:
         The entries of each page: columns, if all of its records are plain events.
@@ -114,6 +123,14 @@ def archive_pages(
     Raises:
         UnsupportedVersion: A newer runstream wrote one of the records; those before it are given first.
     """
+    for name, part in stretches(run_id, origins, offsets):
+        made = _pages(name, offsets[part], chains[part], records[part])
+        yield from made if name == run_id else ([renamed(entry, run_id) for entry in page] for page in made)
+
+
+def _pages(
+    run_id: str, offsets: Sequence[int], chains: Sequence[int], records: Sequence[bytes]
+) -> Iterator[Sequence[ArchiveEntry]]:
     for page in slices(map(len, records), _PAGE):
         plain = plain_entries(run_id, offsets[page], chains[page], records[page])
         if plain is not None:
@@ -190,12 +207,13 @@ def _entry(at: Cursor, values: list[Any], data: str) -> ArchiveEntry:
     return ArchiveEntry(*at, key_of(values), data, None, "", 0.0, int(seq), float(ts), kind, lane_id)
 
 
-def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
+def entry_fields(run_id: str, entry: ArchiveEntry, written_as: str | None = None) -> dict[str, Any] | None:
     """Load the event of an entry.
 
     Args:
         run_id: The run.
         entry: The entry.
+        written_as: The run whose record it was, if that is another one.
 
     Returns:
         The event's fields, those with their defaults that another program's text leaves out; None for an entry
@@ -209,7 +227,7 @@ def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
         raise unread(run_id, entry, entry.reason)
     if entry.raw is not None:
         try:
-            return fields_of(run_id, decode_record(run_id, entry.offset, entry.raw))
+            return fields_of(run_id, decode_record(written_as or run_id, entry.offset, entry.raw))
         except (RunstreamError, TypeError, ValueError) as error:
             raise unread(run_id, entry, entry.reason) from error
     if entry.data is None:
@@ -295,7 +313,8 @@ def entry_record(run_id: str, entry: ArchiveEntry, written_as: str | None = None
     Args:
         run_id: The run.
         entry: The entry.
-        written_as: The run whose record it was, if that is another one: of a branch, the run that it was cut off.
+        written_as: The run whose record it was, if that is another one (see
+            :class:`~runstream.model.run_head.Origin`).
 
     Returns:
         The record; that of an entry that is kept aside is the bytes of it.

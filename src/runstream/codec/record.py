@@ -216,8 +216,12 @@ class LaneFilter:
         self._run_id, self._lane_id = run_id, lane_id
         self._name = msgpack.packb(lane_id)
 
-    def has(self, record: bytes) -> bool:
+    def has(self, record: bytes, written_as: str | None = None) -> bool:
         """Whether the event in a record is of the lane; one that was erased is of none.
+
+        Args:
+            record: The record.
+            written_as: The run as which it was made; None: the filter's own.
 
         Raises:
             CorruptRecordError: The record fails its checksum, or has no lane.
@@ -225,10 +229,11 @@ class LaneFilter:
         """
         if record == ERASED:
             return False
+        run_id = written_as or self._run_id
         if self._name not in record:  # then it is of another one, if it is sound
-            _body(self._run_id, 0, record)
+            _body(run_id, 0, record)
             return False
-        return lane_and_seq(self._run_id, 0, record)[0] == self._lane_id
+        return lane_and_seq(run_id, 0, record)[0] == self._lane_id
 
 
 def seq_of_record(run_id: str, record: bytes) -> int:

@@ -23,6 +23,7 @@ from runstream.drain.claimed_run import (
     until_mended,
 )
 from runstream.drain.claims import Claims
+from runstream.drain.detached import make_whole, was_fork
 from runstream.drain.erasing import Erasing
 from runstream.drain.parts import OtherArchivesRequired, WorkerParts
 from runstream.drain.readback import find_lost, find_mismatch
@@ -79,8 +80,8 @@ class Batches:
                 claims.finish(due.run_id)
                 continue
             try:
-                claimed = ClaimedRun.begin(run, positions)
-            except HistoryDiverged as error:
+                claimed = self._begin(run, positions)
+            except (ArchiveGap, HistoryDiverged) as error:
                 self._park(run, explain_parking(error), claims)
             else:
                 claimed.erased = erased.get(run.run_id, claimed.erased)
@@ -90,6 +91,13 @@ class Batches:
                     queue.append(claimed)
         while queue and not stop.is_set():
             self._archive_batch(queue, claims)
+
+    def _begin(self, run: HotRun, positions: Positions) -> ClaimedRun:
+        """Begin to archive a run; of one that was a fork, every archive first gets what it had shared."""
+        if was_fork(run) and make_whole(self._parts, run):
+            ((again, positions),) = self._load([run.run_id])
+            run = again or run
+        return ClaimedRun.begin(run, positions)
 
     def _load(self, run_ids: Sequence[str]) -> list[tuple[HotRun | None, Positions]]:
         """Load where these runs stand in Redis, and how far each archive has them.

@@ -98,7 +98,7 @@ class ClaimedRun:
         lanes = self.lanes if count == self.left else ()
         first, last = self.proven.offset + 1, self.proven.offset + count
         tags = self.tags and count == self.left
-        return LoadRequest(self.run_id, first, last, lanes, self.run.head.largest, tags)
+        return LoadRequest(self.run_id, first, last, lanes, self.run.head.largest, tags, self.run.head.origins)
 
     def advance(self, end: Cursor, noted_to: int) -> None:
         """Go on after a chunk was settled: the mark and the positions are now as this worker has left them."""
@@ -237,7 +237,7 @@ class Chunk:
         head = claimed.run.head
         if loaded.creation != head.creation:
             raise _diverged(claimed)
-        chunk.entries, chunk.blocked = _entries(claimed.run_id, request.first, loaded)
+        chunk.entries, chunk.blocked = _entries(request, loaded)
         strange = _first_strange(claimed.proven.chain, chunk.entries, loaded.records)
         if strange == 0:  # what was loaded does not follow what is proven
             raise _diverged(claimed)
@@ -268,14 +268,15 @@ class Chunk:
         return chunk
 
 
-def _entries(run_id: str, first: int, loaded: LoadedEntries) -> tuple[Sequence[ArchiveEntry], str]:
-    """The entries that were loaded from that offset on, up to a gap; and why a record ends them, if one does."""
+def _entries(request: LoadRequest, loaded: LoadedEntries) -> tuple[Sequence[ArchiveEntry], str]:
+    """The entries that were loaded as asked for, up to a gap; and why a record ends them, if one does."""
     offsets, chains = loaded.offsets_and_chains
-    are_next = list(map(eq, offsets, count(first)))
+    are_next = list(map(eq, offsets, count(request.first)))
     dense = are_next.index(False) if False in are_next else len(offsets)
     pages: list[Sequence[ArchiveEntry]] = []
     try:
-        for page in archive_pages(run_id, offsets[:dense], chains[:dense], loaded.records[:dense]):
+        records = loaded.records[:dense]
+        for page in archive_pages(request.run_id, offsets[:dense], chains[:dense], records, request.origins):
             pages.append(page)  # noqa: PERF402 - pages before a record of a newer version stay
     except UnsupportedVersion as error:
         return joined(pages), str(error)

@@ -32,6 +32,7 @@ def find_spans(namespace: Namespace, chunks: Sequence[Chunk], trim: Trim) -> lis
             span.after + 1,
             min(span.upto, chunk.claimed.proven.offset),
             largest=chunk.claimed.run.head.largest,
+            origins=chunk.claimed.run.head.origins,
         )
         for index, (chunk, span) in enumerate(zip(chunks, spans, strict=True))
         if span is not None and span.after < min(span.upto, chunk.claimed.proven.offset)

@@ -53,7 +53,7 @@ class ArchivedHistory(History):
 
     def former(self) -> Iterator[ArchiveEntry]:
         """What is left of entries before the base of a truncated history: callers' keys, and ends of lanes."""
-        start, base = self.header.start.offset, self.header.before_first.offset
+        start, base = self.header.begins_after, self.header.before_first.offset
         return self.archive.read_back(self.run_id, start + 1, base) if start < base else iter(())
 
     def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:

@@ -70,7 +70,7 @@ class HotHistory(History):
         Raises:
             UnsupportedVersion: A record is of a newer version.
         """
-        return list(archive_entries(self.run_id, self.records(first, last)))
+        return list(archive_entries(self.run_id, self.records(first, last), self.header.origins))
 
     def records(self, first: int, last: int) -> Sequence[tuple[Cursor, bytes]]:
         """Read the cursors and wire records at these offsets, as ``page`` does."""

@@ -155,7 +155,7 @@ class MergedRun:
             records = loaded.entries
             if loaded.creation != self.header.creation or not records or records[0][0].offset != at + 1:
                 return
-            yield from archive_entries(self.run_id, records)
+            yield from archive_entries(self.run_id, records, self.header.origins)
             at = records[-1][0].offset
 
     def _gap(self, at: int) -> Exception:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 
 from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
-from runstream.model.run_head import EndedLane, RunHead
+from runstream.model.run_head import EndedLane, Origins, RunHead, written_as
 from runstream.model.tags import TagSet
 
 __all__ = [
@@ -220,6 +220,7 @@ class RunHeader:
         identity: As of :class:`~runstream.model.run_head.RunHead`, as are the next.
         parent_identity: See there.
         base: See there.
+        origins: See there.
     """
 
     run_id: str
@@ -233,6 +234,7 @@ class RunHeader:
     identity: int = 0
     parent_identity: int = 0
     base: Cursor | None = None
+    origins: Origins = ()
 
     @property
     def creation(self) -> int:
@@ -245,16 +247,29 @@ class RunHeader:
         return self.base or self.start
 
     @property
+    def lowest(self) -> Cursor:
+        """The cursor before all that it has, or had, itself."""
+        return min(self.start, self.before_first)
+
+    @property
     def begins_after(self) -> int:
         """The offset before the history's first event; 0 for a fork, whose history begins with what it shares."""
         return 0 if self.identity else self.start.offset
+
+    def written_as(self, offset: int) -> str:
+        """The run as which the record at an offset was made.
+
+        Args:
+            offset: The offset.
+        """
+        return written_as(self.run_id, self.origins, offset)
 
     @classmethod
     def of(cls, run_id: str, head: RunHead) -> RunHeader:
         """The header of a run that stands there."""
         facts = head.session_id, head.status, head.created_at, head.updated_at, head.parent
         tags = head.tags if head.tags.version else None
-        return cls(run_id, head.start, *facts, tags, head.identity, head.parent_identity, head.base)
+        return cls(run_id, head.start, *facts, tags, head.identity, head.parent_identity, head.base, head.origins)
 
 
 @dataclass(frozen=True, slots=True)

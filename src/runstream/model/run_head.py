@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from runstream.model.questions import Question, pending_of
 from runstream.model.results import Cursor, RunInfo
 from runstream.model.state import RunStatus
 from runstream.model.tags import NO_TAGS, TagSet
 
-__all__ = ["UNKNOWN_TOKEN", "EndedLane", "RunHead", "RunStart", "SnapshotHead", "last_unneeded", "recovery_bounds"]
+__all__ = [
+    "UNKNOWN_TOKEN",
+    "EndedLane",
+    "Origin",
+    "Origins",
+    "RunHead",
+    "RunStart",
+    "SnapshotHead",
+    "last_unneeded",
+    "recovery_bounds",
+    "stretches",
+    "written_as",
+]
 
 _NOWHERE = Cursor(0, 0)
 
@@ -82,6 +95,51 @@ class EndedLane(NamedTuple):
         return last <= self.offset and (token == self.token or (not token and self.token == UNKNOWN_TOKEN))
 
 
+class Origin(NamedTuple):
+    """Which run the first records of a copied history were made as: their checksums are of its name.
+
+    Attributes:
+        upto: The last offset of which that is so, from where the origin before it ends, or the beginning.
+        run_id: The run.
+    """
+
+    upto: int
+    run_id: str
+
+
+Origins: TypeAlias = tuple[Origin, ...]
+"""The origins of a history, in the order of their offsets; what comes after the last of them is the run's own."""
+
+
+def written_as(run_id: str, origins: Origins, offset: int) -> str:
+    """The run as which the record at an offset of a run was made.
+
+    Args:
+        run_id: The run.
+        origins: Its origins.
+        offset: The offset.
+    """
+    return next((origin.run_id for origin in origins if offset <= origin.upto), run_id)
+
+
+def stretches(run_id: str, origins: Origins, offsets: Sequence[int]) -> Iterator[tuple[str, slice]]:
+    """The run as which the records at some offsets were made, stretch by stretch.
+
+    Args:
+        run_id: The run that has them.
+        origins: Its origins.
+        offsets: The offsets, rising.
+    """
+    begin = 0
+    for origin in origins:
+        end = bisect_right(offsets, origin.upto, begin)
+        if end > begin:
+            yield origin.run_id, slice(begin, end)
+            begin = end
+    if begin < len(offsets):
+        yield run_id, slice(begin, len(offsets))
+
+
 class RunStart(NamedTuple):
     """Where a run begins, and which run of its name it is.
 
@@ -118,7 +176,9 @@ class RunHead:
         identity: A fork's random number, of the range of a chain; 0 for a run that is no fork. See ``creation``.
         parent_identity: The ``creation`` of the run that a fork was forked from; 0 for a run that is no fork (a
             branch has a parent, too, and no part of its history).
-        base: The cursor before the first event that is there, where the history was truncated; None: ``start``.
+        base: The cursor before the first event that is there, where that is not ``start``: the history was
+            truncated, or it is a fork's that got a copy of all that it had shared.
+        origins: The runs as which its first records were made, where they were copied from these.
     """
 
     start: Cursor = _NOWHERE
@@ -137,11 +197,17 @@ class RunHead:
     identity: int = 0
     parent_identity: int = 0
     base: Cursor | None = None
+    origins: Origins = ()
 
     @property
     def before_first(self) -> Cursor:
         """The cursor before the first event that is there."""
         return self.base or self.start
+
+    @property
+    def lowest(self) -> Cursor:
+        """The cursor before all that it has, or had, itself."""
+        return min(self.start, self.before_first)
 
     @property
     def creation(self) -> int:
@@ -160,6 +226,11 @@ class RunHead:
     def fork_of(self) -> tuple[str, int] | None:
         """The run whose history this one shares, and up to which offset; None for a run that is no fork."""
         return self.parent if self.parent_identity else None
+
+    @property
+    def shares_to(self) -> int:
+        """The offset up to which it has its history from another run; 0 for a run that is no fork."""
+        return self.start.offset if self.parent_identity else 0
 
     def info(self, run_id: str) -> RunInfo:
         """What a user is told of the run of that id."""

@@ -147,6 +147,9 @@ class StoreOperations(Protocol[E, S]):
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""
 
+    def detach(self, run_id: str, of: str) -> Operation[None]:
+        """Give a fork of a run a copy of its own of all that it shares: it is a fork no more."""
+
     def delete_run(self, run_id: str) -> Operation[bool]:
         """Remove all that the store holds of a run. Raises RunHasForks where others need its history."""
 

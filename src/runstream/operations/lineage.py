@@ -9,12 +9,12 @@ has no use for any of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from runstream.model.results import Cursor, Recorded
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import Origin, Origins, RunHead
 from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.messages import diverged, lost, parent_lost
 from runstream.operations.operation import Operation, Stream, collect, pass_on
@@ -28,11 +28,15 @@ __all__ = [
     "ancestry_of",
     "asks_for_shared",
     "find_in_segments",
+    "joined_origins",
     "read_at_in_segments",
     "read_segments",
     "segment_of",
     "segments_of",
 ]
+
+
+_EVERYWHERE = 2**53
 
 
 class Segment(NamedTuple):
@@ -117,8 +121,31 @@ def ancestry_of(run_id: str, head: RunHead, load_head: LoadHead) -> Operation[li
         head: See there.
         load_head: See there.
     """
-    segments = yield from segments_of(run_id, replace(head, base=None), load_head)
+
+    def load_whole(ancestor: str) -> Operation[RunHead | None]:
+        found = yield from load_head(ancestor)
+        return None if found is None else _whole(found)
+
+    segments = yield from segments_of(run_id, _whole(head), load_whole)
     return segments[:-1]
+
+
+def _whole(head: RunHead) -> RunHead:
+    """The head, of a fork as if it had not been truncated."""
+    return head if head.fork_of is None else replace(head, base=None)
+
+
+def joined_origins(shared: Iterable[tuple[Segment, RunHead]]) -> Origins:
+    """The origins of a copy of what some segments have, given the heads of their runs; the oldest first."""
+    found: list[Origin] = []
+    for segment, head in shared:
+        reached = segment.after
+        for origin in (*head.origins, Origin(_EVERYWHERE, segment.run_id)):
+            upto = segment.upto(origin.upto)
+            if upto > reached:
+                found.append(Origin(upto, origin.run_id))
+                reached = upto
+    return tuple(found)
 
 
 def segment_of(segments: Sequence[Segment], offset: int) -> Segment | None:

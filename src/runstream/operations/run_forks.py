@@ -7,9 +7,9 @@ To make one costs the same whatever the parent's length: it has a head, and copi
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from runstream.codec.chain import CHAIN_MODULUS
 from runstream.model.archive_records import ArchiveSnapshot
@@ -21,10 +21,23 @@ from runstream.model.run_head import RunHead
 from runstream.model.state import RunStatus
 from runstream.model.tags import NO_TAGS, check_tags
 from runstream.operations.arguments import check_count
+from runstream.operations.operation import Operation
 
-__all__ = ["Brought", "Fork", "ForkOptions", "as_state_of", "check_fork", "fork_head", "forks_among", "has_forks"]
+__all__ = [
+    "Brought",
+    "Fork",
+    "ForkOptions",
+    "as_state_of",
+    "check_fork",
+    "fork_head",
+    "forks_among",
+    "has_forks",
+    "without_forks",
+]
 
 _MOST_NAMED = 10
+
+T = TypeVar("T")
 
 
 class ForkOptions(NamedTuple):
@@ -162,6 +175,32 @@ def forks_among(run_id: str, creation: int | None, heads: Iterable[tuple[str, Ru
     )
 
 
+def without_forks(
+    attempt: Callable[[], Operation[T]], detach: Callable[[str, str], Operation[Any]] | None
+) -> Operation[T]:
+    """Do what forks of a run stand in the way of, once each of them was detached from it.
+
+    Args:
+        attempt: Does it, or raises RunHasForks: then nothing was changed.
+        detach: Gives a fork, of a run, a copy of its own of all that it shares, so that it is a fork no more;
+            None: they are not to be detached.
+
+    Raises:
+        RunHasForks: They stay in the way, or one is only about to be made.
+    """
+    detached: set[str] = set()
+    while True:
+        try:
+            return (yield from attempt())
+        except RunHasForks as error:
+            run_id, forks = error.run_id, [fork for fork in error.forks if fork not in detached]
+            if detach is None or not forks:
+                raise
+        for fork in forks:
+            yield from detach(fork, run_id)
+        detached.update(forks)
+
+
 def has_forks(run_id: str, forks: Sequence[Fork], what: str = "deleted") -> RunHasForks:
     """The error for a run whose history others need.
 
@@ -174,7 +213,7 @@ def has_forks(run_id: str, forks: Sequence[Fork], what: str = "deleted") -> RunH
     more = f" and {len(forks) - _MOST_NAMED} more" if len(forks) > _MOST_NAMED else ""
     return RunHasForks(
         f"run {run_id!r} was not {what}: runs that were forked from it need its history ({named}{more}); delete"
-        " them first",
+        " them first, or pass detach=True: then each gets a copy of its own",
         run_id=run_id,
         forks=[fork.run_id for fork in forks],
     )

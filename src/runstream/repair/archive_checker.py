@@ -11,8 +11,9 @@ from runstream.codec.stored import stored_record
 from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position
 from runstream.model.errors import CorruptRecordError, RunstreamError
+from runstream.model.run_head import written_as
+from runstream.repair.branches import origins_of
 from runstream.repair.checker import ATTEMPTS, DifferenceFound, HistoryChecker, describe_entry
-from runstream.repair.proof import written_as
 from runstream.stores.archive.integrity import pages_of
 from runstream.stores.capabilities import Archive, ChecksIntegrity, HasColumns, part_of
 
@@ -42,7 +43,7 @@ class ArchiveChecker(HistoryChecker):
             self.snapshots = archive.read_back_snapshots(history.run_id)
         except CorruptRecordError as error:
             self._unread_snapshot = error
-        self._written_as = written_as(history)
+        self._origins = origins_of(history)
 
     @classmethod
     def load(cls, archive: Archive, run_id: str) -> ArchiveChecker | None:
@@ -90,8 +91,9 @@ class ArchiveChecker(HistoryChecker):
         try:
             fields = entry_fields(self.history.run_id, entry) or {}
             is_own = fields.get("run_id") == self.history.run_id
-            given = {**fields, "run_id": self._written_as} if is_own else fields
-            return fields, record_crc(stored_record(self._written_as, given, entry.key))
+            name = written_as(self.history.run_id, self._origins, entry.offset)
+            given = {**fields, "run_id": name} if is_own else fields
+            return fields, record_crc(stored_record(name, given, entry.key))
         except (RunstreamError, ValueError) as error:
             raise DifferenceFound(
                 entry.offset,
@@ -123,7 +125,7 @@ class ArchiveChecker(HistoryChecker):
     def check_end(self) -> None:
         """Check that the history ends where noted, nothing lies outside it, and snapshots and lanes fit it."""
         run_id, start = self.history.run_id, self.history.header.before_first
-        lowest = self.history.header.start.offset
+        lowest = self.history.header.begins_after
         self._check_shared()
         if self.previous != self.last:
             raise DifferenceFound(

@@ -18,8 +18,9 @@ from runstream.model.errors import StoreUnavailable
 from runstream.model.identifiers import MAX_NAME_BYTES
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
+from runstream.model.run_head import Origin, Origins
 
-__all__ = ["branch_name", "is_branch", "keep_branch"]
+__all__ = ["branch_name", "keep_branch", "origins_of"]
 
 
 def branch_name(run_id: str, last: Cursor) -> str:
@@ -29,10 +30,14 @@ def branch_name(run_id: str, last: Cursor) -> str:
     return run_id.encode()[:room].decode(errors="ignore") + ending
 
 
-def is_branch(history: History) -> bool:
-    """Whether a run is a branch that gave way: its records were made under the name of another run."""
-    parent = history.header.parent
-    return parent is not None and history.run_id == branch_name(parent[0], history.last)
+def origins_of(history: History) -> Origins:
+    """The runs as which a history's records were made; also of a branch of which nobody has noted that."""
+    header = history.header
+    if not header.origins and header.parent is not None:
+        parent = header.parent[0]
+        if history.run_id == branch_name(parent, history.last):
+            return (Origin(history.last.offset, parent),)
+    return header.origins
 
 
 def keep_branch(sinks: Sequence[Sink], history: History, start: Cursor) -> str:
@@ -54,7 +59,16 @@ def keep_branch(sinks: Sequence[Sink], history: History, start: Cursor) -> str:
     """
     name = branch_name(history.run_id, history.last)
     base = history.header.base if history.header.before_first.offset > start.offset else None
-    header = replace(history.header, run_id=name, start=start, parent=(history.run_id, start.offset), base=base)
+    header = replace(
+        history.header,
+        run_id=name,
+        start=start,
+        parent=(history.run_id, start.offset),
+        base=base,
+        identity=0,  # of a fork: the branch is none, it has all of its history itself
+        parent_identity=0,
+        origins=(*origins_of(history), Origin(history.last.offset, history.run_id)),
+    )
     snapshots = [_renamed_snapshot(one, name) for one in history.snapshots()]
     entries = (renamed(entry, name) for entry in history.entries(start.offset))
     after = header.before_first

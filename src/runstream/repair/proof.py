@@ -11,15 +11,10 @@ from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.results import Cursor
-from runstream.repair.branches import is_branch
+from runstream.model.run_head import written_as
+from runstream.repair.branches import origins_of
 
-__all__ = ["proven_records", "written_as"]
-
-
-def written_as(history: ArchivedHistory) -> str:
-    """The run as which a history's records were made: of a branch that gave way, the run that it was cut off."""
-    parent = history.header.parent
-    return parent[0] if parent is not None and is_branch(history) else history.run_id
+__all__ = ["proven_records"]
 
 
 def proven_records(
@@ -39,17 +34,19 @@ def proven_records(
     Raises:
         CorruptRecordError: The text of one does not read, or is of another event; those before it are given first.
     """
+    origins = origins_of(history)
     for entry in entries:
-        yield entry.cursor, _proven_record(history, before, entry)
+        name = written_as(history.run_id, origins, entry.offset)
+        yield entry.cursor, _proven_record(history, before, entry, name)
         before = entry.cursor
 
 
-def _proven_record(history: ArchivedHistory, before: Cursor, entry: ArchiveEntry) -> bytes:
+def _proven_record(history: ArchivedHistory, before: Cursor, entry: ArchiveEntry, name: str) -> bytes:
     run_id, reason = history.run_id, "what is there does not give the chain that it has"
     try:
-        record = entry_record(run_id, entry, written_as(history))
+        record = entry_record(run_id, entry, name)
         # one that was damaged before it was noted in the quarantine may have lost its checksum
-        is_mute = record == ERASED or (entry.quarantined_at > 0 and not is_sound(written_as(history), record))
+        is_mute = record == ERASED or (entry.quarantined_at > 0 and not is_sound(name, record))
         if is_mute or next_chain(before.chain, record_crc(record)) == entry.chain:
             return record
     except RunstreamError as error:

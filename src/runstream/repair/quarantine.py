@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runstream.codec.archive_entries import archive_entry, entry_fields
-from runstream.codec.lossless_json import dump_json
+from runstream.codec.archive_entries import archive_entry, renamed
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import UnsupportedVersion
 from runstream.model.protocols import Sink
@@ -27,7 +26,8 @@ def retry(sink: Sink, run_id: str | None = None, offset: int | None = None) -> I
     """Decode the records in quarantine again.
 
     What reads now is an event of its run again, at the offset that it always had. A raw record goes only when
-    the event that it holds is in the history. A branch's records were written under the name of its parent.
+    the event that it holds is in the history. A branch's records were made as its parent's, copied ones as those
+    of the run that they were copied from.
 
     Args:
         sink: The archive.
@@ -49,15 +49,14 @@ def retry(sink: Sink, run_id: str | None = None, offset: int | None = None) -> I
 
 def _decode(archive: Archive, run_id: str, entry: ArchiveEntry) -> ArchiveEntry:
     """The entry as this version reads it."""
-    record = entry.raw or b""
+    header, names = archive.header(run_id), [run_id]
+    if header is not None:
+        names = [header.written_as(entry.offset), *([] if header.parent is None else [header.parent[0]])]
     try:
-        found = archive_entry(run_id, *entry.cursor, record)
-        header = archive.header(run_id)
-        if found.data is None and header is not None and header.parent is not None:
-            parent = archive_entry(header.parent[0], *entry.cursor, record)
-            fields = None if parent.data is None else entry_fields(header.parent[0], parent)
-            if fields is not None:
-                return parent._replace(data=dump_json({**fields, "run_id": run_id}))
+        for name in names:
+            found = archive_entry(name, *entry.cursor, entry.raw or b"")
+            if found.data is not None:
+                break
     except UnsupportedVersion as error:
         return entry._replace(reason=str(error))
-    return found
+    return renamed(found, run_id)

@@ -74,7 +74,7 @@ class RedisChecker(HistoryChecker):
         self._check_count(len(records), first, last)
         entries: list[ArchiveEntry] = []
         try:
-            entries.extend(archive_entries(run_id, records))
+            entries.extend(archive_entries(run_id, records, self.history.header.origins))
         except UnsupportedVersion as error:
             at = first + len(entries)
             raise DifferenceFound(at, "a record is of a newer version", (self.location, str(error))) from error
@@ -116,7 +116,7 @@ class RedisChecker(HistoryChecker):
     def check_end(self) -> None:
         """Check what the run's meta says against its entries, its snapshots, and the sets that it must be in."""
         last, mark, facts = self.last, self.history.mark, self.facts
-        start = self.history.header.start
+        lowest = self.run.head.lowest.offset
         if self.previous is not None and self.previous != last:
             self._differ(last.offset, "the history ends elsewhere than noted", str(self.previous), str(last))
         if facts.entries != last.offset - self.history.first + 1:
@@ -126,7 +126,7 @@ class RedisChecker(HistoryChecker):
                 str(facts.entries),
                 f"from {self.history.first} to {last.offset}",
             )
-        if not max(start.offset, self.history.first - 1) <= mark.offset <= last.offset:
+        if not max(lowest, self.history.first - 1) <= mark.offset <= last.offset:
             self._differ(
                 mark.offset,
                 "the archived mark lies outside of what can be archived",

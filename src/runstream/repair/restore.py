@@ -31,7 +31,7 @@ from runstream.model.identifiers import random_token
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.model.run_head import last_unneeded
-from runstream.repair.branches import is_branch
+from runstream.repair.branches import origins_of
 from runstream.repair.proof import proven_records
 from runstream.stores.capabilities import archive_of
 from runstream.stores.protocol import RunStore
@@ -182,18 +182,14 @@ def put_back(
         ConcurrencyConflict: A retired run is known to have gone on behind the archive's end, or the run was
             written to meanwhile.
         CorruptRecordError: The archive does not prove its chains.
-        ConfigurationError: The archive has no events of the run, or it is a branch, or the namespace requires
+        ConfigurationError: The archive has no events of the run, or the namespace requires
             other archives but this one, which would be left with gaps. In all these cases nothing has changed.
     """
     namespace = namespace_of(hot)
     source = ArchivedHistory.load(archive_of(sink), run_id)
     if source is None:
         raise ConfigurationError(f"{sink.location} has no events of run {run_id!r}")
-    if is_branch(source):
-        raise ConfigurationError(
-            f"run {run_id!r} is a branch that gave way: its chains are those of {source.header.parent}, and it"
-            " stays in the archive; read it there"
-        )
+    source.header = replace(source.header, origins=origins_of(source))
     redis = HotHistory.load(namespace, run_id)
     common = 0 if redis is None else _common(redis, source)
     if redis is not None and common is None:

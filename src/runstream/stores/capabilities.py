@@ -26,6 +26,7 @@ from runstream.model.identifiers import one_of_kind
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.model.run_head import EndedLane
+from runstream.operations.lineage import Segment
 from runstream.operations.operation import Operation
 from runstream.operations.run_forks import Fork
 
@@ -35,6 +36,7 @@ __all__ = [
     "ErasesContent",
     "HasColumns",
     "HoldsForeign",
+    "MakesWhole",
     "MarksRecovered",
     "archive_of",
     "part_of",
@@ -154,6 +156,34 @@ class ErasesContent(Protocol):
         """Whether all that was erased of any run is out of the archive's files too; if not, tries again first.
 
         It may take as long as to write the archive's files anew: ask it once for many erasures.
+        """
+
+
+@runtime_checkable
+class MakesWhole(Protocol):
+    """An archive that copies what a run had shared, which was a fork, and is none in Redis any more."""
+
+    def lacks_shared(self, header: RunHeader, of: Sequence[Segment] = ()) -> int | None:
+        """The offset after which the archive lacks what a run had shared; None if there is nothing to be copied.
+
+        Args:
+            header: The run as it is now.
+            of: What it had from other runs, the oldest first, for an archive that does not know it yet.
+        """
+
+    def make_whole(self, header: RunHeader, rest: Sequence[ArchiveEntry], of: Sequence[Segment] = ()) -> None:
+        """Let the archive have all of a run's history as the run's own: from those that it came from, then this.
+
+        Durable when it returns; idempotent. What was to be erased of the run is not copied.
+
+        Args:
+            header: The run as it is now.
+            rest: The entries after what ``lacks_shared`` says, up to where it was forked.
+            of: As of ``lacks_shared``.
+
+        Raises:
+            ArchiveGap: Some of what it had shared is neither there nor among these.
+            HistoryDiverged: The archive has another history of what it had shared.
         """
 
 

@@ -7,6 +7,7 @@ A method gathers its arguments in a value and runs the store's operation (:mod:`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, Literal, overload
 
 from runstream.model.erasures import Erasure
@@ -32,7 +33,7 @@ from runstream.operations.erasing import erasing
 from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.interface import KeepsSnapshots, StoreOperations
 from runstream.operations.people import answering, requesting_cancel
-from runstream.operations.run_forks import ForkOptions
+from runstream.operations.run_forks import ForkOptions, without_forks
 from runstream.operations.runners import SyncRunner
 from runstream.run.lease import Lease
 from runstream.run.run import Run
@@ -689,7 +690,7 @@ class Store(Lifecycle, Generic[E, S]):
         request = EraseRequest(offsets, lane_id, where, snapshots, drop_snapshots, lease)
         return self._runner.run(erasing(self._operations, run_id, request))
 
-    def truncate(self, run_id: str, *, before: int, lease: Leased | None = None) -> Erasure:
+    def truncate(self, run_id: str, *, before: int, detach: bool = False, lease: Leased | None = None) -> Erasure:
         """Remove the events before an offset for good: the history of the run begins with it from then on.
 
         Offsets and chains of the others stay, the callers' keys of the removed ones too. With them go the earlier
@@ -698,6 +699,7 @@ class Store(Lifecycle, Generic[E, S]):
         Args:
             run_id: The run.
             before: The offset that the history begins with.
+            detach: Give each fork that needs some of these events a copy of its own of all that it shares, first.
             lease: The lease on the run or on a lane, where one is in force.
 
         Returns:
@@ -706,12 +708,13 @@ class Store(Lifecycle, Generic[E, S]):
         Raises:
             ConfigurationError: The run does not reach that far; or its latest snapshots need some of these events
                 to recover from: it lists them. Nothing was removed.
-            RunHasForks: Runs that were forked from this one need some of these events.
+            RunHasForks: Runs that were forked from this one need some of these events, and ``detach`` is not set.
             LeaseLost: The lease has passed on or run out.
             LeaseHeld: Another lease on the run, or on one of its lanes, is in force.
             StoreUnavailable: There was no answer: the same call may be made again.
         """
-        return self._runner.run(self._operations.truncate(run_id, before, TruncateOptions(lease)))
+        truncate = partial(self._operations.truncate, run_id, before, TruncateOptions(lease))
+        return self._runner.run(without_forks(truncate, self._operations.detach if detach else None))
 
     def erasures(self, run_id: str) -> list[Erasure]:
         """What was asked to be erased of a run or truncated, and what has become of it, place by place.
@@ -729,21 +732,24 @@ class Store(Lifecycle, Generic[E, S]):
         """
         return self._runner.run(self._operations.erasures(run_id))
 
-    def delete_run(self, run_id: str) -> bool:
+    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
         """Remove all that this store holds of a run.
 
         Args:
             run_id: The run.
+            detach: Give each of its forks a copy of its own of all that it shares, first.
 
         Returns:
             False if there was nothing.
 
         Raises:
-            RunHasForks: Runs that were forked from it need its history; it is left as it is.
+            RunHasForks: Runs that were forked from it need its history, and ``detach`` is not set; it is left as
+                it is.
             LeaseHeld: A lease of it is in force.
             StoreUnavailable: There was no answer: the run may be deleted or not; the same call may be made again.
         """
-        return self._runner.run(self._operations.delete_run(run_id))
+        delete = partial(self._operations.delete_run, run_id)
+        return self._runner.run(without_forks(delete, self._operations.detach if detach else None))
 
     def forget(self, run_id: str) -> None:
         """Accept a run as the store has it now: the way on after AcknowledgedWritesLost or HistoryDiverged.

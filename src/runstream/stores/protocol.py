@@ -205,13 +205,13 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     ) -> Erasure:
         """Erase the content of events for good; their offsets, chains and keys stay."""
 
-    def truncate(self, run_id: str, *, before: int, lease: Leased | None = None) -> Erasure:
+    def truncate(self, run_id: str, *, before: int, detach: bool = False, lease: Leased | None = None) -> Erasure:
         """Remove the events before an offset for good: the history of the run begins with it from then on."""
 
     def erasures(self, run_id: str) -> list[Erasure]:
         """What was asked to be erased of a run or truncated, and what has become of it, place by place."""
 
-    def delete_run(self, run_id: str) -> bool:
+    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
         """Remove all that this store holds of a run."""
 
     def forget(self, run_id: str) -> None:

@@ -19,6 +19,8 @@ from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
 from runstream.repair.branches import branch_name
 from runstream.repair.resolve import Keep, resolve
+from runstream.repair.restore import put_back
+from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from tests.repair.resolve.world import KEEPS, Hot, World, check_nothing_is_lost, emit, emit_keyed, last_seq, part
 from tests.support.archive_check import check_archives
@@ -304,3 +306,26 @@ def test_every_event_keeps_its_schema_version(world: World, keep: Keep) -> None:
         found = [item.event for one in headers for item in archive.read(one.run_id, one.start.offset)]
         assert {event.payload["arguments"][0] for event in found} == {1, 2, 3, 4, 5}
         assert {event.kind for event in found} == {EventKind.TOOL_STARTED}
+
+
+@pytest.mark.parametrize("keep", ["archive", "redis"])
+def test_a_branch_that_is_put_back_is_a_run_like_any_other(world: World, keep: Keep) -> None:
+    """Its records were made as another run's, and it proves them in Redis as in the archives."""
+    part(world, "new on top")
+    (name,) = world.resolve(keep).branches
+    lost = world.of_redis if keep == "archive" else world.of_archive
+    for archive in world.archives:
+        assert verify_run(name, sinks=[archive]).difference is None
+    assert put_back(world.hot, world.archives[0], name, whole=True).outcome == "restored"
+    given = list(world.hot.read(name))
+    assert [item.event.payload for item in given] == [event.payload for event in lost]
+    assert {item.event.run_id for item in given} == {name}
+    assert [item.event for item in world.hot.read(name, reverse=True)] == [item.event for item in given[::-1]]
+    emit(world.hot, name, 2, first=90)
+    assert world.drain(trim="archived").parked == 0
+    assert verify_run(name, hot=world.hot, sinks=world.sinks).difference is None
+    for archive in world.archives:
+        assert [event.payload for event in archive.list_events(name)][: len(lost)] == [
+            event.payload for event in lost
+        ]
+        assert archive.check_integrity() == []

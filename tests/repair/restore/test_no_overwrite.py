@@ -24,6 +24,7 @@ from runstream.model.archive_records import RunBatch
 from runstream.operations.operation import Exchange, Replies
 from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
+from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts.script import script_of
 from tests.repair.restore.restoring_tools import come_back, drain, dumps, write_one
@@ -282,8 +283,8 @@ def test_an_archive_that_is_behind_catches_up_from_a_whole_run(backend: RedisBac
         archive.close()
 
 
-def test_a_branch_stays_in_the_archive(backend: RedisBackend, archive: Archive) -> None:
-    """Its chains are of the name that it had."""
+def test_a_branch_is_put_back_as_it_is_named(backend: RedisBackend, archive: Archive) -> None:
+    """It is none of the runs that a lost Redis had."""
     hot = open_hot(backend)
     write_one(hot)
     drain(hot, archive)
@@ -293,7 +294,7 @@ def test_a_branch_stays_in_the_archive(backend: RedisBackend, archive: Archive) 
     found = load_histories(hot, [archive], "r")
     assert found is not None
     (branch,) = resolve(hot, [archive], found, "redis").branches
-    with pytest.raises(ConfigurationError, match="branch"):
-        put_back(hot, archive, branch)
+    assert put_back(hot, archive, branch).outcome == "restored"
+    assert verify_run(branch, hot=hot, sinks=[archive]).difference is None
     with pytest.raises(ConfigurationError, match="no events"):
         put_back(hot, archive, "nobody")

@@ -7,15 +7,13 @@ one :class:`~runstream.model.archive_records.ArchiveEntry` per offset, and reads
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
-from typing import Any
 
 from runstream.codec.archive_entries import unread
-from runstream.codec.kept_states import state_text
 from runstream.codec.pages import TOGETHER
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunHeader
 from runstream.model.erasures import ErasedPlace, ErasureNote
 from runstream.model.errors import (
     ConfigurationError,
@@ -27,49 +25,32 @@ from runstream.model.errors import (
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import KeepsTags, TellsOfLanes
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
-from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
+from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
 from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.lineage import asks_for_shared
 from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
-from runstream.operations.run_forks import Brought
 from runstream.stores.archive.entry_events import events_of
 from runstream.stores.archive.eraser import Eraser
+from runstream.stores.archive.forks import ArchiveForks
 from runstream.stores.archive.integrity import errors_in, missing, pages_of
 from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest, sound
-from runstream.stores.capabilities import Archive, ChecksIntegrity
+from runstream.stores.capabilities import Archive, ChecksIntegrity, MakesWhole
 from runstream.stores.local.erase_plan import EraseOrder, ErasePlan
-from runstream.stores.local.forks import ForkStart
-from runstream.stores.local.operations import LocalOperations
 from runstream.stores.local.pages import in_pages, in_steps
 
 __all__ = ["ArchiveOperations"]
 
 
-class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags, ChecksIntegrity):
+class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, KeepsTags, ChecksIntegrity):
     """The operations of an archive, which is a sink as well: a local store that has all of its runs.
 
     It keeps the history of the snapshots that it saw, so that a run can be shown as it was at any offset. Of a run
     that a drain worker archives, it sees those that were the latest when a worker read the run, and no others.
     """
 
-    def _keep_state(self, fields: Mapping[str, Any]) -> str:
-        return state_text(self.codec.packer, fields)
-
     # -- what a medium gives besides -----------------------------------------------------------------------
-
-    @abstractmethod
-    def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
-        """The entries with ``low < offset <= high``, in order or newest first, quarantined ones too."""
-
-    @abstractmethod
-    def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
-        """The snapshots that are kept of a run and its lanes, in the order in which each lane's were saved."""
-
-    @abstractmethod
-    def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
-        """Load a state from the history, as plain data; None if it is not kept (any more)."""
 
     @abstractmethod
     def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
@@ -126,44 +107,6 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
 
     def _info(self, run_id: str, head: RunHead) -> RunInfo:
         return replace(super()._info(run_id, head), archived_offset=head.last.offset)
-
-    # -- forks ---------------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def _write_within(self, batches: Sequence[RunBatch]) -> None:
-        """Write batches; within ``_at_once`` of their runs."""
-
-    def head_of(self, run_id: str) -> RunHead | None:
-        """Where a run stands, and what it comes from; None for one that the archive does not know."""
-        check_run_id(run_id)
-        return self._load_head(run_id)
-
-    def brought(self, run_id: str, at: int) -> Brought | None:
-        """What the archive has of a run itself that is to be forked at an offset; None if it does not know it."""
-        head = self._load_tagged(run_id)
-        if head is None:
-            return None
-        cursor = head.before_first if at <= head.before_first.offset else head.last
-        if head.before_first.offset < at < head.last.offset:
-            cursor = self._own_cursor(run_id, at)
-        kept = ((saved, self._keep_state(fields)) for saved, fields in self._states_at(run_id, at))
-        return Brought(head, cursor, [ArchiveSnapshot(*saved, state) for saved, state in kept])
-
-    def _begin_fork(self, run_id: str, start: ForkStart) -> None:
-        heads = start.head.snapshots.values()
-        snapshots = [ArchiveSnapshot(*head, kept) for head, kept in zip(heads, start.states, strict=True)]
-        header = RunHeader.of(run_id, start.head)
-        batch = RunBatch(header, header.start, (), snapshots, drained=False, ended=start.ended)
-        self._write_within([batch])
-
-    def _states_at(self, run_id: str, upto: int) -> Iterator[tuple[SnapshotHead, dict[str, Any]]]:
-        kept = self._kept_snapshots(run_id)
-        for lane_id in dict.fromkeys(one.head.lane_id for one in kept if one.damage is None):
-            for one in nearest(kept, lane_id, upto):
-                fields = self._kept_fields(run_id, one)
-                if fields is not None:
-                    yield one.head, fields
-                    break
 
     # -- reading events --------------------------------------------------------------------------------------
 
@@ -237,7 +180,8 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
         if query.limit == 0 or low >= high:
             return
         entries = self._entries(run_id, low, high, reverse=query.reverse)
-        missing = yield from events_of(self.codec, run_id, entries, range(low + 1, high + 1), query, first)
+        offsets = range(low + 1, high + 1)
+        missing = yield from events_of(self.codec, run_id, entries, offsets, query, first, head.origins)
         if missing is not None:
             raise self._missing(run_id, missing, head)
 
@@ -276,15 +220,6 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
             return None
         fields = self.codec.upcast_state(run_id, head.offset, fields)
         return Snapshot(self.codec.make_state(run_id, fields, head.offset), head.offset, head.revision, fields)
-
-    def _kept_fields(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
-        """The state of a snapshot as plain data, or None if it has been dropped since."""
-        fields = None
-        if kept.stored_at is None:
-            _, loaded = self._load_snapshot(run_id, kept.head.lane_id)
-            fields = None if loaded is None or loaded[0].token != kept.head.token else loaded[1]
-        # also one that has been replaced since: the history has it now
-        return self._load_kept(run_id, kept) if fields is None else fields
 
     # -- erasing -------------------------------------------------------------------------------------------
 
@@ -370,7 +305,9 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
         head = self._load_head(run_id)
         if head is None:
             return
-        names = {run_id} if head.parent is None or head.fork_of else {run_id, head.parent[0]}
+        names = {run_id, *(origin.run_id for origin in head.origins)}
+        if head.parent is not None and not head.fork_of:
+            names.add(head.parent[0])  # of a branch whose origin nobody has noted
         at = head.before_first
         for entries in pages_of(self.read_back(run_id, at.offset + 1, head.last.offset)):
             found = list(errors_in(run_id, names, at, entries))

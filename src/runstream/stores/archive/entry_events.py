@@ -14,6 +14,7 @@ from runstream.codec.plain_events import events_of_entries
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import CorruptRecordError, EventRefused
 from runstream.model.results import E, S
+from runstream.model.run_head import Origins, written_as
 from runstream.operations.arguments import ReadQuery, in_place_of
 
 __all__ = ["events_of"]
@@ -28,6 +29,7 @@ def events_of(
     offsets: range,
     query: ReadQuery,
     first: int,
+    origins: Origins = (),
 ) -> Generator[Sequence[tuple[ArchiveEntry, E]], None, int | None]:
     """Make the events of entries, without those that were erased or are to be skipped.
 
@@ -40,6 +42,7 @@ def events_of(
         offsets: The offsets that they should have.
         query: What is asked for.
         first: How many entries the first list is of: 1 for a reader that waits for it.
+        origins: The runs as which their first records were made.
 
     Returns:
         The offset of an entry that is missing; None for none.
@@ -51,7 +54,7 @@ def events_of(
     expected, left = offsets[::-1] if query.reverse else offsets, query.limit
     for part in _in_parts(entries, left, first):
         dense = _dense(part, expected)
-        for made in _made(codec, run_id, dense, query):
+        for made in _made(codec, run_id, dense, query, origins):
             yield made[:left]
             left = None if left is None else left - len(made)
             if left is not None and left <= 0:
@@ -74,7 +77,7 @@ _offset: Callable[[ArchiveEntry], int] = itemgetter(0)
 
 
 def _made(
-    codec: Codec[E, S], run_id: str, entries: Sequence[ArchiveEntry], query: ReadQuery
+    codec: Codec[E, S], run_id: str, entries: Sequence[ArchiveEntry], query: ReadQuery, origins: Origins
 ) -> Iterator[list[Any]]:
     events = events_of_entries(codec, run_id, entries, query.given_as)
     if events is not None:
@@ -83,7 +86,7 @@ def _made(
     found: list[Any] = []
     for entry in entries:
         try:
-            event = _one(codec, run_id, entry, query)
+            event = _one(codec, run_id, entry, query, origins)
         except Exception:
             yield found
             raise
@@ -92,25 +95,22 @@ def _made(
     yield found
 
 
-def _one(codec: Codec[E, S], run_id: str, entry: ArchiveEntry, query: ReadQuery) -> Any:
+def _one(codec: Codec[E, S], run_id: str, entry: ArchiveEntry, query: ReadQuery, origins: Origins) -> Any:
+    load = partial(_fields, run_id, entry, query.given_as, origins)
     try:
-        fields = _fields(run_id, entry, query.given_as)
+        fields = load()
         if fields is None:
             return None  # erased
-        return codec.read_event(entry.offset, fields, partial(_fields_again, run_id, entry, query.given_as))
+        return codec.read_event(entry.offset, fields, lambda: load() or {})
     except (CorruptRecordError, EventRefused) as error:
         return in_place_of(error, query.on_corrupt)
 
 
-def _fields(run_id: str, entry: ArchiveEntry, given_as: str | None) -> dict[str, Any] | None:
-    fields = entry_fields(run_id, entry)
+def _fields(run_id: str, entry: ArchiveEntry, given_as: str | None, origins: Origins) -> dict[str, Any] | None:
+    fields = entry_fields(run_id, entry, written_as(run_id, origins, entry.offset))
     if fields is not None and given_as is not None:
         fields["run_id"] = given_as
     return fields
-
-
-def _fields_again(run_id: str, entry: ArchiveEntry, given_as: str | None) -> dict[str, Any]:
-    return _fields(run_id, entry, given_as) or {}
 
 
 def _in_parts(entries: Iterable[ArchiveEntry], limit: int | None, size: int) -> Iterator[list[ArchiveEntry]]:

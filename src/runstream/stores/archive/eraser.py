@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from runstream.codec.archive_entries import entry_digest
-from runstream.model.archive_records import ArchiveEntry, RunHeader
+from runstream.codec.archive_entries import entry_digest, entry_fields
+from runstream.model.archive_records import ArchiveEntry, EntryColumns, RunHeader
 from runstream.model.erasures import ErasureNote, Spans
-from runstream.model.errors import HistoryDiverged, RunstreamError
+from runstream.model.errors import CorruptRecordError, HistoryDiverged, RunstreamError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.stores.capabilities import ErasesContent
@@ -20,6 +21,7 @@ __all__ = [
     "branch_plan",
     "digests_of",
     "erased",
+    "left_of",
     "plan_drained_base",
     "plan_drained_spans",
     "without_erased",
@@ -37,6 +39,21 @@ class Eraser(ErasesContent):
 def erased(entry: ArchiveEntry) -> ArchiveEntry:
     """What is left of an entry whose content goes: lane and ``seq`` are as little content as the caller's key."""
     return ArchiveEntry(entry.offset, entry.chain, entry.key, None, seq=entry.seq, lane_id=entry.lane_id)
+
+
+def left_of(run_id: str, entry: ArchiveEntry, written_as: str) -> ArchiveEntry:
+    """The same of an entry of which lane and ``seq`` are not at hand.
+
+    Args:
+        run_id: The run.
+        entry: The entry.
+        written_as: The run as which its record was made.
+    """
+    if entry.data is not None or entry.raw is not None:
+        with suppress(CorruptRecordError):
+            columns = EntryColumns.of(entry_fields(run_id, entry, written_as) or {})
+            entry = entry._replace(seq=columns.seq, lane_id=columns.lane_id)
+    return erased(entry)
 
 
 def without_erased(entries: Sequence[ArchiveEntry], notes: Sequence[ErasureNote]) -> Sequence[ArchiveEntry]:
@@ -66,7 +83,7 @@ def plan_drained_spans(
         HistoryDiverged: The archive has another run of that name.
     """
     _check_same(header, head, head.start == header.start)
-    plan = ErasePlan(head.start.offset, note.spans, clean=frozenset(clean))
+    plan = ErasePlan(head.lowest.offset, note.spans, clean=frozenset(clean))
     return replace(plan, dropped=frozenset(saved.token for saved in latest if not plan.keeps(saved)))
 
 
@@ -87,7 +104,7 @@ def plan_drained_base(
     """
     is_known = head.before_first.offset < base.offset <= head.last.offset
     _check_same(header, head, head.start == header.start and (not is_known or found == base))
-    return ErasePlan(head.start.offset, base=base.offset, clean=frozenset(saved.token for saved in latest))
+    return ErasePlan(head.lowest.offset, base=base.offset, clean=frozenset(saved.token for saved in latest))
 
 
 def _check_same(header: RunHeader, head: RunHead, is_same: bool) -> None:
@@ -127,5 +144,5 @@ def branch_plan(head: RunHead, spans: Spans, same: Iterable[int]) -> ErasePlan:
     shared = [first for first, _ in spans if first <= head.start.offset]
     first = min([*offsets[:1], *shared], default=None)
     if first is None:
-        return ErasePlan(head.start.offset)
-    return ErasePlan(head.start.offset, tuple((offset, offset) for offset in offsets), first_held=first)
+        return ErasePlan(head.lowest.offset)
+    return ErasePlan(head.lowest.offset, tuple((offset, offset) for offset in offsets), first_held=first)

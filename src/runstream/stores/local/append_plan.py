@@ -40,7 +40,7 @@ class Details:
 
     def last_of(self, lane_id: str, head: RunHead) -> int:
         """The offset of a lane's last event; 0 for none. What a fork shares may have any lane's, up to its end."""
-        return self.lanes.get(lane_id, 0 if head.fork_of is None else head.start.offset)
+        return self.lanes.get(lane_id, head.shares_to)
 
 
 class StateWrite(NamedTuple):

@@ -133,7 +133,7 @@ def plan_erase(
     """
     there = _checked(order, head, leases)
     check_offsets(order.run_id, order.spans, there.before_first.offset + 1, there.last.offset)
-    plan = ErasePlan(there.start.offset, order.spans, clean=frozenset(order.clean))
+    plan = ErasePlan(there.lowest.offset, order.spans, clean=frozenset(order.clean))
     holding = [saved for saved in latest if not plan.keeps(saved)]
     held = {order.run_id: holding} if holding else {}
     for run_id, saved in family.snapshots:
@@ -191,7 +191,7 @@ def plan_truncate(
             "save newer ones first, or truncate less; nothing was truncated",
         )
     return ErasePlan(
-        there.start.offset, base=base, clean=frozenset(saved.token for saved in lanes.snapshots.values())
+        there.lowest.offset, base=base, clean=frozenset(saved.token for saved in lanes.snapshots.values())
     )
 
 

@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, RunInfo, S
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
+from runstream.operations.lineage import Segment, joined_origins
 from runstream.operations.operation import in_one_call
 from runstream.operations.run_forks import (
     Fork,
@@ -115,6 +117,33 @@ class LocalForks(LookUps[E, S]):
             for saved, fields in self._states_at(segment.run_id, segment.upto(at)):
                 found.setdefault(saved.lane_id, (saved, fields))
         return found
+
+    @in_one_call
+    def detach(self, run_id: str, of: str) -> None:
+        """Give a fork of a run a copy of its own of all that it shares: it is a fork no more."""
+        del of  # it has noted nothing
+        check_run_id(run_id)
+        with self._at_once([run_id]):
+            head = self._load_head(run_id)
+            if head is not None and head.fork_of is not None:
+                self._take_over(run_id, self._detached(run_id, head), self._ancestry(run_id, head))
+
+    def _detached(self, run_id: str, head: RunHead) -> RunHead:
+        """The head of a fork once it has all of its history itself."""
+        base, origins = head.base, head.origins
+        if base is None:
+            *shared, _ = self._segments(run_id, head)
+            heads = [self._load_head(segment.run_id) or RunHead() for segment in shared]
+            base = heads[0].before_first
+            origins = joined_origins(zip(shared, heads, strict=True))
+        return replace(head, parent=None, parent_identity=0, base=base, origins=origins)
+
+    @abstractmethod
+    def _take_over(self, run_id: str, head: RunHead, shared: Sequence[Segment]) -> None:
+        """Give a run what it has shared with others, and this head; within ``_at_once``.
+
+        Of what comes before the head's base, it gets no more than the callers' keys and the lanes.
+        """
 
     def _check_forks(self, run_id: str) -> None:
         """Check that no other run needs the history of a run that is to be deleted; within ``_at_once``.

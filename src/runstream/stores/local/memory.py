@@ -22,14 +22,14 @@ from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LeaseGrant, Recorded, RunInfo, S
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import Origins, RunHead, SnapshotHead, written_as
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, LeaseRequest, ReadQuery, in_place_of, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.follow_runs import UNREADABLE, FollowedRuns, FollowRunsQuery
 from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.lane_facts import LaneFacts
-from runstream.operations.messages import diverged, lost
+from runstream.operations.lineage import Segment
 from runstream.operations.operation import Stream, blocking, in_one_call, pass_on
 from runstream.operations.runners import SyncRunner
 from runstream.stores.facade import Store
@@ -100,7 +100,7 @@ class MemoryOperations(LocalOperations[E, S]):
     # -- reading -----------------------------------------------------------------------------------------
 
     def _read_own(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
-        entries = self._entries(run_id, query)
+        entries, origins = self._entries(run_id, query)
         given = 0
         for cursor, record in entries[::-1] if query.reverse else entries:
             if given == query.limit:
@@ -108,7 +108,8 @@ class MemoryOperations(LocalOperations[E, S]):
             if record == ERASED:
                 continue
             try:
-                event: Any = self.codec.decode_event(run_id, cursor.offset, record, query.given_as)
+                name = written_as(run_id, origins, cursor.offset)
+                event: Any = self.codec.decode_event(name, cursor.offset, record, query.given_as or run_id)
             except (CorruptRecordError, EventRefused) as error:
                 event = in_place_of(error, query.on_corrupt)
                 if event is None:
@@ -116,22 +117,11 @@ class MemoryOperations(LocalOperations[E, S]):
             given += 1
             yield Recorded(cursor.offset, str(cursor), event)
 
-    def _entries(self, run_id: str, query: ReadQuery) -> list[tuple[Cursor, bytes]]:
-        low, cursor = parse_position(query.after)
+    def _entries(self, run_id: str, query: ReadQuery) -> tuple[list[tuple[Cursor, bytes]], Origins]:
+        """The entries of a query, and the runs as which the first of the run were made."""
         with self._changed:
-            run = self._runs.get(run_id)
-            head = RunHead() if run is None else run.head
-            first = head.before_first
-            if cursor is not None and low > head.last.offset:
-                raise lost(run_id, low, head.last.offset)
-            if run is None:
-                return []
-            if cursor is not None and low > first.offset and run.entries[low - first.offset - 1][0] != cursor:
-                raise diverged(run_id, cursor)
-            if cursor is not None and head.base == first and low == first.offset and cursor != first:
-                raise diverged(run_id, cursor)
-            end = None if query.before is None else max(0, query.before - first.offset - 1)
-            return run.entries[max(0, low - first.offset) : end]
+            run = self._runs.get(run_id) or MemoryRun(RunHead())
+            return run.entries_of(run_id, query), run.head.origins
 
     def _own_cursor(self, run_id: str, offset: int) -> Cursor:
         run = self._runs[run_id]
@@ -286,7 +276,7 @@ class MemoryOperations(LocalOperations[E, S]):
         with self._changed:
             run = self._runs.get(run_id)
             if run is None or lane_id not in run.states:
-                return None if run is None else run.head, None
+                return (None if run is None else run.head), None
             head, packed = run.head, run.states[lane_id]
         return head, (head.snapshots[lane_id], unpack_state(packed)[0])
 
@@ -342,6 +332,11 @@ class MemoryOperations(LocalOperations[E, S]):
         for lane_id, kept in zip(start.head.snapshots, start.states, strict=True):
             run.states[lane_id] = pack_state(STORED_PACKER, kept).fields
         self._changed.notify_all()
+
+    def _take_over(self, run_id: str, head: RunHead, shared: Sequence[Segment]) -> None:
+        run = self._runs[run_id]
+        lasts = self._inherited_lasts(run_id, run.head)
+        run.take_over(head, [(segment, self._runs[segment.run_id]) for segment in shared], lasts)
 
     def _states_at(self, run_id: str, upto: int) -> Iterator[tuple[SnapshotHead, dict[str, Any]]]:
         run = self._runs[run_id]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from runstream.codec.record import ERASED, decode_record, fields_of
 from runstream.model.erasures import ErasureNote
 from runstream.model.results import Cursor
-from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead, written_as
+from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.forks import HeldLock, held_over_fork
 from runstream.operations.lane_facts import LaneFacts
+from runstream.operations.lineage import Segment
+from runstream.operations.messages import diverged, lost
 from runstream.operations.run_forks import Fork, forks_among
 from runstream.stores.local.erase_plan import (
     EraseOrder,
@@ -51,18 +54,51 @@ class MemoryRun:
         """The offset before its first entry."""
         return self.head.before_first.offset
 
+    def entries_of(self, run_id: str, query: ReadQuery) -> list[tuple[Cursor, bytes]]:
+        """Its own entries that a query asks for."""
+        low, cursor = parse_position(query.after)
+        head, first = self.head, self.head.before_first
+        if cursor is not None and low > head.last.offset:
+            raise lost(run_id, low, head.last.offset)
+        if cursor is not None and low > first.offset and self.entries[low - first.offset - 1][0] != cursor:
+            raise diverged(run_id, cursor)
+        if cursor is not None and head.base == first and low == first.offset and cursor != first:
+            raise diverged(run_id, cursor)
+        end = None if query.before is None else max(0, query.before - first.offset - 1)
+        return self.entries[max(0, low - first.offset) : end]
+
     def seq_at(self, run_id: str, offset: int) -> int:
         """The ``seq`` of the run's own event at an offset."""
         if offset in self.seqs:
             return self.seqs[offset]
         record = self.entries[offset - self.before - 1][1]
-        return int(fields_of(run_id, decode_record(run_id, offset, record))["seq"])
+        name = written_as(run_id, self.head.origins, offset)
+        return int(fields_of(name, decode_record(name, offset, record))["seq"])
 
     def lane_facts(self, run_id: str, leases: Leases) -> LaneFacts:
         """What is noted of the lanes of its own events."""
         lasts = {lane_id: (offset, self.seq_at(run_id, offset)) for lane_id, offset in self.lanes.items()}
         owners = {lane_id: held.owner for lane_id, held in leases.items()}
         return LaneFacts(lasts, self.head.snapshots, dict(self.ended), owners)
+
+    def take_over(
+        self, head: RunHead, shared: Sequence[tuple[Segment, MemoryRun]], lasts: Mapping[str, tuple[int, int]]
+    ) -> None:
+        """Get a head, and what the run has shared with others: the oldest first, with the last events of lanes."""
+        entries: list[tuple[Cursor, bytes]] = []
+        peaks, keys, seqs = [0], dict[str, Cursor](), dict(lasts.values())
+        base = head.before_first.offset
+        for segment, run in shared:
+            end = segment.upto(run.head.last.offset)
+            seqs |= {offset: seq for offset, seq in run.seqs.items() if offset <= end}
+            keys |= {key: at for key, at in run.keys.items() if at.offset <= end}
+            begin, stop = max(0, max(base, segment.after) - run.before), max(0, end - run.before)
+            entries += run.entries[begin:stop]
+            peaks += [max(peaks[-1], peak) for peak in run.peaks[begin + 1 : stop + 1]]
+        self.peaks = [*peaks, *(max(peaks[-1], peak) for peak in self.peaks[1:])]
+        self.entries = [*entries, *self.entries]
+        self.lanes = {lane_id: offset for lane_id, (offset, _) in lasts.items()} | self.lanes
+        self.keys, self.seqs, self.head = keys | self.keys, seqs | self.seqs, head
 
     def erase(self, run_id: str, plan: ErasePlan) -> None:
         """Erase as planned."""

@@ -24,6 +24,7 @@ from runstream.stores.redis.operations.admin import required_archives as archive
 from runstream.stores.redis.operations.admin import run_facts as facts
 from runstream.stores.redis.operations.admin import status as inspection
 from runstream.stores.redis.operations.worker import (
+    detached,
     drain,
     erasing,
     inherited_erasures,
@@ -100,6 +101,7 @@ class Namespace:
     unindexed = _method(tag_index.unindexed)
     index_again = _method(tag_index.index_again)
     set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)
+    once_shared = _method(detached.once_shared)
     load_erasures = _method(erasing.load_erasures)
     ask_again = _method(erasing.ask_again)
     rebuild = _method(erasing.rebuild)

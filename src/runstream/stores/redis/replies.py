@@ -12,7 +12,7 @@ from runstream.model.archive_records import RunHeader
 from runstream.model.errors import InvalidRunId
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead, RunStart
+from runstream.model.run_head import Origin, Origins, RunHead, RunStart
 from runstream.model.tags import NO_TAGS, TagSet
 
 __all__ = [
@@ -25,12 +25,14 @@ __all__ = [
     "noted_start",
     "noted_tags",
     "noted_time",
+    "origins_text",
     "parent_text",
     "parse_cursor",
     "parse_info",
     "parse_map",
     "parse_news",
     "parse_offset",
+    "parse_origins",
     "parse_parent",
     "parse_peak",
     "parse_records",
@@ -227,6 +229,22 @@ class Parent(NamedTuple):
 
     run: tuple[str, int] | None = None
     creation: int = 0
+
+
+def parse_origins(text: bytes | None) -> Origins:
+    """Parse meta's field ``origin``: ``OFFSET LENGTH:RUN`` of each, one after the other, LENGTH in bytes."""
+    found, left = [], text or b""
+    while left:
+        offset, _, left = left.partition(b" ")
+        length, _, left = left.partition(b":")
+        found.append(Origin(int(offset), left[: int(length)].decode()))
+        left = left[int(length) :]
+    return tuple(found)
+
+
+def origins_text(origins: Origins) -> str:
+    """The same as text; '' for none."""
+    return "".join(f"{upto} {len(run_id.encode())}:{run_id}" for upto, run_id in origins)
 
 
 def parse_parent(text: bytes | None) -> Parent:

@@ -15,7 +15,7 @@ from runstream.operations.operation import Operation, blocking, collect
 from runstream.operations.run_forks import Brought, ForkOptions
 from runstream.stores.tiered.boundary import Boundary, HotAndArchive
 
-__all__ = ["all_lanes", "ancestry_in", "fork", "last_seq_back", "segments_in", "shared_segments"]
+__all__ = ["all_lanes", "ancestry_in", "detach", "fork", "last_seq_back", "segments_in", "shared_segments"]
 
 _PAGE = 500
 
@@ -89,6 +89,24 @@ def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brou
         for one in part.snapshots:
             snapshots.setdefault(one.lane_id, one)
     return Brought(head, cursor or head.start, [*snapshots.values()])
+
+
+def detach(tiers: HotAndArchive[E, S], run_id: str, of: str) -> Operation[None]:
+    """Give a fork of a run a copy of its own of all that it shares, in Redis and in the archive.
+
+    The run counts it as its fork until both have that: who dies in between leaves it to whoever deletes the run.
+    """
+    archive_id: str = yield from blocking(getattr, tiers.archive, "archive_id")  # it may get one now
+    header = yield from tiers.hot.detach_brought(run_id, archive_id)
+    if header is None:
+        yield from tiers.archive.detach(run_id, of)
+    else:
+        shared = [*(yield from ancestry_in(tiers, of)), Segment(of, 0)]
+        after = yield from blocking(tiers.archive.lacks_shared, header, shared)
+        if after is not None:
+            rest = yield from tiers.hot.once_shared(header, after)
+            yield from blocking(tiers.archive.make_whole, header, rest, shared)
+    yield from tiers.hot.let_go(run_id, of)
 
 
 def last_seq_back(tiers: HotAndArchive[E, S], run_id: str, lane_id: str) -> Operation[int]:

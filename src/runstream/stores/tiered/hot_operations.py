@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import Erasure
 from runstream.model.results import Cursor, E, LaneInfo, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
@@ -59,6 +60,25 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
         self, run_id: str, new_run_id: str, options: ForkOptions, brought: Brought | None
     ) -> Operation[RunInfo]:
         """``fork``, with what an archive knows of the run; None: it does not know it."""
+
+    def detach_brought(self, run_id: str, archive_id: str) -> Operation[RunHeader | None]:
+        """Give a fork a copy of its own of all that it shares, so that it is a fork no more.
+
+        Its parent counts it as one until ``let_go``.
+
+        Args:
+            run_id: The fork.
+            archive_id: The archive that has what is not here any more of what it shares.
+
+        Returns:
+            Its header; None where it is not here.
+        """
+
+    def once_shared(self, header: RunHeader, after: int) -> Operation[list[ArchiveEntry]]:
+        """What a run that was a fork had shared, after an offset, as far as it is here."""
+
+    def let_go(self, run_id: str, of: str) -> Operation[None]:
+        """Let a run not count another one as its fork any more, which was detached from it."""
 
     def start_of(self, run_id: str) -> Operation[Cursor | None]:
         """The cursor before a run's first event, whose chain no other run has; None for an unknown run."""

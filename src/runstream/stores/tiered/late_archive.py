@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
-from runstream.model.archive_records import ArchiveEntry, Position
+from runstream.model.archive_records import ArchiveEntry, Position, RunHeader
 from runstream.model.erasures import Erasure, Spans
 from runstream.model.results import Cursor, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
+from runstream.operations.lineage import Segment
 from runstream.operations.operation import Operation, Stream, blocking
 from runstream.operations.run_forks import Brought, Fork
 from runstream.stores.archive.base import ArchiveOperations
@@ -107,6 +108,27 @@ class LateArchive(Generic[E, S]):
         """What the archive knows of a run that is to be forked."""
         found = self._find()
         return None if found is None else found.brought(run_id, at)
+
+    @property
+    def archive_id(self) -> str:
+        """The UUID of the archive; '' as long as it is not there."""
+        found = self._find()
+        return "" if found is None else found.archive_id
+
+    def detach(self, run_id: str, of: str) -> Operation[None]:
+        """Give a fork of a run a copy of its own of all that it shares."""
+        return self._ask(lambda found: found.detach(run_id, of), None)
+
+    def lacks_shared(self, header: RunHeader, of: Sequence[Segment] = ()) -> int | None:
+        """The offset after which the archive lacks what a run had shared."""
+        found = self._find()
+        return None if found is None else found.lacks_shared(header, of)
+
+    def make_whole(self, header: RunHeader, rest: Sequence[ArchiveEntry], of: Sequence[Segment] = ()) -> None:
+        """Give a run, which is a fork no more, what it had shared."""
+        found = self._find()
+        if found is not None:
+            found.make_whole(header, rest, of)
 
     def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
         """The runs that were forked from a run."""

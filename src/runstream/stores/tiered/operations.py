@@ -34,7 +34,7 @@ from runstream.operations.operation import Items, Operation, Stream, blocking, c
 from runstream.operations.people import answer_at
 from runstream.operations.run_forks import ForkOptions, has_forks
 from runstream.stores.tiered import erasing
-from runstream.stores.tiered.forks import all_lanes, fork, last_seq_back
+from runstream.stores.tiered.forks import all_lanes, detach, fork, last_seq_back
 from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
 from runstream.stores.tiered.snapshots import TieredSnapshots
@@ -359,6 +359,10 @@ class TieredOperations(TieredSnapshots[E, S]):
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""
         return fork(self, run_id, new_run_id, options)
+
+    def detach(self, run_id: str, of: str) -> Operation[None]:
+        """Give a fork of a run a copy of its own of all that it shares."""
+        return detach(self, run_id, of)
 
     def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
         """Erase the content at these offsets for good."""

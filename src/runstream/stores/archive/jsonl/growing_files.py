@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from runstream.stores.archive.jsonl.line_format import is_usual
 
-__all__ = ["pieces", "stable_lines", "until_cut"]
+__all__ = ["identity_of", "pieces", "stable_lines", "until_cut"]
 
 _BLOCK_BYTES = 1 << 20
 
@@ -54,3 +54,9 @@ def stable_lines(file: BinaryIO) -> Iterator[bytes]:
         yield from lines
         if not lines[-1].endswith(b"\n"):
             return
+
+
+def identity_of(handle: int) -> tuple[int, int]:
+    """What names an open file: its device and its inode."""
+    facts = os.fstat(handle)
+    return facts.st_dev, facts.st_ino

@@ -34,6 +34,7 @@ from runstream.model.archive_records import DAMAGED_LINE, STRANGE_LINE, ArchiveE
 from runstream.model.errors import EncodingError, InvalidRunId
 from runstream.model.identifiers import is_utf8
 from runstream.model.results import Cursor
+from runstream.model.run_head import Origin, Origins
 from runstream.stores.archive.jsonl.commit_marks import Mark, are_texts, dump, is_time, load
 
 __all__ = [
@@ -93,7 +94,8 @@ _LANE_AND_SEQ = re.compile(
 class Header(NamedTuple):
     """A run's first line, its header. ``created_at`` is Unix time in seconds; ``parent`` is run and offset.
 
-    ``identity`` and ``parent_identity`` are those of a fork; ``base`` is where a truncated history begins.
+    ``identity`` and ``parent_identity`` are those of a fork; ``base`` is where the history begins, if not at its
+    start, and ``origins`` are the runs as which its first records were made.
     """
 
     run_id: str
@@ -102,6 +104,7 @@ class Header(NamedTuple):
     identity: int = 0
     parent_identity: int = 0
     base: Cursor | None = None
+    origins: Origins = ()
 
 
 def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
@@ -118,6 +121,8 @@ def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEn
             facts |= {"identity": header.identity, "parent_identity": header.parent_identity}
         if header.base is not None:
             facts["base"] = header.base
+        if header.origins:
+            facts["origins"] = header.origins
         lines.append(f'{{"$run":{dump(facts)},{_cursor_members(header.start)}')
     lines += [f"{_content(entry)}{_cursor_members(entry)}" for entry in entries]
     if not lines:
@@ -200,8 +205,9 @@ def load_header(line: bytes) -> Header:
             int(run.get("identity", 0)),
             int(run.get("parent_identity", 0)),
             None if base is None else Cursor(int(base[0]), int(base[1])),
+            tuple(Origin(int(upto), str(name)) for upto, name in run.get("origins", ())),
         )
-    except (LookupError, TypeError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"no header: {type(error).__name__}: {error}") from error
     if not are_texts((header.run_id,)) or not is_time(header.created_at):
         raise ValueError("no header: a member is of another type")

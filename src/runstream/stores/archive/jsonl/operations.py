@@ -25,12 +25,13 @@ from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.jsonl import file_names
+from runstream.stores.archive.jsonl.copying import put_in_front
 from runstream.stores.archive.jsonl.drained_batches import lacking_of
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.erasing import JSONLEraser
 from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.archive.jsonl.lanes import lane_facts, seq_at
-from runstream.stores.archive.jsonl.repair import cut_back, readmit
+from runstream.stores.archive.jsonl.repair import cut_back, kept_aside, readmit
 from runstream.stores.archive.jsonl.run_head import head_from_header
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_logs import RunLogs
@@ -151,6 +152,9 @@ class JSONLOperations(ArchiveOperations[E, S]):
 
     def _write_within(self, batches: Sequence[RunBatch]) -> None:
         write_planned(lambda _: lacking_of(self._logs, batches, self._clock))
+
+    def _write_copied(self, run_id: str, head: RunHead, entries: Iterator[ArchiveEntry]) -> None:
+        put_in_front(self._logs.log(run_id), RunHeader.of(run_id, head), entries)
 
     def _children_of(self, run_id: str) -> Iterator[tuple[str, RunHead]]:
         with self._logs.reading():
@@ -314,19 +318,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
         """The records in the quarantine, of one run or of all, with their run ids."""
-        if run_id is not None:
-            check_run_id(run_id)
-        with self._logs.alone():
-            run_ids = self._logs.directory.run_ids() if run_id is None else [run_id]
-        for each in run_ids:
-            spans = []
-            with self._logs.reading(), suppress(*([HistoryDiverged] if run_id is None else [])):
-                log = self._logs.log(each)
-                log.refresh()
-                spans = [(offset, log.span(offset - 1, offset)) for offset in log.index.kept_aside]
-            for offset, span in spans:
-                for entry in log.entries_between([span], offset, offset):
-                    yield each, entry
+        return kept_aside(self._logs, run_id)
 
     # -- snapshots -----------------------------------------------------------------------------------------
 

@@ -1,22 +1,26 @@
-"""Repair a run's log: readmit records that read by now, cut a branch off.
+"""Repair a run's log: find and readmit records that did not read, cut a branch off.
 
-Either rewrites the log completely under another name and renames that. The caller holds the run's lock and has
-refreshed the log.
+Either of the last two rewrites the log completely under another name and renames that. The caller holds the run's
+lock and has refreshed the log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from typing import BinaryIO
 
 from runstream.model.archive_records import ArchiveEntry, Position, RunHeader
+from runstream.model.errors import HistoryDiverged
+from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
 from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.growing_files import pieces
 from runstream.stores.archive.jsonl.line_format import batch_text, readmitted_line
 from runstream.stores.archive.jsonl.run_log import RunLog
+from runstream.stores.archive.jsonl.run_logs import RunLogs
 from runstream.stores.archive.jsonl.run_snapshots import kept_snapshots, latest_snapshots
 from runstream.stores.archive.jsonl.run_tags import tags_of
 from runstream.stores.archive.jsonl.spans import entries_in
@@ -24,7 +28,7 @@ from runstream.stores.archive.jsonl.tag_notes import TagNote
 from runstream.stores.archive.sink_rules import check_cut
 from runstream.stores.archive.snapshot_history import tokens_before_cut
 
-__all__ = ["cut_back", "readmit"]
+__all__ = ["cut_back", "kept_aside", "readmit"]
 
 
 class _Lines:
@@ -40,6 +44,23 @@ class _Lines:
         for line in self._file:
             self.begin, self.end, self.line = self.end, self.end + len(line), line
             yield line
+
+
+def kept_aside(logs: RunLogs, run_id: str | None) -> Iterator[tuple[str, ArchiveEntry]]:
+    """The records in the quarantine, of one run or of all, with their run ids."""
+    if run_id is not None:
+        check_run_id(run_id)
+    with logs.alone():
+        run_ids = logs.directory.run_ids() if run_id is None else [run_id]
+    for each in run_ids:
+        spans = []
+        with logs.reading(), suppress(*([HistoryDiverged] if run_id is None else [])):
+            log = logs.log(each)
+            log.refresh()
+            spans = [(offset, log.span(offset - 1, offset)) for offset in log.index.kept_aside]
+        for offset, span in spans:
+            for entry in log.entries_between([span], offset, offset):
+                yield each, entry
 
 
 def readmit(log: RunLog, entry: ArchiveEntry) -> bool:

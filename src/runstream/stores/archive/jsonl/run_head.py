@@ -50,6 +50,7 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
         updated_at=mark.updated_at,
         parent=header.parent,
         base=header.base,
+        origins=header.origins,
         tags=TagSet(mark.tags.version, mark.tags.values or {}),
         identity=header.identity,
         parent_identity=header.parent_identity,

@@ -35,7 +35,7 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.directory import remove_run
 from runstream.stores.archive.jsonl.file_locks import is_at, names_in, unavailable, write_all, write_file
-from runstream.stores.archive.jsonl.growing_files import stable_lines
+from runstream.stores.archive.jsonl.growing_files import identity_of, stable_lines
 from runstream.stores.archive.jsonl.line_format import batch_text
 from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, keep_aside, let_finish, written_before
@@ -128,6 +128,7 @@ class RunLog:
             identity=known.header.identity,
             parent_identity=known.header.parent_identity,
             base=known.header.base,
+            origins=known.header.origins,
         )
 
     def head_from_ends(self) -> RunHead | None:
@@ -291,7 +292,7 @@ class RunLog:
 
     def _scan(self, file: io.BufferedReader) -> None:
         facts = os.fstat(file.fileno())
-        identity, known = _identity(file.fileno()), self.index
+        identity, known = identity_of(file.fileno()), self.index
         if identity != self._identity or not self._goes_on(file.fileno(), facts.st_size):
             self._forget()
             known = self.index
@@ -329,7 +330,7 @@ class RunLog:
             sync(handle)
             if self._identity is None:
                 sync_directory(self.directory)
-                self._identity = _identity(handle)
+                self._identity = identity_of(handle)
             self._check(handle)
         except (OSError, StoreUnavailable):
             # a failed fsync may have dropped the pages it did not write: only what was proven before counts
@@ -341,7 +342,7 @@ class RunLog:
 
     def _check(self, handle: int) -> None:
         """Raise StoreUnavailable unless the file at the log's path is still the one that was read."""
-        if self._identity not in (None, _identity(handle)) or not is_at(self.path, handle):
+        if self._identity not in (None, identity_of(handle)) or not is_at(self.path, handle):
             raise StoreUnavailable(
                 f"{self.path} was removed or replaced while it was written; put it back, or let it be written"
                 " anew, and send the same call again"
@@ -392,8 +393,3 @@ class RunLog:
 
     def _prepared(self, lane_id: str | None, token: str) -> Path:
         return self.directory / file_names.prepared_name(lane_id, token)
-
-
-def _identity(handle: int) -> tuple[int, int]:
-    facts = os.fstat(handle)
-    return facts.st_dev, facts.st_ino

@@ -198,7 +198,7 @@ def _truncate(
         base = head.before_first  # nothing is there to be removed
     for statement in _REMOVE:
         connection.execute(statement, {"run_id": run_id, "base": base.offset})
-    _erase_spans(connection, run_id, ((head.start.offset, base.offset),))
+    _erase_spans(connection, run_id, ((head.lowest.offset, base.offset),))
     last = base if head.last.offset < base.offset else head.last
     save_heads(connection, {run_id: replace(head, last=last, base=base)})
 

@@ -38,6 +38,7 @@ from runstream.operations.arguments import LeaseRequest, RunsQuery
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
 from runstream.stores.archive.base import ArchiveOperations
+from runstream.stores.archive.integrity import pages_of
 from runstream.stores.archive.snapshot_history import (
     KEPT_SNAPSHOTS,
     KeepSnapshots,
@@ -73,9 +74,10 @@ from runstream.stores.archive.sqlite.queries import (
     find_heads,
     load_head,
     load_lane,
+    replace_head,
 )
-from runstream.stores.archive.sqlite.repair import cut_back, readmit
-from runstream.stores.archive.sqlite.row_values import aside_in, entries_in, state_in
+from runstream.stores.archive.sqlite.repair import cut_back, kept_aside, readmit
+from runstream.stores.archive.sqlite.row_values import entries_in, state_in
 from runstream.stores.archive.sqlite.snapshot_table import history_of, state_text
 from runstream.stores.archive.sqlite.tag_table import load_tags
 from runstream.stores.archive.sqlite.write_batch import WriteBatch, columns_of
@@ -88,10 +90,6 @@ _PAGE_ROWS = 1000
 
 _GET_ENTRIES = (GET_EVENTS, GET_ASIDE)
 _GET_ENTRIES_BACK = tuple(query.replace("ORDER BY offset", "ORDER BY offset DESC") for query in _GET_ENTRIES)
-
-_GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, checksum, reason, quarantined_at FROM quarantine
-    WHERE (run_id, offset) > (:run_id, :offset) AND (:only IS NULL OR run_id = :only)
-    ORDER BY run_id, offset LIMIT :rows"""
 
 
 class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
@@ -217,6 +215,13 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
                 batch.add(of_run)
             batch.insert()
 
+    def _write_copied(self, run_id: str, head: RunHead, entries: Iterator[ArchiveEntry]) -> None:
+        with self._file.use() as connection:
+            noted = noted_lanes(connection, run_id)
+            for page in pages_of(entries):
+                self._batch(connection).copy(run_id, page, noted)
+            replace_head(connection, run_id, head)
+
     def _batch(self, connection: sqlite3.Connection) -> WriteBatch:
         return WriteBatch(connection, self._clock(), self._keep_snapshots, self._inherited_keys)
 
@@ -272,15 +277,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
         """The records in the quarantine, of one run or of all, with their run ids."""
-        page: dict[str, Any] = {"run_id": "", "offset": 0, "only": run_id, "rows": _PAGE_ROWS}
-        while True:
-            with self._file.use() as connection:
-                rows = connection.execute(_GET_QUARANTINE, page).fetchall()
-            for row in rows:
-                yield row[0], aside_in(*row)
-            if len(rows) < _PAGE_ROWS:
-                return
-            page.update(run_id=rows[-1][0], offset=rows[-1][1])
+        return kept_aside(self._file, run_id)
 
     # -- snapshots -----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from runstream.model.run_head import RunHead
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
 from runstream.stores.archive.sqlite.row_checksums import aside_checksum, row_checksum, run_checksum
-from runstream.stores.archive.sqlite.row_values import head_in, lane_offset_in
+from runstream.stores.archive.sqlite.row_values import head_in, lane_offset_in, origins_text
 from runstream.stores.archive.sqlite.tag_table import load_tags, with_all
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "keep_aside",
     "load_head",
     "load_lane",
+    "replace_head",
     "save_heads",
     "save_lanes",
     "take_over_heads",
@@ -39,11 +40,12 @@ __all__ = [
 ]
 
 _SET_RUN = """INSERT INTO runs (run_id, start_offset, start_chain, last_offset, last_chain, status, session_id,
-    created_at, updated_at, parent_run_id, parent_offset, identity, parent_identity, checksum)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    created_at, updated_at, parent_run_id, parent_offset, identity, parent_identity, origins, checksum)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET session_id = excluded.session_id, status = excluded.status,
     last_offset = excluded.last_offset, last_chain = excluded.last_chain, updated_at = excluded.updated_at,
     checksum = excluded.checksum"""
+_FORGET_HEAD = "DELETE FROM runs WHERE run_id = ?"
 _SET_BASE = """INSERT INTO bases (run_id, base_offset, base_chain, base_checksum) VALUES (?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET base_offset = excluded.base_offset, base_chain = excluded.base_chain,
     base_checksum = excluded.base_checksum"""
@@ -71,7 +73,7 @@ GET_OFFSET_BEFORE = """SELECT CASE WHEN max(is_damaged) THEN 0 ELSE
           UNION ALL SELECT offset, 0 FROM quarantine WHERE run_id = :run_id)"""
 _COLUMNS = """SELECT run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created_at,
     updated_at, parent_run_id, parent_offset"""
-_HEAD = f"""{_COLUMNS}, identity, parent_identity, base_offset, base_chain, base_checksum, checksum
+_HEAD = f"""{_COLUMNS}, identity, parent_identity, origins, base_offset, base_chain, base_checksum, checksum
     FROM runs LEFT JOIN bases USING (run_id)"""
 _GET_HEAD = f"{_HEAD} WHERE run_id = ?"
 _GET_FORKS = f"{_HEAD} WHERE parent_run_id = ?"
@@ -163,11 +165,17 @@ def save_heads(connection: sqlite3.Connection, heads: Mapping[str, RunHead]) -> 
     connection.executemany(_SET_BASE, [(*row, row_checksum(*row)) for row in bases])
 
 
+def replace_head(connection: sqlite3.Connection, run_id: str, head: RunHead) -> None:
+    """Save the head of a run that is there already, with all that ``save_heads`` lets stay."""
+    connection.execute(_FORGET_HEAD, (run_id,))
+    save_heads(connection, {run_id: head})
+
+
 def take_over_heads(connection: sqlite3.Connection, table: str) -> None:
     """Add the rows of a table of runs that has no checksums."""
     rows = connection.execute(f"{_COLUMNS} FROM {table}").fetchall()
     for (*columns,) in rows:
-        row = (*columns, None, None)
+        row = (*columns, None, None, None)
         connection.execute(_SET_RUN, (*row, run_checksum(*row)))
 
 
@@ -219,4 +227,7 @@ def _columns(run_id: str, head: RunHead) -> tuple[Any, ...]:
     times = float(head.created_at), float(head.updated_at)
     identities = head.identity or None, head.parent_identity or None
     parent = head.parent or (None, None)
-    return run_id, *head.start, *head.last, head.status, head.session_id, *times, *parent, *identities
+    return (
+        *(run_id, *head.start, *head.last, head.status, head.session_id, *times, *parent, *identities),
+        origins_text(head.origins),
+    )

@@ -1,23 +1,29 @@
-"""Repair a SQLite archive: readmit records that read by now, cut a branch off.
+"""Repair a SQLite archive: find and readmit records that did not read, cut a branch off.
 
-Each function is one step within a transaction of its caller.
+Each of the last two is one step within a transaction of its caller.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from typing import Any
 
 from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position, RunHeader
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 from runstream.stores.archive.sink_rules import check_cut, is_same_run
 from runstream.stores.archive.snapshot_history import tokens_before_cut
-from runstream.stores.archive.sqlite.queries import load_head, load_lane, save_heads, save_lanes
+from runstream.stores.archive.sqlite.connection import ArchiveFile
+from runstream.stores.archive.sqlite.queries import load_head, load_lane, replace_head, save_lanes
 from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed
+from runstream.stores.archive.sqlite.row_values import aside_in
 from runstream.stores.archive.sqlite.snapshot_table import history_of, keep_only
 from runstream.stores.archive.sqlite.tag_table import save_tags
 
-__all__ = ["cut_back", "readmit"]
+__all__ = ["cut_back", "kept_aside", "readmit"]
+
+_PAGE_ROWS = 1000
 
 _GET_CHAIN = """SELECT chain FROM events WHERE run_id = :run_id AND offset = :offset
     UNION ALL SELECT chain FROM quarantine WHERE run_id = :run_id AND offset = :offset"""
@@ -28,6 +34,9 @@ _READMIT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, 
     WHERE run_id = ? AND offset = ? AND chain = ?"""
 _RELEASE = "DELETE FROM quarantine WHERE run_id = ? AND offset = ?"
 
+_GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, checksum, reason, quarantined_at FROM quarantine
+    WHERE (run_id, offset) > (:run_id, :offset) AND (:only IS NULL OR run_id = :only)
+    ORDER BY run_id, offset LIMIT :rows"""
 _CUT = (
     "DELETE FROM events WHERE run_id = ? AND offset > ?",
     "DELETE FROM quarantine WHERE run_id = ? AND offset > ?",
@@ -41,7 +50,19 @@ _GET_TOKENS = "SELECT lane_id, token FROM latest_states WHERE run_id = ?"
 _CUT_RUN_STATE = "DELETE FROM snapshots WHERE run_id = ?"
 _CUT_LANE_STATE = "DELETE FROM lane_snapshots WHERE run_id = ? AND lane_id = ?"
 _FORGET_LOSS = "DELETE FROM losses WHERE run_id = ?"
-_FORGET_HEAD = "DELETE FROM runs WHERE run_id = ?"
+
+
+def kept_aside(file: ArchiveFile, run_id: str | None) -> Iterator[tuple[str, ArchiveEntry]]:
+    """The records in the quarantine, of one run or of all, with their run ids."""
+    page: dict[str, Any] = {"run_id": "", "offset": 0, "only": run_id, "rows": _PAGE_ROWS}
+    while True:
+        with file.use() as connection:
+            rows = connection.execute(_GET_QUARANTINE, page).fetchall()
+        for row in rows:
+            yield row[0], aside_in(*row)
+        if len(rows) < _PAGE_ROWS:
+            return
+        page.update(run_id=rows[-1][0], offset=rows[-1][1])
 
 
 def readmit(connection: sqlite3.Connection, run_id: str, entry: ArchiveEntry, columns: EntryColumns) -> bool:
@@ -81,7 +102,6 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
         else:
             connection.execute(_CUT_LANE_STATE, (run_id, lane_id))
     connection.execute(_FORGET_LOSS, (run_id,))  # this one is wanted
-    connection.execute(_FORGET_HEAD, (run_id,))
     connection.execute(_FORGET_BASE, (run_id,))
     noted = RunHead(
         header.start,
@@ -93,8 +113,9 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
         parent=header.parent or (None if head is None else head.parent),
         identity=header.identity,
         parent_identity=header.parent_identity,
+        origins=header.origins,
         base=header.base if head is None or keep < head.before_first.offset else head.base,
     )
-    save_heads(connection, {run_id: noted})
+    replace_head(connection, run_id, noted)
     if header.tags is not None:
         save_tags(connection, run_id, header.tags)

@@ -7,6 +7,7 @@ row of which the checksum (:mod:`~runstream.stores.archive.sqlite.row_checksums`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from runstream.codec.lossless_json import load_object
 from runstream.model.archive_records import DAMAGED_ROW, ArchiveEntry
 from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import Origin, Origins, RunHead, SnapshotHead
 from runstream.stores.archive.sqlite.row_checksums import (
     aside_checksum,
     entry_checksum,
@@ -33,6 +34,7 @@ __all__ = [
     "head_in",
     "is_count",
     "lane_offset_in",
+    "origins_text",
     "snapshot_head_in",
     "state_in",
     "text_in",
@@ -45,7 +47,7 @@ LARGE_COLUMN = 3
 _MOST = 2**53  # an offset or a revision is a whole number that Lua's doubles hold
 _HEAD_COLUMNS = (
     *("start_offset", "start_chain", "last_offset", "last_chain", "status", "session_id", "created_at"),
-    *("updated_at", "parent_run_id", "parent_offset", "identity", "parent_identity"),
+    *("updated_at", "parent_run_id", "parent_offset", "identity", "parent_identity", "origins"),
 )
 
 
@@ -133,8 +135,8 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
     """The run and its head in a row of the table of runs.
 
     Args:
-        row: The run id, then start, last, status, session, times, parent, identities, base with its checksum, and
-            checksum, as they are selected.
+        row: The run id, then start, last, status, session, times, parent, identities, origins, base with its
+            checksum, and checksum, as they are selected.
 
     Returns:
         The run's id, and its head without its snapshots.
@@ -144,13 +146,14 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
     """
     *columns, base_offset, base_chain, base_checksum, checksum = row
     run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created, updated, *of = columns
-    identities = of[2:]
+    identities, origins = of[2:4], of[4]
     are_sound = (
         *map(is_count, (start_offset, start_chain, last_offset, last_chain)),
         *(type(text) is str for text in (status, session_id)),
         *(type(time) in (int, float) for time in (created, updated)),
         *((of[0] is None or type(of[0]) is str), (of[0] is None or is_count(of[1]))),
         *(identity is None or is_count(identity) for identity in identities),
+        origins is None or type(origins) is str,
     )
     if not all(are_sound):
         column = _HEAD_COLUMNS[are_sound.index(False)]
@@ -170,7 +173,13 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
         identity=identities[0] or 0,
         parent_identity=identities[1] or 0,
         base=None if base_checksum is None else Cursor(base_offset, base_chain),
+        origins=() if origins is None else tuple(Origin(*one) for one in json.loads(origins)),
     )
+
+
+def origins_text(origins: Origins) -> str | None:
+    """What the column ``origins`` of a run holds; None for a run that has none."""
+    return json.dumps(origins) if origins else None
 
 
 def lane_offset_in(run_id: str, lane_id: str, offset: Any, checksum: Any) -> int:

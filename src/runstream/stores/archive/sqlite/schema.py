@@ -33,7 +33,11 @@ _ADD_CHECKSUMS = (
     "ALTER TABLE snapshots ADD COLUMN state_checksum INTEGER",
 )
 # columns of runs that came later: NULL in rows of before
-_LATER_COLUMNS = ("identity", "parent_identity")  # of forks; NULL in all other runs
+_LATER_COLUMNS = {
+    "identity": "INTEGER",
+    "parent_identity": "INTEGER",  # of forks; NULL in all other runs
+    "origins": "TEXT",  # JSON: the last offset and the run of each origin; NULL where there is none
+}
 # their checksums are never NULL: a process of an earlier version that still has the file open cannot write to it
 _RUNS_AND_LANES = (
     """CREATE TABLE runs (
@@ -357,9 +361,9 @@ def _create(connection: sqlite3.Connection, keep_snapshots: int | None) -> None:
 def _add_columns(connection: sqlite3.Connection) -> None:
     """Give the table of runs those columns that a file of before lacks."""
     known = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('runs')")}
-    for name in _LATER_COLUMNS:
+    for name, kind in _LATER_COLUMNS.items():
         if name not in known:
-            connection.execute(f"ALTER TABLE runs ADD COLUMN {name} INTEGER")
+            connection.execute(f"ALTER TABLE runs ADD COLUMN {name} {kind}")
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:

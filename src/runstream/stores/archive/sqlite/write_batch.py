@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -166,6 +166,7 @@ class WriteBatch:
                 identity=header.identity,
                 parent_identity=header.parent_identity,
                 base=header.base,
+                origins=header.origins,
             )
         # else: from a worker that was paused, and knows less than the archive. One that brings something new knows
         # more, and one that has read less of the run knows less, whatever its time says: the server's clock may
@@ -173,6 +174,13 @@ class WriteBatch:
         elif entries or any(saved) or (batch.end.offset >= head.last.offset and updated_at >= head.updated_at):
             head = replace(head, status=header.status, session_id=header.session_id, updated_at=updated_at)
         self._heads[run_id] = replace(head, last=entries[-1].cursor) if entries else head
+
+    def copy(self, run_id: str, entries: Sequence[ArchiveEntry], noted: Collection[str]) -> None:
+        """Add entries that come before all that the run has itself: the lanes that are noted end later."""
+        self._add_entries(run_id, entries)
+        for lane_id in noted:
+            self._lanes.pop((run_id, lane_id), None)
+        self.insert()
 
     def insert(self) -> None:
         """Write all that was gathered."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
+from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import Erasure, Spans
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
@@ -27,6 +28,7 @@ from runstream.operations.run_forks import Brought, ForkOptions
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
 from runstream.stores.redis.operations.client import (
     append,
+    detach,
     erase,
     fork,
     inbox,
@@ -40,6 +42,7 @@ from runstream.stores.redis.operations.client import (
     update_state,
 )
 from runstream.stores.redis.operations.client.list_events import list_events
+from runstream.stores.redis.operations.worker.detached import detached_header, once_shared
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["RedisOperations"]
@@ -174,6 +177,11 @@ class RedisOperations(Generic[E, S]):
         """Make a run that shares this one's history up to an offset."""
         return fork.fork(self.session, run_id, new_run_id, options)
 
+    def detach(self, run_id: str, of: str) -> Operation[None]:
+        """Give a fork of a run a copy of its own of all that it shares."""
+        yield from detach.detach(self.session, run_id)
+        yield from detach.let_go(self.session.keys, run_id, of)
+
     def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
         """Erase the content at these offsets for good."""
         return erase.erase(self.session, run_id, spans, options)
@@ -218,6 +226,19 @@ class RedisOperations(Generic[E, S]):
     ) -> Operation[RunInfo]:
         """``fork``, with what an archive knows of the run."""
         return fork.fork(self.session, run_id, new_run_id, options, brought)
+
+    def detach_brought(self, run_id: str, archive_id: str) -> Operation[RunHeader | None]:
+        """Detach a fork, of which some may be in that archive; None if it is not here, else its header."""
+        yield from detach.detach(self.session, run_id, archive_id)
+        return (yield from detached_header(self.session.keys, run_id))
+
+    def once_shared(self, header: RunHeader, after: int) -> Operation[list[ArchiveEntry]]:
+        """What a run that was a fork had shared, after an offset, as far as it is here."""
+        return once_shared(self.session.keys, header, after)
+
+    def let_go(self, run_id: str, of: str) -> Operation[None]:
+        """Let a run not count another one as its fork any more, which was detached from it."""
+        return detach.let_go(self.session.keys, run_id, of)
 
     def head_of(self, run_id: str) -> Operation[RunHead | None]:
         """Where a run stands, and what it comes from; None for a run that is not there."""

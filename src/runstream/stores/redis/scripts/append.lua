@@ -329,7 +329,10 @@ end
 if described > 0 and not adopted_after then
   has_keys = call('HGET', KEYS[2], 'keyed')
   if has_keys and call('EXISTS', keys_key) == 0 then return {'damaged', keys_key, 'it was removed'} end
-  if string.match(start, '^%d+%-%d+%-(%d+)$') and string.match(start, '%d+$') ~= shares_of then return {'fork'} end
+  if string.match(start, '^%d+%-%d+%-(%d+)$') and string.match(start, '%d+$') ~= shares_of
+    and call('HEXISTS', KEYS[2], 'parent') == 1 then
+    return {'fork'}
+  end
   local index_of, is_given = {}, status ~= '-'
   written = 0
   for i = 1, lanes do

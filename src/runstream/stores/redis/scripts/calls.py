@@ -229,7 +229,7 @@ def settle_call(
     Args:
         keys: The namespace's keys.
         run_id: The run.
-        start: The run's start, which names this very run.
+        start: The run's start, which names this very run, and whether it is a fork, as settle.lua takes it.
         proven: The cursor up to which the archives are proven to have it.
         trim: What leaves Redis, and whether an idle run may be retired, as settle.lua takes it.
         keep_seconds: For how long to keep the claim; None: give it back.

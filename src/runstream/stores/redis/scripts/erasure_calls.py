@@ -12,11 +12,18 @@ from runstream.stores.redis.scripts.calls import lease_args
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_call
 
-__all__ = ["erase_call", "note_erasure_call", "rebuild_call"]
+__all__ = [
+    "MOST_BYTES",
+    "MOST_ENTRIES",
+    "OUTLIVES_MILLISECONDS",
+    "erase_call",
+    "note_erasure_call",
+    "rebuild_call",
+]
 
-_MOST_ENTRIES, _MOST_BYTES = 1000, 1 << 20
+MOST_ENTRIES, MOST_BYTES = 1000, 1 << 20
 """What one step copies at most: a few milliseconds of the server's time."""
-_OUTLIVES_MILLISECONDS = 3_600_000
+OUTLIVES_MILLISECONDS = 3_600_000
 
 
 def erase_call(
@@ -58,9 +65,9 @@ def erase_call(
 
 def rebuild_call(run: RunKeys, *, start: str, number: int, what: str) -> Command:
     """Take the next step in making a run's stream anew, for the request of that number; ``what`` it is to lack."""
-    most = f"{_MOST_ENTRIES} {_MOST_BYTES}"
+    most = f"{MOST_ENTRIES} {MOST_BYTES}"
     names = (run.events, run.meta, run.erasures, run.rebuilt)
-    return script_call(SCRIPT["rebuild"], names, (start, number, most, _OUTLIVES_MILLISECONDS, what))
+    return script_call(SCRIPT["rebuild"], names, (start, number, most, OUTLIVES_MILLISECONDS, what))
 
 
 def note_erasure_call(run: RunKeys, *, start: str, field: str, value: str) -> Command:

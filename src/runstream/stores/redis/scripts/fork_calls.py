@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.tags import TagSet
 from runstream.operations.operation import Command
 from runstream.stores.redis.append_batch import snapshot_field
-from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.keys import Keys, RefilledKeys, RunKeys
+from runstream.stores.redis.page_size import size_bound
 from runstream.stores.redis.people_notes import questions_text
 from runstream.stores.redis.replies import parent_text, start_text
 from runstream.stores.redis.scripts.calls import MICROSECONDS
+from runstream.stores.redis.scripts.erasure_calls import MOST_BYTES, MOST_ENTRIES, OUTLIVES_MILLISECONDS
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.removal_calls import DELETED_WINDOW_SECONDS
 from runstream.stores.redis.scripts.script import script_call
 
-__all__ = ["CopiedSnapshot", "fork_call", "fork_end_call", "give_up_call", "intent_call"]
+__all__ = [
+    "CopiedSnapshot",
+    "DetachStep",
+    "detach_call",
+    "fork_call",
+    "fork_end_call",
+    "give_up_call",
+    "intent_call",
+]
 
 CopiedSnapshot = tuple[SnapshotHead, Mapping[bytes, bytes]]
 """A snapshot that a fork begins with: what is noted of it, and the fields of its state with their checksum."""
@@ -77,6 +87,7 @@ def fork_call(keys: Keys, run_id: str, fork: RunHead, snapshots: Sequence[Copied
         "mark": str(fork.last),
         "status": fork.status,
         "parent": parent_text(fork),
+        "largest": str(size_bound(0)),
     }
     for noted, saved in snapshots:
         args.append(len(saved) + 3)
@@ -100,6 +111,55 @@ def _tag_args(tags: TagSet) -> list[Any]:
     for pair in tags.values.items():
         args += pair
     return args
+
+
+class DetachStep(NamedTuple):
+    """A step of giving a fork a copy of its own of what it shares.
+
+    Attributes:
+        first: The cursor of the first entry that is put in front of those that it has itself; None: none is.
+        archived_to: The cursor up to which every required archive has what is shared; None: all of it.
+        largest: The size of the largest of these entries, in bytes.
+        what: ``more``, if there are more entries or callers' keys to come; ``all``; ``unknown``, if lanes may have
+            had events in what is shared that are not given.
+        fields: What meta is to have, unless the fork was truncated.
+        entries: Some of the entries.
+        keys: Some of the callers' keys, with the cursors of their events.
+        lanes: The lanes that what is shared has events of: name; offset and ``seq`` of the last one; offset of the
+            first one that is copied, or ''; its end, as meta has one, or ''.
+    """
+
+    first: Cursor | None
+    archived_to: Cursor | None = None
+    largest: int = 0
+    what: str = "more"
+    fields: Mapping[str, str] = {}
+    entries: Sequence[tuple[Cursor, bytes]] = ()
+    keys: Mapping[bytes, bytes] = {}
+    lanes: Sequence[tuple[str, str, str, str]] = ()
+
+
+def detach_call(run: RunKeys, seen: Mapping[bytes, bytes], token: str, step: DetachStep) -> Command:
+    """Take a step in giving a fork a copy of its own of what it shares.
+
+    Args:
+        run: The fork's keys.
+        seen: Its meta, as the copy is made for.
+        token: Names the copy.
+        step: The step.
+    """
+    partition = run.partition
+    names = (run.events, run.meta, run.keys, RefilledKeys(run, token).events, partition.due)
+    args: list[Any] = [run.run_id, seen[b"start"], seen[b"parent"]]
+    args += [b"/".join(seen.get(name, b"") for name in (b"base", b"erasures", b"rebuilt"))]
+    args += [f"{MOST_ENTRIES} {MOST_BYTES}", OUTLIVES_MILLISECONDS, str(step.first or "-")]
+    args += [str(step.archived_to or ""), size_bound(step.largest), step.what]
+    args += [f"{len(step.fields)} {len(step.entries)} {len(step.keys)}"]
+    for pair in (*step.fields.items(), *step.entries, *step.keys.items()):
+        args += (str(pair[0]) if isinstance(pair[0], Cursor) else pair[0], pair[1])
+    for lane in step.lanes:
+        args += lane
+    return script_call(SCRIPT["detach"], (*names, run.lanes, run.erasures, run.rebuilt), args)
 
 
 def fork_end_call(

@@ -30,7 +30,7 @@ if start ~= '' and cursor ~= last and cursor ~= mark then
   local at = parse_cursor(cursor)
   local entry = call('XRANGE', KEYS[1], text(at), text(at))[1]
   if at >= parse_cursor(last) or entry and entry[1] ~= cursor then return {'diverged'} end
-  local is_start = string.match(start, '^%d+%-%d+') == cursor
+  local is_start = cursor == base or string.match(start, '^%d+%-%d+') == cursor
   if not (entry or is_start or ARGV[5] == 'archived') then return {'archived'} end
 end
 

@@ -20,6 +20,7 @@ _ROLES = (
     ("delete",),
     ("fork_intent", "fork"),
     ("fork_end", "give_up"),
+    ("detach",),
     ("erase", "rebuild", "note_erasure"),
     (
         *("enlist", "claim", "extend", "load", "settle", "park", "aside", "relist", "index_tags", "tagged"),

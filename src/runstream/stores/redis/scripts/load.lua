@@ -9,7 +9,7 @@
 -- It writes nothing.
 
 local fields = {'start', 'last', 'mark', 'status', 'session', 'created', 'updated', 'parent', 'retired', 'peak', 'snapshot',
-  'proven', 'indexed', 'tags', 'tagsproven', 'erasures', 'erased', 'base'}
+  'proven', 'indexed', 'tags', 'tagsproven', 'erasures', 'erased', 'base', 'origin'}
 local meta = some_of(KEYS[1], fields)
 if not meta['indexed'] or meta['indexed'] ~= meta['mark'] or not is_index(KEYS[2]) then
   return call('HGETALL', KEYS[1])

@@ -98,7 +98,7 @@ keep('session')
 keep('parent')
 keep('keyed')
 keep('tags')
-local of_erasing = {'erasures', 'erased', 'rebuilt', 'dropped', 'base'}
+local of_erasing = {'erasures', 'erased', 'rebuilt', 'dropped', 'base', 'origin'}
 for i = 1, #of_erasing do keep(of_erasing[i]) end
 local lost = lost_at(KEYS[3], meta['heard'], meta['updated'], meta['ahead'])
 if lost > (tonumber(meta['forgotten'] or 0) or 0) then meta['forgotten'] = text(lost) end

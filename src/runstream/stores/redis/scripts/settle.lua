@@ -1,7 +1,7 @@
 -- Notes up to where a run is archived, trims what is no longer needed, and gives the claim back or keeps it.
 --
 -- KEYS  1 events  2 meta  3 due  4 archives  5 parked  6 retire  7 lanes  then the snapshots of lanes that were ended
--- ARGV  1 run id  2 the run's start (it names this very run)
+-- ARGV  1 run id  2 the run's start (it names this very run), with ' fork' behind it if the caller knows it as a fork
 --       3 the cursor up to which the run is proven to be archived  4 trim: 'covered', 'archived' or 'never';
 --       with ' idle' behind it, a run may be retired that has not ended
 --       5 keep the claim for so long (microseconds), or '' to give it back
@@ -15,9 +15,10 @@
 --         'erased', and the number of the last request to erase that is carried out here and in these archives;
 --         'retry', and how long a run that is given back and stays due waits (microseconds), as where that is hindered
 --
--- Replies {'ok', entries trimmed, '1' if nothing is left to archive, the offset in `peak`, or else of the start}
+-- Replies {'ok', entries trimmed, '1' if nothing is left to archive, the offset in `peak`, or else where its entries begin}
 --         {'gone'}                  the run was deleted, or deleted and created anew, or has another history at
---                                   that cursor which has been settled since
+--                                   that cursor which has been settled since; or it is a fork no more, and has more than
+--                                   the caller knows
 --         {'diverged'}              the run has another history at that cursor
 --         {'archives', location}    an archive that the partition requires has not taken part
 --         In the last three cases nothing was trimmed and the claim stands until it expires.
@@ -48,13 +49,14 @@ local function offset_of(cursor) return (parse_cursor(cursor)) end
 local is_large, is_indexed, meta = call('HLEN', KEYS[2]) > 512, false, nil
 if is_large then
   meta = some_of(KEYS[2], {'start', 'last', 'mark', 'updated', 'status', 'retired', 'snapshot', 'proven', 'peak',
-    'trimmed', 'indexed', 'tags', 'tagsproven', 'erasures', 'erased'})
+    'trimmed', 'indexed', 'tags', 'tagsproven', 'erasures', 'erased', 'parent', 'base'})
   local mark = meta['mark'] or meta['start']
   is_indexed = mark and meta['indexed'] == mark and ARGV[7] ~= '' and tonumber(ARGV[7]) <= offset_of(mark)
     and is_index(KEYS[7])
 end
 if not is_indexed then meta = all_of(KEYS[2]) end
-if meta['start'] ~= ARGV[2] then return {'gone'} end
+local start, of_fork = string.match(ARGV[2], '^(%S+)(.*)$')
+if meta['start'] ~= start or (of_fork ~= '') ~= (string.find(meta['parent'] or '', '^%d+%-') ~= nil) then return {'gone'} end
 
 local at_ended = 9 + tonumber(ARGV[8])
 local count_ended = tonumber(ARGV[at_ended])
@@ -196,7 +198,8 @@ end
 
 -- the highest seq of what leaves Redis: readers who want only higher ones can do without it
 local noted_to, noted = string.match(meta['peak'] or '', '^(%d+) (%d+)$')
-noted_to, noted = tonumber(noted_to or offset_of(meta['start'])), noted or '0'
+noted_to = tonumber(noted_to) or math.min(offset_of(meta['start']), offset_of(meta['base'] or meta['start']))
+noted = noted or '0'
 local after, upto, seq = string.match(ARGV[6], '^(%d+) (%d+) (%d+)$')
 local is_held_back = false
 if after and tonumber(after) <= noted_to then

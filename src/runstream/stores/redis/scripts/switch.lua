@@ -108,7 +108,9 @@ if adopted[1] then call('HSET', KEYS[2], 'adopted', table.concat(adopted, ' ')) 
 if parse_cursor(call('HGET', KEYS[2], 'last')) > common then lost = math.max(lost, clock(), tonumber(ARGV[7])) end
 note_forgotten(KEYS[2], lost)
 if call('EXISTS', KEYS[3]) == 1 then call('HSET', KEYS[2], 'heard', meta[9] or '1') end
-if meta[5] and call('HGET', KEYS[2], 'start') == meta[1] then call('HSET', KEYS[2], 'parent', meta[5]) end
+if meta[5] and not string.match(meta[5], '^%d+%-') and call('HGET', KEYS[2], 'start') == meta[1] then
+  call('HSET', KEYS[2], 'parent', meta[5]) -- of a fork the archive knows it
+end
 if call('EXISTS', KEYS[4]) == 1 then call('HSET', KEYS[2], 'keyed', '1') end
 call('HSETNX', KEYS[8], 'partitions', ARGV[5])
 call('ZADD', KEYS[5], ARGV[7], ARGV[1])

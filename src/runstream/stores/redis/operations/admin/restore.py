@@ -24,7 +24,7 @@ from runstream.stores.redis.keys import Keys, RefilledKeys
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.load import load_runs
 from runstream.stores.redis.page_size import size_bound
-from runstream.stores.redis.replies import parent_text, parse_cursor, start_text, tag_names
+from runstream.stores.redis.replies import origins_text, parent_text, parse_cursor, start_text, tag_names
 from runstream.stores.redis.scripts.calls import MICROSECONDS, REFILL, SWITCH, UNPARK
 from runstream.stores.redis.scripts.script import script_call
 
@@ -87,9 +87,10 @@ class Replacement:
             "parent": parent_text(header),
             "unread": str(self.unread) if self.unread else "",
             "base": str(header.base or ""),
+            "origin": origins_text(header.origins),
         }
         fields |= {name: value for name, value in optional.items() if value}
-        if self.before.offset > header.start.offset:
+        if self.before.offset > header.lowest.offset:
             fields["trimmed"] = str(self.before.offset)
             if self.peak is not None:
                 fields["peak"] = f"{self.before.offset} {self.peak}"
@@ -219,7 +220,7 @@ def _as_loaded(replacement: Replacement, seen: HotRun | None) -> HotRun:
     """The run as it would be loaded once it has this history."""
     header, fields = replacement.header, replacement.meta()
     snapshots = {one.lane_id: SnapshotHead(*one[:4]) for one in replacement.snapshots}
-    noted = replacement.before if "peak" in fields else header.start
+    noted = replacement.before.offset if "peak" in fields else header.lowest.offset
     head = RunHead(
         header.start,
         replacement.last,
@@ -238,12 +239,12 @@ def _as_loaded(replacement: Replacement, seen: HotRun | None) -> HotRun:
         else seen.head.tags,
         identity=header.identity,
         parent_identity=header.parent_identity,
+        base=header.base,
+        origins=header.origins,
     )
     ends = {end.lane_id: end for end in replacement.ended}
     since = {lane: offset for lane, offset in replacement.since.items() if lane not in ends}
-    return HotRun(
-        header.run_id, head, since=since, noted_to=noted.offset, ends=ends, ended=tuple(replacement.ended)
-    )
+    return HotRun(header.run_id, head, since=since, noted_to=noted, ends=ends, ended=tuple(replacement.ended))
 
 
 def unpark(keys: Keys, run_ids: Sequence[str]) -> Operation[list[str]]:

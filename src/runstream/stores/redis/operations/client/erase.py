@@ -145,7 +145,7 @@ def _cursor_before(session: Session[E, S], run: HotRun, before: int) -> Operatio
         at = parse_cursor(entry_id)
         if at.offset == before - 1:
             return at
-        if is_sound(run.run_id, record):
+        if is_sound(run.header.written_as(at.offset), record):
             return Cursor(before - 1, former_chain(at.chain, record_crc(record)))
     raise (yield from events_archived(session, run.run_id, before - 1))
 

@@ -73,7 +73,7 @@ def fork(
             snapshots = yield from _snapshots(session, run_id, new_run_id, parent, at, brought)
             made = fork_head(run_id, head, cursor, options, _now(session))
             # what lies before a fork's own part is there as long as the fork is
-            is_archived = (brought is not None and brought.at == cursor) or at < head.start.offset
+            is_archived = (brought is not None and brought.at == cursor) or at < head.shares_to
             facts = head.creation, new_run_id, made
             call = intent_call(session.keys, run_id, parent, *facts, archived=is_archived, erasures=erasures)
             made = yield from _intend(session, run_id, new_run_id, made, call)
@@ -122,7 +122,7 @@ def _cursor_at(
     session: Session[E, S], run_id: str, parent: RunHead | None, at: int, brought: Brought | None
 ) -> Operation[Cursor]:
     """The run's cursor at an offset that it has."""
-    known: list[Cursor] = [] if parent is None else [parent.last, parent.mark, parent.start]
+    known: list[Cursor] = [] if parent is None else [parent.last, parent.mark, parent.start, parent.before_first]
     if brought is not None:
         known.append(brought.at)
     for cursor in known:
@@ -130,7 +130,7 @@ def _cursor_at(
             return cursor
     if parent is None:
         raise ConfigurationError(f"what was brought of run {run_id!r} does not say its cursor at {at}")
-    if at < parent.start.offset:
+    if at < parent.shares_to:
         shared: Cursor = yield from cursor_in_ancestors(session, run_id, parent, at)
         return shared
     (entries,) = yield Exchange([(b"XRANGE", session.keys.run(run_id).events, str(at), str(at))])

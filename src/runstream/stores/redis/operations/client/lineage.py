@@ -77,7 +77,7 @@ def cursor_in_ancestors(session: Session[E, S], run_id: str, head: RunHead, at: 
     if segment is None:  # the beginning of them all
         keys = session.keys.run(segments[0].run_id)
         (meta,) = yield Exchange([head_query(keys.meta)])
-        return parse_head(keys, meta).start
+        return parse_head(keys, meta).lowest
     if segment.end is not None and segment.end.offset == at:
         return segment.end
     keys = session.keys.run(segment.run_id)

@@ -10,7 +10,7 @@ What has left Redis is not needed where all of it is known to be no higher: by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from runstream.codec.record import ERASED, lane_and_seq
@@ -57,7 +57,7 @@ def _events_over(reader: RunReader, since_seq: int) -> Stream:
     with parsing(run):
         lanes = _Lanes(page.meta, since_seq)
     high, low = head.last.offset, head.before_first.offset
-    over = lanes.choose(reader.run_id, page, high)
+    over = lanes.choose(reader.made_as, page, high)
     high -= len(page.found)
     while low < high and lanes.may_have_more:
         if page.is_first:
@@ -71,7 +71,7 @@ def _events_over(reader: RunReader, since_seq: int) -> Stream:
         now = head_in(run, page.meta)
         if now.start != head.start:  # deleted since this began
             yield from reader.report_lost(high, now.last.offset)
-        over += lanes.choose(reader.run_id, page, high)
+        over += lanes.choose(reader.made_as, page, high)
         high -= len(page.found)
     shared = yield from _shared(reader, head, since_seq)
     yield Items(shared + (yield from reader.decode(over[::-1])))
@@ -110,7 +110,7 @@ class _Lanes:
         left = max(self._open.values()) - self._since_seq - self._chosen
         return min(left + 1 + _GROWTH * self._passed, PAGE) if left > 0 else PAGE
 
-    def choose(self, run_id: str, page: BackPage, high: int) -> Page:
+    def choose(self, made_as: Callable[[int], str], page: BackPage, high: int) -> Page:
         """Choose the entries over ``since_seq`` out of the next page, which begins with offset ``high``."""
         chosen = []
         for below, (entry_id, record) in enumerate(page.found):
@@ -118,7 +118,7 @@ class _Lanes:
                 break
             if record == ERASED:
                 continue
-            lane_id, seq = lane_and_seq(run_id, high - below, record)
+            lane_id, seq = lane_and_seq(made_as(high - below), high - below, record)
             if seq > self._since_seq:
                 chosen.append((parse_cursor(entry_id), record))
             else:

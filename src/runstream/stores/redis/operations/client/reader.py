@@ -7,6 +7,7 @@ an error, never a shorter list.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from operator import eq, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,7 +17,7 @@ from runstream.codec.record import ERASED, LaneFilter
 from runstream.model.errors import CorruptRecordError, EventRefused, StoreUnavailable, UnsupportedVersion
 from runstream.model.protocols import OnCorrupt
 from runstream.model.results import Cursor, E, Recorded, S
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import Origins, RunHead, written_as
 from runstream.operations.arguments import in_place_of
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
@@ -87,13 +88,14 @@ class RunReader:
         self.on_corrupt = on_corrupt
         self.left = limit
         self.bare = bare
-        self._given_as = given_as
         self._lane = None if lane_id is None else LaneFilter(run_id, lane_id)
         self.seen: Cursor | None = None
         """The last cursor that was read forward, or the one to go on from."""
         self._keys = session.keys.run(run_id)
         self._pace = PageSize(PAGE)
         self._told_to = 0  # up to here, what meta said of the sizes holds
+        self._origins: Origins = ()
+        self._given_as = given_as or run_id
 
     def open(self, cursor: Cursor | None) -> Operation[RunHead]:
         """Load where the run stands; check that it is the history that this store saw last, and the cursor's."""
@@ -146,7 +148,7 @@ class RunReader:
             elif deleted is None:
                 yield from self.report_lost(known.cursor.offset, head.last.offset)
             self.seen = None
-        if cursor is not None and cursor.offset > head.start.offset:
+        if cursor is not None and cursor.offset > head.lowest.offset:
             self.seen = cursor
             yield from self._check_history(head, [(parse_cursor(entry[0]), b"") for entry in replies[0]])
         elif cursor is not None and head.fork_of and cursor.offset == head.start.offset and cursor != head.start:
@@ -260,16 +262,28 @@ class RunReader:
         recorded: list[Any] = []
         for part in slices((len(record) for _, record in found), TOGETHER, TOGETHER_BYTES):
             page = found[part] if self._lane is None else list(filter(self._may_be_wanted, found[part]))
-            records = [record for _, record in page]
-            events = events_of_records(self.session.codec, self.run_id, records, self._given_as)
-            if events is None:
-                recorded += yield from self._decode_each(page, recorded)
-            else:
-                recorded += events if self.bare else map(_recorded, page, events)
+            for name, stretch in self._made_as(page):
+                records = [record for _, record in stretch]
+                events = events_of_records(self.session.codec, name, records, self._given_as)
+                if events is None:
+                    recorded += yield from self._decode_each(name, stretch, recorded)
+                else:
+                    recorded += events if self.bare else map(_recorded, stretch, events)
         return recorded
 
-    def _decode_each(self, page: Page, before: list[Any]) -> Operation[list[Any]]:
-        decode_event, run_id = self.session.codec.decode_event, self.run_id
+    def _made_as(self, page: Page) -> Sequence[tuple[str, Page]]:
+        """The page in stretches, each with the run as which its records were made."""
+        if not self._origins:
+            return [(self.run_id, page)]
+        # rising, or falling
+        return [(name, list(part)) for name, part in groupby(page, lambda entry: self.made_as(entry[0].offset))]
+
+    def made_as(self, offset: int) -> str:
+        """The run as which the record at an offset was made."""
+        return written_as(self.run_id, self._origins, offset)
+
+    def _decode_each(self, run_id: str, page: Page, before: list[Any]) -> Operation[list[Any]]:
+        decode_event = self.session.codec.decode_event
         recorded: list[Any] = []
         for at, record in page:
             if record == ERASED:
@@ -291,7 +305,7 @@ class RunReader:
     def _may_be_wanted(self, entry: tuple[Cursor, bytes]) -> bool:
         """Whether the entry is of the reader's lane, or does not tell."""
         try:
-            return self._lane is None or self._lane.has(entry[1])
+            return self._lane is None or self._lane.has(entry[1], self.made_as(entry[0].offset))
         except (CorruptRecordError, UnsupportedVersion):
             return True
 
@@ -344,6 +358,7 @@ class RunReader:
     def _learn(self, head: RunHead) -> None:
         self._pace.largest = head.largest
         self._told_to = head.last.offset
+        self._origins = head.origins
 
     def _next_count(self) -> int:
         return self._pace.count if self.left is None else min(self._pace.count, self.left)

@@ -16,6 +16,7 @@ from runstream.stores.redis.replies import (
     noted_cursor,
     noted_size,
     noted_start,
+    parse_origins,
     parse_parent,
     parse_retired,
 )
@@ -32,7 +33,10 @@ __all__ = [
 ]
 
 
-HEAD_FIELDS = (b"start", b"last", b"mark", b"status", b"largest", b"parent", b"base", b"retired", b"ended")
+HEAD_FIELDS = (
+    *(b"start", b"last", b"mark", b"status", b"largest", b"parent"),
+    *(b"base", b"origin", b"retired", b"ended"),
+)
 """The fields of meta that say where a run stands."""
 
 
@@ -62,7 +66,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
     Raises:
         CorruptRecordError: Its meta does not parse.
     """
-    start, last, mark, status, largest, parent, base, retired, *gone = reply
+    start, last, mark, status, largest, parent, base, origin, retired, *gone = reply
     if start is None and last is None:
         return RunHead(Cursor(0, 0), Cursor(0, 0), Cursor(0, 0), "")
     with parsing(run):
@@ -83,6 +87,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
             identity=identity,
             parent_identity=creation,
             base=noted_cursor(base) if base else None,
+            origins=parse_origins(origin),
         )
 
 
@@ -108,4 +113,4 @@ def has_retired_events(head: RunHead, retired: Retired | None) -> bool:
     if retired is None:
         return False
     upto = head.last.offset if retired.offset is None else retired.offset
-    return upto > head.start.offset
+    return upto > head.lowest.offset

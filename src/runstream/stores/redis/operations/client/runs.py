@@ -14,6 +14,7 @@ from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.questions import pending_of
 from runstream.model.results import Cursor, E, RunInfo, S
+from runstream.model.run_head import written_as
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
@@ -84,10 +85,11 @@ def run_info_after(
         at = parse_cursor(entry[0])
         if at.offset == end.offset:
             known.append(at)
-        elif is_sound(run_id, record):  # the chain before an entry can be told from it and its checksum
+        # the chain before an entry can be told from it and its checksum
+        elif is_sound(written_as(run_id, head.origins, at.offset), record):
             known.append(Cursor(at.offset - 1, former_chain(at.chain, record_crc(record))))
-    if end.offset <= head.start.offset:
-        return info, end == head.start, before_first
+    if end.offset <= head.lowest.offset:
+        return info, end == head.lowest, before_first
     return info, all(at == end for at in known if at.offset == end.offset), before_first
 
 

@@ -195,7 +195,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) ->
             settle_call(
                 keys,
                 item.header.run_id,
-                start=start_text(item.header),
+                start=f"{start_text(item.header)}{' fork' if item.header.parent_identity else ''}",
                 proven=item.cursor,
                 trim=f"{item.trim} idle" if item.retires_idle else item.trim,
                 keep_seconds=item.keep_seconds,

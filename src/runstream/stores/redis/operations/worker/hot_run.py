@@ -15,6 +15,7 @@ from runstream.stores.redis.replies import (
     noted_start,
     noted_tags,
     noted_time,
+    parse_origins,
     parse_parent,
     parse_peak,
     parse_retired,
@@ -111,8 +112,6 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
     unmarked = start if retired is None else last
     lanes = _lanes_in(meta)
     mark = noted_cursor(meta[b"mark"]) if b"mark" in meta else unmarked
-    if not start.offset <= mark.offset <= last.offset:
-        raise ValueError(f"the archived mark {mark} does not lie between {start} and {last}")
     parent, creation = parse_parent(meta.get(b"parent"))
     head = RunHead(
         start,
@@ -129,10 +128,13 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
         identity=identity,
         parent_identity=creation,
         base=noted_cursor(meta[b"base"]) if b"base" in meta else None,
+        origins=parse_origins(meta.get(b"origin")),
     )
+    if not head.lowest.offset <= mark.offset <= last.offset:
+        raise ValueError(f"the archived mark {mark} does not lie between {head.lowest.offset} and {last}")
     is_tombstone = retired is not None and retired.offset is None
     peak = parse_peak(meta)
-    noted_to = start.offset if peak is None else peak.offset
+    noted_to = head.lowest.offset if peak is None else peak.offset
     is_partial = is_partial and meta.get(b"indexed") == meta.get(b"mark", b"")
     # those of a tombstone are archived, as all of it is
     proven_tags = noted_tags(meta.get(b"tags" if is_tombstone else b"tagsproven")).version

@@ -14,6 +14,7 @@ from runstream.codec.stored import STORED_PACKER
 from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import EncodingError
 from runstream.model.results import Cursor
+from runstream.model.run_head import Origins, written_as
 from runstream.model.tags import TagSet
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.damage import parsing
@@ -83,6 +84,7 @@ class LoadRequest(NamedTuple):
     """What to load of a run: the entries with ``first <= offset <= last``, and the snapshots of these lanes.
 
     ``largest``: no record of those entries has more bytes; None: that is not known. ``tags``: load its tags too.
+    ``origins``: the runs as which its first records were made.
     """
 
     run_id: str
@@ -91,6 +93,7 @@ class LoadRequest(NamedTuple):
     lanes: Sequence[str | None] = ()
     largest: int | None = None
     tags: bool = False
+    origins: Origins = ()
 
 
 class LoadedEntries(NamedTuple):
@@ -280,7 +283,9 @@ def load_peaks(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[in
             if peak is None or found.offsets_and_chains[0] != list(range(request.first, found.upto + 1)):
                 peaks[index] = None
             else:
-                peaks[index] = max(peak, *map(partial(seq_of_record, request.run_id), found.records), 0)
+                made = partial(written_as, request.run_id, request.origins)
+                names = map(made, found.offsets_and_chains[0])
+                peaks[index] = max(peak, *map(seq_of_record, names, found.records), 0)
             left[index] = request._replace(first=found.upto + 1)
             if peaks[index] is None or found.upto >= request.last:
                 del left[index]

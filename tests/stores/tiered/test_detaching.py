@@ -1,0 +1,113 @@
+"""Forks that are detached live on, wherever they lie and the runs that they came from, which may go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runstream import DrainWorker
+from runstream.repair.restore import put_back
+from runstream.repair.verify import verify_run
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.tiered import TieredCheckpointer
+from tests.stores.tiered.test_forks import ALL, PLACES, make_family, move, seqs
+from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
+from tests.support.backends import RedisBackend, info_of
+from tests.support.drain_tools import parked
+from tests.support.samples import make_event, make_events
+
+
+def check_alone(store: Any) -> None:
+    """That ``g`` has all itself, and is read, looked up and recovered as before."""
+    assert info_of(store, "g").parent is None
+    assert seqs(store, "g") == ALL
+    assert seqs(store, "g", reverse=True) == ALL[::-1]
+    items = list(store.read("g"))
+    for item in items:
+        assert seqs(store, "g", after=item.cursor) == ALL[item.offset :]
+    assert store.read_at("g", [7, 2, 5]) == [items[6], items[1], items[4]]
+    assert store.find("g", ["a", "c", "d", "l", "m"]) == [1, 3, None, 5, None]
+    assert [event.seq for event in store.list_events("g", 50)] == [51, 70, 71]
+    recovery = store.recover("g")
+    assert (recovery.state.purpose, recovery.state.run_id, recovery.offset) == ("of r", "g", 2)
+    assert [item.offset for item in recovery.events] == [3, 4, 5, 6, 7]
+    assert [(one.lane_id, one.last_offset, one.last_seq) for one in store.lanes("g")] == [("main", 7, 71)]
+
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("forks", PLACES[:-1])
+@pytest.mark.parametrize("parent", PLACES[:-1])
+def test_a_family_is_deleted_from_the_top_and_its_last_one_has_all_of_it(
+    tiered: Tiered, hot: Hot, archive: Any, parent: str, forks: str
+) -> None:
+    make_family(tiered, hot, archive, parent)
+    move(hot, archive, forks, "g")
+    for run_id in ("r", "f"):
+        assert tiered.delete_run(run_id, detach=True)
+        assert seqs(tiered, "g") == ALL
+    check_alone(tiered)
+    check_alone(TieredCheckpointer(stranger(hot), archive))
+    assert tiered.list_runs() == ["g"]
+    drain(hot, archive)
+    assert parked(hot) == {}
+    check_alone(tiered)
+    check_alone(archive)
+    assert verify_run("g", hot=hot, sinks=[archive]).difference is None
+    assert archive.check_integrity() == []
+    assert tiered.append("g", make_events("g", 1), keys=["b"]).last_offset == 2
+    with tiered.open_run("g") as run:
+        assert run.emit("agent.progress").event.seq == 72
+
+
+def test_a_run_that_was_a_fork_is_put_back_into_a_lost_redis(
+    tiered: Tiered, hot: Hot, archive: Any, redis_backend: RedisBackend
+) -> None:
+    make_family(tiered, hot, archive, "hot")
+    for run_id in ("r", "f"):
+        tiered.delete_run(run_id, detach=True)
+    drain(hot, archive)
+    for name in redis_backend.key_names():
+        redis_backend.raw.delete(name)
+    again: Any = redis_backend.open()
+    assert put_back(again, archive, "g", whole=True).outcome == "restored"
+    check_alone(again)
+    again.append("g", [make_event("g", 72)], keys=["new"])
+    assert DrainWorker(again, [archive]).drain_once().parked == 0
+    assert verify_run("g", hot=again, sinks=[archive]).difference is None
+
+
+def test_a_truncated_run_lets_its_forks_go_in_redis_and_the_archive(
+    tiered: Tiered, hot: Hot, archive: Any
+) -> None:
+    make_family(tiered, hot, archive, "hot")
+    drain(hot, archive)
+    tiered.save_snapshot("r", tiered.recover("r").state)
+    tiered.truncate("r", before=4, detach=True)
+    for _ in range(2):
+        drain(hot, archive)
+    assert parked(hot) == {}
+    assert [item.offset for item in tiered.read("r")] == [4, 5]
+    assert [item.offset for item in archive.read("r")] == [4, 5]
+    assert seqs(tiered, "g") == seqs(archive, "g") == ALL
+    assert info_of(tiered, "f").parent is None
+    assert info_of(tiered, "g").parent == ("f", 5)
+    assert archive.check_integrity() == []
+
+
+def test_what_is_detached_in_redis_alone_a_worker_copies_into_every_archive(
+    hot: Hot, archive: Any, tiered: Tiered
+) -> None:
+    make_family(tiered, hot, archive, "hot")
+    assert DrainWorker(hot, [archive], trim="never").drain_once().parked == 0
+    hot.append("r", make_events("r", 1, first=6))
+    for run_id in ("r", "f"):
+        assert hot.delete_run(run_id, detach=True)
+    check_alone(hot)
+    assert info_of(archive, "g").parent == ("f", 5)
+    drain(hot, archive)
+    check_alone(archive)
+    for run_id in ("f", "r"):
+        assert archive.delete_run(run_id)
+    check_alone(tiered)
+    assert namespace_of(hot).first_hot("g") is None
