@@ -20,6 +20,8 @@ __all__ = ["faults_of_branches"]
 def faults_of_branches(world: World, hot: Any, archives: Sequence[Any], parked: Collection[str]) -> Iterator[str]:
     """What is wrong with the forks that somebody was told of."""
     for branch in world.branches.values():
+        if branch.may_be_gone:
+            continue
         if world.server.losses:
             yield from _faults_of_lost(world, hot, archives[0], branch.run_id, parked)
         else:
@@ -69,5 +71,6 @@ def _faults_of_branch(world: World, hot: Any, archives: Sequence[Any], branch: A
         if any((item.offset, item.event.run_id) != (at, branch.run_id) for at, item in enumerate(items, 1)):
             yield f"{branch}: {archive.location} gives {items}"
         info = archive.run_info(branch.run_id)
-        if info is None or info.parent != (branch.parent, branch.at):
+        parents = [(branch.parent, branch.at), *([None] if branch.may_be_own else [])]
+        if info is None or info.parent not in parents:
             yield f"{branch}: {archive.location} says {info}"

@@ -61,8 +61,9 @@ def faults_of(world: World) -> Iterator[str]:
         raw = fakeredis.FakeRedis(server=world.server.fake)
         tiered = TieredCheckpointer(hot, archives[0])
         for run_id in (*world.runs, *world.own_runs):
-            stream = copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events)
-            copies = world.archive_set.copies(run_id)
+            begin = world.branches[run_id].at if run_id in world.branches else 0
+            stream = _after(copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events), begin)
+            copies = {name: _after(copy, begin) for name, copy in world.archive_set.copies(run_id).items()}
             snapshot = None if run_id in parked else tiered.load_snapshot(run_id)
             steps = 0 if snapshot is None else snapshot.state.current_step
             found = judge(
@@ -169,6 +170,11 @@ def _faults_of_drained(stream: Copy, copies: Mapping[str, Copy]) -> Iterator[str
     for name, copy in copies.items():
         if missing := stream.keys() - copy.keys():
             yield f"{name} has not, though all is drained, {[stream[place] for place in sorted(missing)[:3]]}"
+
+
+def _after(copy: Copy, offset: int) -> Copy:
+    """The part of a copy after an offset: what a fork has itself, though it may have all of it by now."""
+    return {place: mark for place, mark in copy.items() if place[0] > offset}
 
 
 def _history(stream: Copy, copies: Mapping[str, Copy]) -> Sequence[str]:

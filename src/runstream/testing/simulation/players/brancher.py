@@ -23,11 +23,15 @@ class Branch(NamedTuple):
         run_id: The fork.
         parent: The run that it was forked from.
         at: The offset at which.
+        may_be_own: Somebody has begun to detach it: it may be a run of its own by now.
+        may_be_gone: Somebody has begun to delete it.
     """
 
     run_id: str
     parent: str
     at: int
+    may_be_own: bool = False
+    may_be_gone: bool = False
 
 
 class BrancherPlayer(OperatorPlayer):
@@ -56,6 +60,7 @@ class BrancherPlayer(OperatorPlayer):
             self._grow()
             acts: list[Callable[[], None]] = [self._fork, self._fork, self._grow, self._write, self._write]
             acts += [self._repeat, self._cut, self._read, self._hold]
+            acts += [] if world.plan.loses else [self._detach, self._detach]
             for _ in range(world.plan.turns):
                 choices.one_of(acts)()
                 world.sleep(choices.one_of(_PAUSE_SECONDS))
@@ -75,7 +80,8 @@ class BrancherPlayer(OperatorPlayer):
         self._known += [f"{self.process.name}/{number}" for number in range(before + 1, self._number + 1)]
 
     def _own(self) -> list[Branch]:
-        return [one for one in self.world.branches.values() if one.run_id.startswith(f"{self.process.name}-")]
+        mine = f"{self.process.name}-"
+        return [one for one in self.world.branches.values() if one.run_id.startswith(mine) and not one.may_be_gone]
 
     def _fork(self) -> None:
         """Fork its own run, a run of all, or a fork: at its end, or before it."""
@@ -129,7 +135,7 @@ class BrancherPlayer(OperatorPlayer):
 
     def _cut(self) -> None:
         """Delete a fork that nobody has forked, in Redis and each archive."""
-        parents = {one.parent for one in self.world.branches.values()}
+        parents = {one.parent for one in self.world.branches.values() if not one.may_be_own}
         leaves = [one for one in self._own() if one.run_id not in parents]
         if leaves:
             run_id = self.world.choices.one_of(leaves).run_id
@@ -144,9 +150,32 @@ class BrancherPlayer(OperatorPlayer):
                 self.diary.note(["deleted", run_id])
                 self._free.append(run_id)
 
+    def _detach(self) -> None:
+        """Delete a fork that was forked, in Redis and each archive: its own forks live on by themselves."""
+        branches = self.world.branches
+        found = [one for one in self._own() if any(each.parent == one.run_id for each in branches.values())]
+        if not found:
+            return
+        parent = self.world.choices.one_of(found)
+        for one in list(branches.values()):
+            if one.parent == parent.run_id:
+                branches[one.run_id] = one._replace(may_be_own=True)
+        branches[parent.run_id] = parent._replace(may_be_gone=True)
+        self.diary.note(["deletes", parent.run_id])
+        for number, store in enumerate(self._stores):
+            try:
+                self._until_told(lambda store=store: store.delete_run(parent.run_id, detach=True))  # type: ignore[misc]
+            except (ConfigurationError, EventsArchived):  # some has left Redis, for several archives
+                if number:
+                    raise
+                self.world.scheduler.note(f"keeps {parent.run_id}")
+                branches[parent.run_id] = parent
+                return
+        self.diary.note(["deleted", parent.run_id])
+
     def _hold(self) -> None:
         """Try to delete what was forked."""
-        parents = sorted({one.parent for one in self._own()})
+        parents = sorted({one.parent for one in self._own() if not one.may_be_own})
         if parents and not self._has_lost():  # else the note of a fork may be, until it is noted again
             parent = self.world.choices.one_of(parents)
             try:
