@@ -22,11 +22,12 @@ from runstream.codec.record import encode_record, seed
 from runstream.drain.claimed_run import ClaimedRun
 from runstream.model.archive_records import Position
 from runstream.model.results import Cursor
-from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.namespace import Namespace, namespace_of
 from tests.drain.watched_sink import Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, due, open_hot, parked, put_raw
+from tests.support.failover import Failover
 from tests.support.kinds import on_every_server
 from tests.support.operations import session_of
 from tests.support.servers import DEADLINE_SECONDS
@@ -52,6 +53,28 @@ def test_an_archive_that_would_get_a_hole_parks_the_run_and_no_other(hot: Hot, t
         assert "neither in Redis nor in every archive" in parked(hot)["r"]
         assert hot_from(hot, "r") == 7
         check_archives([archive], other)
+
+
+def test_a_run_whose_end_a_failover_loses_under_a_worker_is_not_parked(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has claimed is not there any more, and nothing is missing from the archives."""
+    failover, kept = Failover(redis_backend), {"r": emit(hot, "r", 6)}
+    worker = DrainWorker(hot, archives, trim="archived", claim_seconds=0.05)
+    worker.drain_once()
+    failover.keep()
+    emit(hot, "r", 4, first=7)
+    load = Namespace.load_entries
+
+    def load_late(*args: Any) -> Any:
+        monkeypatch.undo()
+        failover.promote()
+        return load(*args)
+
+    monkeypatch.setattr(Namespace, "load_entries", load_late)
+    assert worker.drain_once().parked == 0
+    assert not parked(hot)
+    check_archives(archives, kept)
 
 
 def test_a_run_that_was_made_anew_in_redis_is_parked_and_both_histories_are_kept(

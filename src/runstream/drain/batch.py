@@ -122,9 +122,11 @@ class Batches:
         return loaded
 
     def _has_moved(self, claimed: ClaimedRun) -> bool:
-        """Whether another worker has settled more of the run: a slow worker's claim runs out."""
+        """Whether another worker has settled more of the run, since a claim runs out, or a failover has lost some."""
         ((run, positions),) = self._load([claimed.run_id])
-        return run is None or run.head.mark != claimed.run.head.mark or positions != claimed.positions
+        if run is None or run.head.last.offset < claimed.run.head.last.offset:
+            return True
+        return run.head.mark != claimed.run.head.mark or positions != claimed.positions
 
     def _archive_batch(self, queue: deque[ClaimedRun], claims: Claims) -> None:
         """Write, read back and settle as many entries as go into one transaction."""
