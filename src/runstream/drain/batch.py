@@ -122,7 +122,7 @@ class Batches:
         return loaded
 
     def _has_moved(self, claimed: ClaimedRun) -> bool:
-        """Whether another worker has settled more of the run, since a claim runs out, or a failover has lost some."""
+        """Whether another worker has settled more of the run, as a claim runs out, or a failover lost some."""
         ((run, positions),) = self._load([claimed.run_id])
         if run is None or run.head.last.offset < claimed.run.head.last.offset:
             return True

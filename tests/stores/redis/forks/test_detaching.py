@@ -175,6 +175,13 @@ def test_of_what_has_left_redis_only_a_store_with_the_archive_makes_a_copy(
     assert info_of(hot, "f").parent == ("p", AT)
 
 
+def test_what_is_put_in_front_of_a_fork_counts_as_trimmed_no_more(fake: FakeBackend, hot: Hot) -> None:
+    """Where a worker has noted that nothing before its start is here."""
+    fake.raw.hset(namespace_of(hot).keys.run("f").meta, "trimmed", AT)
+    hot.delete_run("p", detach=True)
+    check(hot)
+
+
 def test_a_truncated_parent_goes_on_without_its_forks(hot: Hot) -> None:
     hot.save_snapshot("p", hot.recover("p").state)
     with pytest.raises(RunHasForks):

@@ -88,8 +88,9 @@ end
 if ARGV[8] ~= '' then change('mark', ARGV[8]) end
 local is_retired = is_tombstone(meta['retired'])
 local trimmed = copied and parse_cursor(ARGV[7]) - 1 or begun
+if copied then gone[#gone + 1] = 'trimmed' end -- of what was put in front, nothing was
 if trimmed > parse_cursor(base) and not is_retired then
-  change('trimmed', text(math.max(trimmed, tonumber(meta['trimmed'] or 0))))
+  change('trimmed', text(copied and trimmed or math.max(trimmed, tonumber(meta['trimmed'] or 0))))
 end
 if copied and meta['largest'] then change('largest', text(math.max(tonumber(meta['largest']), tonumber(ARGV[9])))) end
 if ARGV[10] == 'unknown' and not is_retired then
