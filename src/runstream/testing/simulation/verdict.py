@@ -22,8 +22,14 @@ from runstream.testing.tagging import ToldTags
 
 __all__ = ["faults_of", "untold_gaps"]
 
-_LATER = ("--drop-snapshots", "a lease is in force", "need what is to go", "was deleted, with this very history")
-"""In the reasons for which a run waits for a person, or for a lease; or is to be deleted again."""
+_LATER = (
+    *("--drop-snapshots", "a lease is in force", "need what is to go"),
+    *("was deleted, with this very history", "the run was deleted and made anew"),
+)
+"""In the reasons for which a run waits for a person, or for a lease.
+
+It is to be deleted again; or an archive has begun another history of that name, maybe with what is to be erased.
+"""
 
 
 def untold_gaps(world: World) -> Iterator[str]:
