@@ -96,7 +96,7 @@ OF_OPERATORS: Sequence[Break] = (
         "what is put back is added again where its reply was lost",
         "restores",
         in_script("refill", ("if parse_cursor(ARGV[at]) > reached then", "if true then")),
-        seed=10,
+        seed=26,
     ),
     Break(
         "the last archive is dropped",

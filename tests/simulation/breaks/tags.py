@@ -16,11 +16,11 @@ OF_TAGS: Sequence[Break] = (
         in_script("settle", ("if meta['tags'] and archived['tags'] ~= meta['tags'] then", "if false then")),
         seed=6,
     ),
-    Break("a retired run has no tags any more", "tags", in_script("retire", ("keep('tags')\n", "")), seed=3),
+    Break("a retired run has no tags any more", "tags", in_script("retire", ("keep('tags')\n", "")), seed=1),
     Break(
         "a sweep leaves runs out of the indexes of their tags",
         "tags",
         in_script("index_tags", ("for i = 3, #ARGV do", "for i = 3, 0 do")),
-        seed=3,
+        seed=10,
     ),
 )
