@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ class BrancherPlayer(OperatorPlayer):
             self._grow()
             acts: list[Callable[[], None]] = [self._fork, self._fork, self._grow, self._write, self._write]
             acts += [self._repeat, self._cut, self._read, self._hold]
-            acts += [] if world.plan.loses else [self._detach, self._detach]
+            acts += [] if world.plan.loses else [self._detach, self._detach, self._detach]
             for _ in range(world.plan.turns):
                 choices.one_of(acts)()
                 world.sleep(choices.one_of(_PAUSE_SECONDS))
@@ -84,12 +84,16 @@ class BrancherPlayer(OperatorPlayer):
         return [one for one in self.world.branches.values() if one.run_id.startswith(mine) and not one.may_be_gone]
 
     def _fork(self) -> None:
-        """Fork its own run, a run of all, or a fork: at its end, or before it."""
+        """Fork its own run, a run of all, or a fork."""
+        mine = (one.run_id for one in self._own())
+        self._fork_one_of([self._base, self._base, *self.world.runs, *mine])
+
+    def _fork_one_of(self, run_ids: Sequence[str]) -> None:
+        """Fork one of these: at its end, or before it."""
         choices = self.world.choices
-        mine = self._own()
-        if len(mine) >= _MOST_FORKS:
+        if len(self._own()) >= _MOST_FORKS:
             return
-        parent = choices.one_of([self._base, self._base, *self.world.runs, *(one.run_id for one in mine)])
+        parent = choices.one_of(run_ids)
         at = None
         if choices.below(2):
             info = self._until_told(lambda: self._hot.run_info(parent))
@@ -135,7 +139,7 @@ class BrancherPlayer(OperatorPlayer):
 
     def _cut(self) -> None:
         """Delete a fork that nobody has forked, in Redis and each archive."""
-        parents = {one.parent for one in self.world.branches.values() if not one.may_be_own}
+        parents = {one.parent for one in self.world.branches.values()}  # or were, and they may be their own
         leaves = [one for one in self._own() if one.run_id not in parents]
         if leaves:
             run_id = self.world.choices.one_of(leaves).run_id
@@ -152,9 +156,11 @@ class BrancherPlayer(OperatorPlayer):
 
     def _detach(self) -> None:
         """Delete a fork that was forked, in Redis and each archive: its own forks live on by themselves."""
-        branches = self.world.branches
-        found = [one for one in self._own() if any(each.parent == one.run_id for each in branches.values())]
+        branches, mine = self.world.branches, self._own()
+        found = [one for one in mine if any(each.parent == one.run_id for each in branches.values())]
         if not found:
+            if mine:
+                self._fork_one_of([one.run_id for one in mine])
             return
         parent = self.world.choices.one_of(found)
         for one in list(branches.values()):
