@@ -15,13 +15,13 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from runstream.model.errors import StoreUnavailable
-from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
+from runstream.operations.operation import Command, Exchange, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.node import Node
 from runstream.testing.simulation.scheduler import Process, Scheduler
-from runstream.testing.simulation.story import answered, run_of, told
+from runstream.testing.simulation.story import answered, batch_of, run_of, told
 
 __all__ = ["AsyncSimulatedTransport", "Done", "Fate", "SimulatedServer", "SimulatedTransport"]
 
@@ -80,6 +80,8 @@ class SimulatedServer:
         self.losses = 0
         self.deletions: Counter[str] = Counter()
         """How often each run was deleted."""
+        self.applied: set[tuple[str, str]] = set()
+        """The batches that were applied, by their producers and numbers, also those that were lost since."""
         self._dice = random.Random(scheduler.choices.seed)  # of names alone
         self._executing: Node | None = None
         self._former: list[Node] = []
@@ -197,7 +199,14 @@ class SimulatedTransport(SingleServerTransport):
             scheduler.spawn(
                 Process("the network"),
                 "the network",
-                partial(self._deliver_late, exchange, what, since, Counter(self._server.deletions)),
+                partial(
+                    self._deliver_late,
+                    exchange,
+                    what,
+                    since,
+                    deletions=Counter(self._server.deletions),
+                    losses=self._server.losses,
+                ),
             )
             raise StoreUnavailable("the simulated request is on its way still")
         scheduler.step()
@@ -228,6 +237,11 @@ class SimulatedTransport(SingleServerTransport):
             for call, reply in zip(exchange.commands, replies, strict=True)
             if reply == 1 and (run_id := run_of(call, "delete"))
         )
+        server.applied.update(
+            batch
+            for call, reply in zip(exchange.commands, replies, strict=True)
+            if isinstance(reply, bytes) and (batch := batch_of(call))
+        )
         return replies
 
     def _claimed_since(self, exchange: Exchange) -> int:
@@ -253,16 +267,24 @@ class SimulatedTransport(SingleServerTransport):
     def close(self) -> None:
         """Nothing is open."""
 
-    def _deliver_late(self, exchange: Exchange, what: str, since: int, before: Counter[str]) -> None:
+    def _deliver_late(
+        self, exchange: Exchange, what: str, since: int, *, deletions: Counter[str], losses: int
+    ) -> None:
         scheduler = self._server.scheduler
         seconds = scheduler.choices.one_of(LATE_SECONDS)
         scheduler.wait(seconds, lambda: self._server.is_calm)
-        # what comes after its run was deleted may make the run anew: docs/protocol.md, Limits
-        if any(run_of(command, "append") in self._server.deletions - before for command in exchange.commands):
+        # what comes after its run was deleted may make the run anew, and what comes after a failover that has lost
+        # its batch may be there again: docs/protocol.md, Limits
+        if any(run_of(command, "append") in self._server.deletions - deletions for command in exchange.commands):
+            return
+        if self._server.losses > losses and any(map(self._was_applied, exchange.commands)):
             return
         scheduler.note(f"brings what {self._process.name} had sent: {what}")
         with suppress(StoreUnavailable):
             self._execute(exchange, since)
+
+    def _was_applied(self, command: Command) -> bool:
+        return batch_of(command) in self._server.applied
 
     def _stop(self) -> None:
         scheduler = self._server.scheduler

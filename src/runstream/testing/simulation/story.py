@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from runstream.operations.operation import Command, Exchange, Refusal, Replies
 from runstream.stores.redis.scripts.script import script_of
 
-__all__ = ["answered", "run_of", "told"]
+__all__ = ["answered", "batch_of", "run_of", "told"]
 
 _MOST = 4
 _MARK = re.compile(rb"@[a-z.0-9]+/[a-z0-9]+@")
@@ -36,6 +36,18 @@ def run_of(command: Command, *scripts: str) -> str | None:
         return None
     run_id = command[3 + int(str(command[2]))]
     return run_id.decode() if isinstance(run_id, bytes) else str(run_id)
+
+
+def batch_of(command: Command) -> tuple[str, str] | None:
+    """The producer and the number of the batch that a command appends; None if it appends none."""
+    script = script_of(command)
+    if script is None or script.name != "append":
+        return None
+    of_script = 3 + int(str(command[2]))
+    producer, number = (
+        arg.decode() if isinstance(arg, bytes) else str(arg) for arg in command[of_script + 2 : of_script + 4]
+    )
+    return producer, number
 
 
 def _name(command: tuple[object, ...]) -> str:
