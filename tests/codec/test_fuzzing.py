@@ -343,7 +343,7 @@ def _read_row(columns: list[Any]) -> None:
     refused = []
     for read in (
         lambda: entry_fields("r", entry),
-        lambda: head_in(["r", *columns, *columns[:3], None]),
+        lambda: head_in(["r", *columns, *columns[:4], None]),
         lambda: snapshot_head_in("r", chain, key, data, checksum, None, None),
         lambda: lane_offset_in("r", "main", *columns[:2]),
     ):

@@ -200,7 +200,7 @@ from runstream.stores.archive.sqlite import SQLiteCheckpointer
 
 store = SQLiteCheckpointer(sys.argv[1])
 with store._operations._file.write() as connection:
-    connection.execute("INSERT INTO runs VALUES ('k', '', '', 0, 0, 1, 1, 0, 0, NULL, NULL, 0, NULL, NULL)")
+    connection.execute("INSERT INTO runs VALUES ('k', '', '', 0, 0, 1, 1, 0, 0, NULL, NULL, 0, NULL, NULL, NULL)")
     # more than SQLite keeps in memory, so that part of it is in the log already
     rows = (("k", n, "x" * 5000) for n in range(5000))
     connection.executemany("INSERT INTO events (run_id, seq, ts, kind, data) VALUES (?, ?, 1.0, 'x', ?)", rows)
