@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(300),  # each takes some ten seconds on a machine that has nothing else to do
 ]
 
-PARTS = 2
+PARTS = 4
 """How many tests share the states of a world, so that they are tried at once."""
 
 
@@ -63,9 +63,9 @@ ORDERS = pytest.mark.parametrize("jsonl_first", [False, True], ids=["sqlite firs
 
 
 def each_state() -> list[object]:
-    """By default a few; exhaustively half of those of each order, and in a longer game all."""
+    """By default a few; exhaustively a quarter of those of each order, and in a longer game all."""
     walked: list[object] = [(False, 0, 91)]
-    for part in range(PARTS):
+    for part in range(PARTS if ROUNDS > 1 else 2):
         orders = [False, True] if ROUNDS > 1 else [part % 2 == 1]
         walked += [pytest.param(order, part, PARTS, marks=pytest.mark.exhaustive) for order in orders]
     return walked
