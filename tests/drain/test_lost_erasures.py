@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,19 +13,10 @@ from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
-from tests.support.drain_tools import Hot, due, open_archives, open_hot, parked
+from tests.support.drain_tools import Hot, due, open_hot, parked
 from tests.support.failover import Failover
 from tests.support.samples import make_events, make_state
 from tests.support.servers import eventually
-
-
-@pytest.fixture
-def archives(tmp_path: Path) -> Iterator[list[Archive]]:
-    """An archive of each kind."""
-    opened = open_archives(tmp_path)
-    yield opened
-    for archive in opened:
-        archive.close()
 
 
 @pytest.fixture

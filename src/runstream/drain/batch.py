@@ -23,7 +23,7 @@ from runstream.drain.claimed_run import (
     until_mended,
 )
 from runstream.drain.claims import Claims
-from runstream.drain.detached import make_whole, was_fork
+from runstream.drain.detached import make_whole
 from runstream.drain.erasing import Erasing
 from runstream.drain.parts import OtherArchivesRequired, WorkerParts
 from runstream.drain.readback import find_lost, find_mismatch
@@ -94,7 +94,7 @@ class Batches:
 
     def _begin(self, run: HotRun, positions: Positions) -> ClaimedRun:
         """Begin to archive a run; of one that was a fork, every archive first gets what it had shared."""
-        if was_fork(run) and make_whole(self._parts, run):
+        if run.head.was_fork and make_whole(self._parts, run):
             ((again, positions),) = self._load([run.run_id])
             run = again or run
         return ClaimedRun.begin(run, positions)

@@ -7,12 +7,7 @@ from runstream.model.protocols import Sink
 from runstream.stores.capabilities import MakesWhole, part_of
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 
-__all__ = ["make_whole", "was_fork"]
-
-
-def was_fork(run: HotRun) -> bool:
-    """Whether a run was a fork, and is none any more."""
-    return bool(run.head.identity) and run.head.fork_of is None
+__all__ = ["make_whole"]
 
 
 def make_whole(parts: WorkerParts, run: HotRun) -> bool:

@@ -69,4 +69,4 @@ def _base(sink: Sink, run: HotRun) -> Cursor:
 def _erased_at(sink: Sink, run_id: str, spans: Spans) -> Spans:
     """Those of some offsets at which an archive has no content any more."""
     entries = (entry for first, last in spans for entry in sink.read_back(run_id, first, last))
-    return spans_of(entry.offset for entry in entries if entry.data is None and entry.raw is None)
+    return spans_of(entry.offset for entry in entries if entry.is_erased)

@@ -125,7 +125,7 @@ def same_content(run_id: str, one: ArchiveEntry, other: ArchiveEntry) -> bool:
     """
     if one.content == other.content:
         return True
-    if one.data is None and one.raw is None:  # erased: the other may not be yet
+    if one.is_erased:  # erased: the other may not be yet
         return one.cursor == other.cursor
     try:
         return one.cursor == other.cursor and entry_record(run_id, one) == entry_record(run_id, other)

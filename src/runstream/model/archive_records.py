@@ -110,6 +110,11 @@ class ArchiveEntry(NamedTuple):
         return None if self.kind is None else EntryColumns(self.seq, self.ts, self.kind, self.lane_id)
 
     @property
+    def is_erased(self) -> bool:
+        """Whether its content is gone."""
+        return self.data is None and self.raw is None
+
+    @property
     def is_damaged(self) -> bool:
         """Whether it is the archive's own row or line that does not read, and not the record that was archived."""
         return self.raw is not None and self.reason.startswith(_NOT_READ)

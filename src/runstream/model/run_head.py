@@ -228,6 +228,11 @@ class RunHead:
         return self.parent if self.parent_identity else None
 
     @property
+    def was_fork(self) -> bool:
+        """Whether the run was made as a fork, and has all of its history itself by now."""
+        return bool(self.identity) and self.fork_of is None
+
+    @property
     def shares_to(self) -> int:
         """The offset up to which it has its history from another run; 0 for a run that is no fork."""
         return self.start.offset if self.parent_identity else 0

@@ -56,7 +56,7 @@ class Segment(NamedTuple):
         """Whether an offset is one of its own."""
         return self.after < offset <= self.upto(offset)
 
-    def upto(self, offset: int) -> int:
+    def upto(self, offset: int = _EVERYWHERE) -> int:
         """The last offset of it that is no higher than this one; a lower one than its first if it has none."""
         return offset if self.end is None else min(offset, self.end.offset)
 

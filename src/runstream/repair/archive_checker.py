@@ -138,7 +138,7 @@ class ArchiveChecker(HistoryChecker):
             for entry in self.archive.read_back(run_id, first, last):
                 if entry.offset > self.last.offset and self.current_offset() > self.last.offset:
                     break  # it has gone on meanwhile
-                if lowest < entry.offset <= start.offset and entry.data is None and entry.raw is None:
+                if lowest < entry.offset <= start.offset and entry.is_erased:
                     self._unread.add(entry.offset)  # what is left of an event before the history's base
                     continue
                 bounds = f"from {start.offset + 1} to {self.last.offset}"

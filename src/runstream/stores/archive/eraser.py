@@ -49,7 +49,7 @@ def left_of(run_id: str, entry: ArchiveEntry, written_as: str) -> ArchiveEntry:
         entry: The entry.
         written_as: The run as which its record was made.
     """
-    if entry.data is not None or entry.raw is not None:
+    if not entry.is_erased:
         with suppress(CorruptRecordError):
             columns = EntryColumns.of(entry_fields(run_id, entry, written_as) or {})
             entry = entry._replace(seq=columns.seq, lane_id=columns.lane_id)
@@ -122,7 +122,7 @@ def digests_of(
     """Digests of all of the events of some entries but their keys, each with the offsets of those that have it."""
     found: dict[bytes, list[int]] = {}
     for entry in entries:
-        if entry.data is None and entry.raw is None:
+        if entry.is_erased:
             continue
         try:
             digest = entry_digest(run_id, entry, written_as)

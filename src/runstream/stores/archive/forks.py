@@ -26,8 +26,6 @@ from runstream.stores.local.operations import LocalOperations
 
 __all__ = ["ArchiveForks"]
 
-_EVERYWHERE = 2**53
-
 
 class ArchiveForks(LocalOperations[E, S]):
     """The part of an archive's operations that makes forks, and lets them live by themselves."""
@@ -152,7 +150,7 @@ class ArchiveForks(LocalOperations[E, S]):
         last_offsets = {offset for offset, _ in lasts.values()}
         for segment in shared:
             origins = (self._load_head(segment.run_id) or RunHead()).origins
-            for entry in self._entries(segment.run_id, 0, segment.upto(_EVERYWHERE), reverse=False):
+            for entry in self._entries(segment.run_id, 0, segment.upto(), reverse=False):
                 if entry.is_damaged:
                     raise unread(segment.run_id, entry, entry.reason)
                 if entry.offset > base:

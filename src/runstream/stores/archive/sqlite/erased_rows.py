@@ -16,7 +16,7 @@ _GET = "SELECT seq, lane_id FROM events WHERE run_id = ? AND offset = ?"
 def with_lanes(file: ArchiveFile, run_id: str, entries: Iterable[ArchiveEntry]) -> Iterator[ArchiveEntry]:
     """Some entries, those that were erased with the lane and the ``seq`` that they had, where these are known."""
     for entry in entries:
-        if _is_erased(entry):
+        if entry.is_erased:
             with file.use() as connection:
                 yield with_lane(connection, run_id, entry)
         else:
@@ -25,12 +25,8 @@ def with_lanes(file: ArchiveFile, run_id: str, entries: Iterable[ArchiveEntry]) 
 
 def with_lane(connection: sqlite3.Connection, run_id: str, entry: ArchiveEntry) -> ArchiveEntry:
     """An entry; one that was erased with the lane and the ``seq`` that it had, where these are known."""
-    if not _is_erased(entry):
+    if not entry.is_erased:
         return entry
     seq, lane_id = connection.execute(_GET, (run_id, entry.offset)).fetchone() or (0, "")
     is_known = type(seq) is int and type(lane_id) is str and lane_id
     return entry._replace(seq=seq, lane_id=lane_id) if is_known else entry
-
-
-def _is_erased(entry: ArchiveEntry) -> bool:
-    return entry.data is None and entry.raw is None

@@ -172,11 +172,15 @@ class RecentAppends:
     def former(self, run_id: str) -> Sequence[Sequence[Written]]:
         """For each loss, those of its events that are lost now, with the cursors that they had then, in order."""
         with self._lock:
-            lost = {id(event) for event in (self._lost[run_id].events if run_id in self._lost else ())}
+            lost = self._lost_ids(run_id)
             return [
                 sorted((one for key, one in written.items() if key in lost), key=lambda one: one[0].offset)
                 for written in self._former.get(run_id, ())
             ]
+
+    def _lost_ids(self, run_id: str) -> set[int]:
+        found = self._lost.get(run_id)
+        return set(map(id, found.events if found else ()))
 
     def last_since_loss(self, run_id: str) -> Cursor | None:
         """The last cursor held that no history before the last loss had: where it is, what was lost is not."""
@@ -218,7 +222,7 @@ class RecentAppends:
     def late(self, run_id: str) -> Sequence[Attempt[Any]]:
         """The batches with lost events of which an earlier request may arrive still."""
         with self._lock:
-            lost = {id(event) for event in (self._lost[run_id].events if run_id in self._lost else ())}
+            lost = self._lost_ids(run_id)
             return [one for one in self._late.get(run_id, ()) if not lost.isdisjoint(map(id, one.batch.events))]
 
     def drop_late(self, run_id: str, attempts: Sequence[Attempt[Any]]) -> None:

@@ -34,7 +34,7 @@ from runstream.stores.redis.operations.client.shared_lanes import Lasts, lane_ma
 from runstream.stores.redis.operations.worker.erasing import load_erasures, rebuild
 from runstream.stores.redis.operations.worker.hot_run import HotRun, run_of
 from runstream.stores.redis.operations.worker.inherited_erasures import erase_inherited
-from runstream.stores.redis.operations.worker.load import LoadRequest, first_hot, load_entries
+from runstream.stores.redis.operations.worker.load import LoadRequest, first_hot, load_entries, load_runs
 from runstream.stores.redis.operations.worker.noted_forks import fork_notes
 from runstream.stores.redis.replies import origins_text, parse_cursor, parse_map, parse_texts
 from runstream.stores.redis.scripts.fork_calls import DetachStep, detach_call, fork_end_call
@@ -44,7 +44,6 @@ __all__ = ["detach", "let_go"]
 
 _ATTEMPTS = 10
 _KEYS_AT_ONCE = 1000
-_EVERYWHERE = 2**53
 
 
 @dataclass(slots=True)
@@ -184,16 +183,10 @@ def detach(session: Session[E, S], run_id: str, archive_id: str | None = None) -
     check_run_id(run_id)
     yield from resolve_unanswered(session, [run_id])
     for _ in range(_ATTEMPTS):
-        run = yield from _load(session.keys.run(run_id))
+        (run,) = yield from load_runs(session.keys, [run_id])
         if run is None or run.head.fork_of is None or (yield from _detached(session, run, archive_id)):
             return
     raise StoreUnavailable(f"run {run_id!r} changed all the while that it was detached: send the same call again")
-
-
-def _load(keys: RunKeys) -> Operation[HotRun | None]:
-    (reply,) = yield Exchange([(b"HGETALL", keys.meta)])
-    with parsing(keys):
-        return run_of(keys.run_id, parse_map(reply), is_partial=False)
 
 
 def let_go(keys: Keys, run_id: str, of: str) -> Operation[None]:
@@ -212,7 +205,7 @@ def _erase_shared(keys: Keys, run_id: str) -> Operation[None]:
     noted = yield from load_erasures(keys, run_id)
     if not noted.last:
         return
-    run = yield from _load(keys.run(run_id))
+    (run,) = yield from load_runs(keys, [run_id])
     reason = "" if run is None else (yield from rebuild(keys, run.header))
     reason = reason or (yield from erase_inherited(keys, run_id, noted.spans_since(0)))
     if reason:
@@ -275,9 +268,9 @@ def _take(own: RunKeys, seen: Mapping[bytes, bytes], token: str, step: DetachSte
 
 def _first_of(keys: Keys, parts: Sequence[_Part]) -> Operation[int]:
     """The offset from which on Redis has all entries of these parts; past their end for none."""
-    found = parts[-1].segment.upto(_EVERYWHERE) + 1
+    found = parts[-1].segment.upto() + 1
     for segment, _, _ in reversed(parts):
-        if not segment.has(segment.upto(_EVERYWHERE)):
+        if not segment.has(segment.upto()):
             continue  # the next was forked where it began
         first = yield from first_hot(keys, segment.run_id)
         if first is None or first >= found:

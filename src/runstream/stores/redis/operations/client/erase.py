@@ -29,7 +29,6 @@ from runstream.operations.messages import diverged, lease_lost, lost
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.operations.run_forks import has_forks
 from runstream.stores.redis.damage import parsing
-from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.noted_erasures import NotedErasures
 from runstream.stores.redis.operations.client.archived_errors import events_archived
 from runstream.stores.redis.operations.client.refusals import held
@@ -38,6 +37,7 @@ from runstream.stores.redis.operations.server_files import check_files
 from runstream.stores.redis.operations.worker.erasing import load_erasures, rebuild
 from runstream.stores.redis.operations.worker.hot_run import HotRun, run_of
 from runstream.stores.redis.operations.worker.inherited_erasures import erase_inherited, heirs_of
+from runstream.stores.redis.operations.worker.load import load_runs
 from runstream.stores.redis.operations.worker.noted_forks import living_forks
 from runstream.stores.redis.replies import parse_cursor, parse_map, parse_records, parse_texts, start_text
 from runstream.stores.redis.scripts.erasure_calls import erase_call
@@ -125,12 +125,6 @@ def _there(session: Session[E, S], run_id: str) -> Operation[tuple[HotRun, Curso
     if run is None:
         raise ConfigurationError(f"there is no run {run_id!r} here: see its id (list_runs)")
     return run, known
-
-
-def _load(keys: RunKeys) -> Operation[HotRun | None]:
-    (reply,) = yield Exchange([(b"HGETALL", keys.meta)])
-    with parsing(keys):
-        return run_of(keys.run_id, parse_map(reply), is_partial=False)
 
 
 def _cursor_before(session: Session[E, S], run: HotRun, before: int) -> Operation[Cursor]:
@@ -256,7 +250,7 @@ def erasures(session: Session[E, S], run_id: str) -> Operation[list[Erasure]]:
 
 def _state(session: Session[E, S], run_id: str) -> Operation[list[tuple[int, Erasure]]]:
     keys = session.keys.run(run_id)
-    run = yield from _load(keys)
+    (run,) = yield from load_runs(session.keys, [run_id])
     if run is None or not run.erasures:
         return []
     full = yield from rebuild(session.keys, run.header)

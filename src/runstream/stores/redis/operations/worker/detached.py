@@ -14,7 +14,7 @@ __all__ = ["detached_header", "once_shared"]
 def detached_header(keys: Keys, run_id: str) -> Operation[RunHeader | None]:
     """The header of a run that was a fork, and is none any more; None for any other run."""
     (run,) = yield from load_runs(keys, [run_id])
-    return run.header if run is not None and run.head.identity and run.head.fork_of is None else None
+    return run.header if run is not None and run.head.was_fork else None
 
 
 def once_shared(keys: Keys, header: RunHeader, after: int) -> Operation[list[ArchiveEntry]]:
