@@ -41,7 +41,7 @@ from tests.support.processes.template import end_template
 from tests.support.servers import CLOCK_LIBRARY, Server, Servers, describe
 
 # `--hypothesis-profile deep` looks longer
-for profile, examples in (("suite", 40), ("deep", 2000)):
+for profile, examples in (("suite", 25), ("deep", 2000)):
     hypothesis.settings.register_profile(
         profile,
         max_examples=examples,
@@ -87,6 +87,12 @@ if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM_BYTES:
 def pytest_xdist_auto_num_workers() -> int | None:
     """With ``-n auto``, one worker more than processors: tests of processes and timeouts wait for long."""
     return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hand out few tests at a time to the workers of pytest-xdist: each gets some of those that take long."""
+    if getattr(config.option, "maxschedchunk", 0) is None:
+        config.option.maxschedchunk = 4
 
 
 def pytest_report_header() -> str:
@@ -249,9 +255,19 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before what is not wanted is left out by its marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is exhaustive of the tests that are marked ``one_in``; leave out what only more rounds have."""
+    """Mark what is exhaustive of the tests that are marked ``one_in``; leave out what only more rounds have.
+
+    What takes long comes first.
+    """
     left = set(mark_exhaustive(items))
     items[:] = [item for item in items if item not in left]
+    items.sort(key=_allowed_seconds, reverse=True)
+
+
+def _allowed_seconds(item: pytest.Item) -> float:
+    """How long it may take, if it says so: who does comes first, so that no worker is left with it at the end."""
+    mark = item.get_closest_marker("timeout")
+    return 0.0 if mark is None else float(mark.args[0])
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -371,6 +371,7 @@ async def test_the_async_store_checks_the_server_at_its_first_call() -> None:
 # -- servers that do not fit -----------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "url", ["unix:///nowhere/at/all.sock", "redis://127.0.0.1:{port}", "rediss://127.0.0.1:{port}"]
 )

@@ -333,6 +333,7 @@ def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_reader_that_goes_away_is_no_error(archive: str, options: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
@@ -351,6 +352,7 @@ def test_a_reader_that_goes_away_is_no_error(archive: str, options: tuple[str, .
     assert (done.returncode, done.stderr) == (ExitCode.READER_GONE, b"")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_output_that_cannot_be_written_is_one_line_and_1(archive: str, options: tuple[str, ...]) -> None:

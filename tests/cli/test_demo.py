@@ -349,6 +349,7 @@ def test_the_demo_kills_an_agent_and_the_worker_and_finds_everything(tmp_path: P
         assert sorted(archive.list_runs()) == ["invoices", "orders", "support"]
 
 
+@pytest.mark.exhaustive
 @needs_embedded_server
 @looks_into_proc
 @pytest.mark.parametrize(
@@ -380,6 +381,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: in
     assert not directory.exists()
 
 
+@pytest.mark.exhaustive
 @needs_embedded_server
 @looks_into_proc
 def test_a_demo_that_is_killed_leaves_no_process_for_long(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_a_second_signal_ends_a_worker_at_once_with_its_batch_in_hand(place: Pla
     check(place, {"r": held.events})
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_cannot_end_in_time_ends_by_itself(place: Place) -> None:
     """The file stays locked for longer than the grace."""
     with Held(place, "--grace", "1") as held:
@@ -136,6 +137,7 @@ def test_the_grace_begins_with_the_signal_and_not_before(place: Place) -> None:
         assert held.worker.end() == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", ["grace", "second signal"])
 def test_a_worker_whose_server_hangs_between_proof_and_settling_ends_in_time(place: Place, how: str) -> None:
@@ -179,6 +181,7 @@ def test_a_worker_that_waits_for_its_server_ends_with_0(place: Place) -> None:
         assert worker.document["report"]["events"] == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", ["grace", "second signal"])
 def test_who_does_not_read_the_log_cannot_keep_a_worker_from_ending(place: Place, how: str) -> None:

@@ -154,6 +154,7 @@ def test_a_server_that_hangs_holds_up_no_scrape(place: Place) -> None:
         assert scrape(worker)["lag_events"] == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs a limit that another process can set")
 def test_a_full_disk_is_seen_and_is_no_reason_to_restart(place: Place) -> None:
     """A limit to the size of files stands for the disk. When there is room again, nothing is left to see."""
@@ -196,6 +197,7 @@ def test_a_loop_that_is_stuck_is_not_healthy_until_it_goes_on(place: Place) -> N
         eventually(lambda: place.archived("r") == 5)
 
 
+@pytest.mark.exhaustive
 def test_an_idle_worker_gives_signs_of_life(place: Place) -> None:
     """There is nothing to do, for longer than its last sign of life is old."""
     with serving_worker(place) as worker:
@@ -234,6 +236,7 @@ def test_what_fails_is_told_while_the_worker_lives() -> None:
     assert facts["failing"] == {"sqlite:a.db": {"since": "1970-01-01T00:00:00.000Z", "error": "no room"}}
 
 
+@pytest.mark.exhaustive
 def test_the_compose_files_health_check_tells_alive_from_stuck_and_gone(place: Place) -> None:
     """The very command, at the port that this worker has."""
     check = COMPOSE["services"]["drain"]["healthcheck"]["test"]

@@ -270,6 +270,7 @@ def test_as_text_on_a_pipe_it_prints_the_tables_again_and_again(place: Place) ->
     assert not any("\x1b" in line for line in seen)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_reader_that_goes_away_ends_it(place: Place, options: tuple[str, ...]) -> None:
     with watching(place.url, *options) as watcher:
@@ -304,6 +305,7 @@ class Screen:
         os.close(self.terminal)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_at_a_terminal_it_stays_in_place_and_gives_the_cursor_back(place: Place, number: int) -> None:
     with closing(Screen()) as screen, watching(place.url, out=screen.terminal) as watcher:

@@ -296,6 +296,7 @@ def test_ctrl_c_is_130(place: Place) -> None:
         assert "Traceback" not in "".join(tail.errors)
 
 
+@pytest.mark.exhaustive
 def test_it_ends_when_its_reader_has_gone_though_nothing_comes(place: Place) -> None:
     """As with `| head`; a write would tell only when the next event comes."""
     place.emit("r", 3)
@@ -440,6 +441,7 @@ def test_a_lane_has_its_colour_at_a_terminal_and_nowhere_else(place: Place) -> N
     assert len(plain.splitlines()) == 5
 
 
+@pytest.mark.exhaustive
 def test_text_is_joined_if_that_is_asked_for(place: Place) -> None:
     """Also that of a lane that has fallen silent."""
     texts = ["a", "b" * 99, "c"]

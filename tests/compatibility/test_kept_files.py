@@ -249,6 +249,7 @@ def test_a_namespace_of_another_number_of_partitions_is_found_as_it_is(world: Wo
 # -- drains, verifies, resolves ------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(3)
 def test_verify_proves_all_but_what_is_parked(world: World) -> None:
     parked = {
         "diverged": "the event is not the same",
@@ -275,6 +276,7 @@ def test_verify_proves_each_archive_by_itself(kept: World, kind: str) -> None:
     assert quarantined(said) == {"corrupt": [1]}
 
 
+@pytest.mark.one_in(3)
 def test_what_is_left_is_archived_once_and_what_is_parked_is_put_right(world: World) -> None:
     """To the end: all that was kept is in both archives, and only the record of a newer version stays parked."""
     reasons = {
@@ -374,7 +376,7 @@ def test_sets_of_texts_are_proven_by_another_process(sets: World) -> None:
 
 
 @needs_server
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lost_redis_is_restored_from_an_archive(kept: World, program: str, kind: str) -> None:
@@ -444,6 +446,7 @@ def test_a_lease_that_was_held_is_over_and_epochs_rise(world: World) -> None:
             assert store.append(run_id, [new_event(run_id)], lease=lease).first_offset == last + 2
 
 
+@pytest.mark.one_in(3)
 def test_runs_go_on_where_they_were(world: World) -> None:
     """Retired, trimmed and deleted ones too; and then all of it drains and proves."""
     store = world.store("sqlite")

@@ -110,7 +110,7 @@ BY_DEFAULT |= {f"{name} is 'x'" for name in ("snapshot", "lease", "retired", "by
 DAMAGES |= {f"{name} is {value!r:.20}": field(name, value) for name in FIELDS for value in JUNK}
 
 
-@pytest.mark.one_in(2, exhaustively=5)
+@pytest.mark.one_in(5, exhaustively=5)
 @pytest.mark.parametrize(
     "how", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.exhaustive) for name in DAMAGES]
 )
@@ -233,6 +233,7 @@ def test_an_infinite_due_time_is_one(world: World) -> None:
     namespace_of(world.hot).status()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["due", "runs", "retire", "retired", "deleted", "parked"])
 def test_a_set_of_another_type_is_set_aside_and_made_anew(world: World, name: str) -> None:
     """Writers are acknowledged meanwhile, the worker goes on, and what was in the way is kept."""

@@ -72,6 +72,7 @@ def test_many_runs_go_into_one_transaction_and_a_long_one_into_several(
     assert len(watched.sizes) <= 7  # 250 events in batches of 50, and what the claims' borders cost
 
 
+@pytest.mark.exhaustive
 def test_a_batch_of_large_events_has_few_of_them(fake: RedisBackend, archives: list[Archive]) -> None:
     """What a worker holds in memory is bounded by bytes, not only by how many events that is."""
     hot = open_hot(fake)

@@ -143,6 +143,7 @@ def test_a_snapshot_that_was_saved_since_is_kept(
         assert state.data == {"text": "clean"}
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("method", ["erase_offsets", "where_erased", "note_archived", "rebuild", "settle"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_another_worker_finishes_what_one_began(
@@ -197,6 +198,7 @@ def test_an_archive_that_is_put_back_from_a_copy_is_erased_again(
         archive.close()
 
 
+@pytest.mark.one_in(3)
 def test_a_full_server_is_told_of_and_archives_are_erased_meanwhile(
     server: Server,
     make_backend: Callable[[str], Backend],
@@ -224,6 +226,7 @@ def test_a_full_server_is_told_of_and_archives_are_erased_meanwhile(
     check_gone(hot, archives, tmp_path)
 
 
+@pytest.mark.one_in(2, exhaustively=2)
 @pytest.mark.parametrize("is_retired", [False, True])
 def test_a_reader_of_an_archive_hinders_an_erasure_no_longer_than_it_reads(
     hot: Hot, archives: list[Archive], tmp_path: Path, caplog: pytest.LogCaptureFixture, is_retired: bool

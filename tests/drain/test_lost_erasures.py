@@ -38,6 +38,7 @@ def check(hot: Hot, archives: list[Archive], expected: list[int]) -> None:
         assert verify_run("r", hot=hot, sinks=[archive]).is_sound
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("trim", ["never", "covered", "archived"])
 @pytest.mark.parametrize("what", ["erase", "truncate"])
 def test_what_an_archive_has_erased_is_asked_for_again(

@@ -138,7 +138,7 @@ def test_what_is_trimmed_and_proven_is_the_same(
     )
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @on_every_server
 def test_a_drain_looks_at_the_lanes_concerned(redis_backend: RedisBackend, hot: Hot, archive: Archive) -> None:
     for lane in LANES:
@@ -200,6 +200,7 @@ def test_a_damaged_index_is_made_anew(redis_backend: RedisBackend, hot: Hot, arc
     drain(hot, archive)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("redis_backend", ["fake"], indirect=True)
 @pytest.mark.parametrize("score", [1, 2**52 + 1], ids=["with a snapshot", "without"])
 def test_what_others_need_stays_though_the_index_has_many_that_are_gone(

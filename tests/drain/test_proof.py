@@ -215,7 +215,7 @@ def tell(archive: Archive, lie: str) -> None:
         in_another_process(_JSONL_LIES[lie], operations_of(archive)._logs.path)
 
 
-@pytest.mark.one_in(3, exhaustively=4)
+@pytest.mark.one_in(9, exhaustively=4)
 @pytest.mark.parametrize(("kind", "lie"), LIES)
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_a_lie_is_caught_and_nothing_is_trimmed(hot: Hot, tmp_path: Path, kind: str, lie: str, place: str) -> None:
@@ -232,7 +232,7 @@ def test_a_lie_is_caught_and_nothing_is_trimmed(hot: Hot, tmp_path: Path, kind: 
         assert (first_hot(hot, "other"), archived(hot, "other")) == (4, 3)
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize(("kind", "lie"), LIES)
 def test_what_another_worker_wrote_is_proven_too(hot: Hot, tmp_path: Path, kind: str, lie: str) -> None:
     """It died before its proof, and the archive was changed then: from the archived mark on, all is compared."""
@@ -361,7 +361,7 @@ _POSITIONS: dict[str, Callable[[Position], Position | None]] = {
 }
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(11)
 @pytest.mark.parametrize("lie", _POSITIONS)
 @pytest.mark.parametrize("holds", ["nothing", "a part", "all"])
 def test_a_sink_that_lies_about_its_position_loses_nothing(
@@ -409,6 +409,7 @@ def test_when_the_truth_comes_back_the_run_goes_on(hot: Hot, tmp_path: Path) -> 
         check_archives([archive, other], {"other": acknowledged["other"]})
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("further", [0, 1, 5])
 def test_a_batch_of_another_history_is_refused_however_far_the_archive_is(
     hot: Hot, archive: Archive, further: int

@@ -94,6 +94,7 @@ def test_what_somebody_else_has_spelled_otherwise_is_proven(hot: Hot, tmp_path: 
     check_is_settled(hot, archives, events)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kinds", KINDS)
 def test_what_was_put_back_is_proven_by_value(hot: Hot, tmp_path: Path, kinds: str) -> None:
     """Restored from texts of another spelling, drained to where these are, and verified."""
@@ -137,6 +138,7 @@ print(found)
 """
 
 
+@pytest.mark.exhaustive
 @needs_server
 def test_every_process_proves_what_any_other_has_written(tmp_path: Path) -> None:
     """Under whatever hash seed: what was committed and not settled, what was settled, what was put back."""
@@ -165,6 +167,7 @@ _OTHER_VALUES: dict[str, Callable[[str], str]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kinds", ["sqlite", "jsonl"])
 @pytest.mark.parametrize("other", _OTHER_VALUES)
 def test_another_value_is_no_spelling(hot: Hot, tmp_path: Path, kinds: str, other: str) -> None:
@@ -218,7 +221,7 @@ def other_record(name: str) -> bytes:
     return b"\x01" + zlib.crc32(body, seed("r")).to_bytes(4, "big") + body
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("name", OTHER_ENCODINGS)
 def test_a_record_that_json_would_not_give_again_is_kept_as_it_is(hot: Hot, tmp_path: Path, name: str) -> None:
     """Its checksum is sound, so another program wrote it: what is archived can be restored, to the last byte."""
@@ -271,6 +274,7 @@ def test_an_event_that_is_not_the_one_of_its_cursor_is_not_archived(hot: Hot, tm
         assert [one.event for one in archive.read("r")] == events[:3]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("damaged", [b"\x01\xff\xff\xff\xffdamaged", bytes(64), b"\xff", b"not ours"])
 def test_an_erased_event_and_a_damaged_record_prove_nothing_and_hold_up_nothing(
     hot: Hot, tmp_path: Path, damaged: bytes

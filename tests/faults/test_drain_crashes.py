@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(300),  # each takes some ten seconds on a machine that has nothing else to do
 ]
 
-PARTS = 4
+PARTS = 8
 """How many tests share the states of a world, so that they are tried at once."""
 
 
@@ -53,9 +53,10 @@ def walk(
     return walk
 
 
-def parts(*exhaustive: tuple[int, int], by_default: tuple[int, int]) -> pytest.MarkDecorator:
-    """What is tried: one part by default, and in the exhaustive form all."""
-    marked = [pytest.param(*each, marks=pytest.mark.exhaustive) for each in exhaustive]
+def parts(count: int, *, by_default: tuple[int, int]) -> pytest.MarkDecorator:
+    """What is tried: a small part by default, exhaustively one of so many, and in a longer game all of them."""
+    tried = range(count if ROUNDS > 1 else 1)
+    marked = [pytest.param(part, count, marks=pytest.mark.exhaustive) for part in tried]
     return pytest.mark.parametrize(("part", "parts"), [by_default, *marked])
 
 
@@ -63,8 +64,8 @@ ORDERS = pytest.mark.parametrize("jsonl_first", [False, True], ids=["sqlite firs
 
 
 def each_state() -> list[object]:
-    """By default a few; exhaustively a quarter of those of each order, and in a longer game all."""
-    walked: list[object] = [(False, 0, 91)]
+    """By default a few; exhaustively an eighth of those of each order, and in a longer game all."""
+    walked: list[object] = [(False, 0, 301)]
     for part in range(PARTS if ROUNDS > 1 else 2):
         orders = [False, True] if ROUNDS > 1 else [part % 2 == 1]
         walked += [pytest.param(order, part, PARTS, marks=pytest.mark.exhaustive) for order in orders]
@@ -86,7 +87,7 @@ def test_a_worker_that_is_killed_anywhere_loses_nothing_and_archives_nothing_twi
 
 @ORDERS
 @pytest.mark.one_in(2, exhaustively=2)
-@parts((0, 1), by_default=(1, 25))
+@parts(3, by_default=(1, 50))
 def test_a_worker_that_is_killed_anywhere_while_it_makes_its_archives_leaves_good_ones(
     walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
 ) -> None:
@@ -101,7 +102,7 @@ def test_a_worker_that_is_killed_anywhere_while_it_makes_its_archives_leaves_goo
 
 @ORDERS
 @pytest.mark.one_in(2, exhaustively=2)
-@parts((0, 1), by_default=(2, 25))
+@parts(3, by_default=(2, 60))
 def test_a_run_that_is_deleted_between_any_two_commands_of_a_worker_is_not_mixed_with_its_successor(
     walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
 ) -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has 
 PLACES = ("memory", "fake", "sqlite", "jsonl", "embedded", "tiered", *REAL, *(f"client-{name}" for name in REAL))
 
 
-@pytest.mark.one_in(8, exhaustively=3)
+@pytest.mark.one_in(16, exhaustively=3)
 @pytest.mark.parametrize("how", ["threads", "tasks"])
 @pytest.mark.parametrize("place", PLACES)
 def test_children_of_a_busy_process_start_anew(

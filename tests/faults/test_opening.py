@@ -61,6 +61,7 @@ def waits_until(
         return opened.result(DEADLINE_SECONDS)
 
 
+@pytest.mark.one_in(2)
 def test_a_server_that_is_not_up_yet(open_store: Open, servers: Servers, namespace: str) -> None:
     """Its port refuses."""
     server = servers.get(NAME)
@@ -79,7 +80,7 @@ def test_a_server_that_is_not_up_yet(open_store: Open, servers: Servers, namespa
     server.raw.delete(*server.raw.scan_iter(f"{{{namespace}*"))
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "fault", [Fault.DROP_REPLY, Fault.DROP_REQUEST, Fault.CUT_REPLY], ids=lambda each: each.value
 )
@@ -102,6 +103,7 @@ def test_a_connection_that_is_cut_in_the_middle(
     server.raw.delete(*server.raw.scan_iter(f"{{{namespace}*"))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_a_server_that_loads_what_it_has(open_store: Open, directory: str) -> None:
     node = Node(NAME, directory)
@@ -137,6 +139,7 @@ class _Ended:
         self.node.end()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_callers_own_client(servers: Servers, namespace: str, is_async: bool, loop_thread: LoopThread) -> None:
     """It is waited for as one of ours."""

@@ -104,6 +104,7 @@ def test_all_commands_of_a_pipeline_are_applied_before_its_reply_is_lost(
     assert proxy.struck == 1
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("fault", [Fault.DROP_REPLY, Fault.CUT_REPLY])
 def test_the_reply_is_lost_only_when_the_last_command_was_applied(
     fault: Fault, proxy: FaultProxy, client: Any, valkey: Server, key: str
@@ -260,6 +261,7 @@ def test_round_trips_are_counted_not_commands(proxy: FaultProxy, client: Any, ke
     assert proxy.round_trips == 0
 
 
+@pytest.mark.one_in(2)
 def test_a_pipeline_that_is_sent_in_many_pieces_is_one_round_trip(
     proxy: FaultProxy, client: Any, valkey: Server, key: str
 ) -> None:

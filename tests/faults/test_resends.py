@@ -446,7 +446,7 @@ def rig(
 # -- P2
 
 
-@pytest.mark.one_in(12, exhaustively=5)
+@pytest.mark.one_in(24, exhaustively=5)
 @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_a_call_is_applied_once_whichever_of_its_round_trips_is_struck(
@@ -457,7 +457,7 @@ def test_a_call_is_applied_once_whichever_of_its_round_trips_is_struck(
         rig.try_once(operation, fault, at, new_scripts=False)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize(
     "fault", [Fault.DROP_REPLY, Fault.DROP_REQUEST, Fault.CUT_REQUEST], ids=lambda fault: fault.value
 )

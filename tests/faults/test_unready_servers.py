@@ -127,7 +127,7 @@ def slot_of(node: Node) -> int:
     return slot
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 def test_a_server_that_loads_what_it_has(unready: Unready) -> None:
     """After it was killed: it answers LOADING to everything until it has read its file."""
     node = unready.start()
@@ -142,6 +142,7 @@ def test_a_server_that_loads_what_it_has(unready: Unready) -> None:
     waits_for(node, "LOADING", hot, lambda: None)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(6)
 def test_a_cluster_that_has_lost_a_slot(unready: Unready) -> None:
     """It answers CLUSTERDOWN until somebody has the slot; an append waits no longer than it was told."""
@@ -157,7 +158,7 @@ def test_a_cluster_that_has_lost_a_slot(unready: Unready) -> None:
     assert hasty.append("r", events)[:2] == (6, 9)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "redis62"])  # it answers ASK
 def test_a_slot_that_is_being_moved(make_unready: Callable[[str], Unready], name: str) -> None:
     """Where some of the keys that a script names are not there, the answer is TRYAGAIN."""
@@ -170,6 +171,7 @@ def test_a_slot_that_is_being_moved(make_unready: Callable[[str], Unready], name
     waits_for(node, "TRYAGAIN", hot, lambda: node.raw.execute_command("CLUSTER", "SETSLOT", slot, "STABLE"))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(6)
 def test_a_slot_that_has_moved_is_not_waited_for(unready: Unready) -> None:
     """A client that knows one node does not find it, and the error says so."""

@@ -176,6 +176,7 @@ class Kept:
             return [entry.offset for entry in opened.read_back("r", 1, 100) if entry.data is not None]
 
 
+@pytest.mark.one_in(2)
 def test_what_reads_now_goes_back_to_its_place_and_the_rest_stays(archive: Archive) -> None:
     """Events, keys, lanes, status, snapshot are what they would have been; the raw bytes of the rest stay."""
     kept = Kept(archive)
@@ -310,6 +311,7 @@ def test_sqlite_moves_the_record_in_one_transaction(tmp_path: Path) -> None:
 # -- the command line ----------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 def test_the_command_lists_shows_and_retries(archive: Archive) -> None:
     """Tables for people, JSON for programs; exit code 1 while something does not read."""
     kept = Kept(archive)

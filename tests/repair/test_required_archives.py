@@ -70,7 +70,7 @@ def ids(*archives: Archive) -> set[str]:
 # -- adding ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @on_every_server
 @pytest.mark.parametrize("late", [2, 3])
 def test_an_archive_that_is_added_gets_every_run_that_is_in_redis(
@@ -102,6 +102,7 @@ def test_an_archive_that_would_have_holes_is_refused(hot: Hot, archives: list[Ar
     assert required(hot) == [ids(*archives[:2])] * 4
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("source", "late"), [(0, 2), (0, 3), (1, 2), (1, 3)])
 def test_what_has_left_redis_is_copied_from_an_archive_that_has_it(
     hot: Hot, archives: list[Archive], source: int, late: int

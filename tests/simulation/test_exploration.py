@@ -118,7 +118,7 @@ def test_the_command_tells_how_much_was_played(
 
 @pytest.mark.exhaustive
 def test_what_is_played_is_the_same_each_time() -> None:
-    assert explore(CONFIGURATIONS["leases"]) == explore(CONFIGURATIONS["leases"])
+    assert explore(CONFIGURATIONS["cleared"]) == explore(CONFIGURATIONS["cleared"])
 
 
 @pytest.mark.exhaustive

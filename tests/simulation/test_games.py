@@ -24,7 +24,7 @@ _SMALL_GAMES = 8
 FIRST_SEED = int(os.environ.get("RUNSTREAM_TEST_SEED", "1"))
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("name", PLANS)
 def test_each_history_ends_well(name: str) -> None:
     """What was acknowledged is there once, in order, in Redis or in each archive; what was lost was told."""
@@ -41,7 +41,7 @@ def test_an_agent_saves_no_state_that_may_lack_what_it_gave_up() -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("seed", [4, 5, 6, 11, 16, 25, 28])
+@pytest.mark.parametrize("seed", [4, 11, 25])
 def test_a_late_request_is_applied_once_however_the_clock_is_set(seed: int) -> None:
     """Its producer is forgotten meanwhile, having been heard by clocks that were ahead, and behind."""
     assert not play(BREAK_PLANS["many"], Choices(seed)).faults
@@ -78,7 +78,7 @@ def test_a_run_that_a_failover_has_lost_whole_is_put_back_and_goes_on() -> None:
     )
     restored = 0
     # in the last three: nobody was told that it is put back; another has put it back meanwhile, twice
-    for seed in (*range(5), 79, 234, 292):
+    for seed in (*range(3), 79, 234, 292):
         finding = play(plan, Choices(seed))
         assert not finding.faults, (seed, finding.faults[:3])
         restored += any(": run-0 is restored" in line for line in finding.story)
@@ -123,7 +123,7 @@ def test_a_failing_history_becomes_a_short_one(monkeypatch: pytest.MonkeyPatch) 
     """Shrunk, it has few troubles left, and fails of the same."""
     # a server that loses what it had, where nobody expects it
     monkeypatch.setattr(SimulatedServer, "restart", _lose_all)
-    plan = Plan(forms=("plain",), workers=1, followers=0, runs=1, turns=6, most_steps=3_000)
+    plan = Plan(forms=("plain",), workers=1, followers=0, runs=1, turns=5, most_steps=2_000)
     failing = next(found for seed in range(1, 60) if (found := play(plan, Choices(seed))).faults)
     tries: list[int] = []
 
@@ -131,7 +131,7 @@ def test_a_failing_history_becomes_a_short_one(monkeypatch: pytest.MonkeyPatch) 
         tries.append(1)
         return bool(play(plan, Choices(failing.seed, choices)).faults)
 
-    shrunk = shrink(failing.choices, fails, most_tries=30)
+    shrunk = shrink(failing.choices, fails, most_tries=20)
     found = play(plan, Choices(failing.seed, shrunk))
     assert found.faults
     assert sum(map(bool, shrunk)) < sum(map(bool, failing.choices)) / 3

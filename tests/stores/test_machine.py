@@ -480,10 +480,10 @@ class StoreMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize(
     ("name", "share"),
     [
-        ("fake", 0.25),
+        ("fake", 0.3),
         pytest.param("fake", 1, marks=pytest.mark.exhaustive),
         *(
-            [("valkey", 0.25), pytest.param("valkey", 3, marks=pytest.mark.exhaustive)]
+            [("valkey", 0.3), pytest.param("valkey", 3, marks=pytest.mark.exhaustive)]
             if "valkey" in PROGRAMS
             else []
         ),

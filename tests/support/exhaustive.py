@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections import defaultdict
@@ -23,8 +24,8 @@ def mark_exhaustive(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """Of each test that is marked ``one_in(count)``, mark all combinations exhaustive but one in so many.
 
     Returns: The exhaustive combinations that there is no time for, unless more rounds are played (see
-    :data:`ROUNDS`): of tests that are marked with an ``exhaustively`` too, all but one in so many; of those on
-    kinds that take turns (``exhaustive(turn=…)``), the kinds whose turn it is not in the test.
+    :data:`ROUNDS`): of these tests all but one in the root of so many, or in what their ``exhaustively`` says; of
+    those on kinds that take turns (``exhaustive(turn=…)``), the kinds whose turn it is not in the test.
 
     The positions of a combination's values, each among all values of its parameter, add up to a multiple of the
     count where it stays: so each value of a parameter stays, where the others have as many combinations as the
@@ -39,7 +40,7 @@ def mark_exhaustive(items: Iterable[pytest.Item]) -> list[pytest.Item]:
             position = sum(_position(values[test, name], value) for name, value in item.callspec.params.items())
             if position % mark.args[0] != 0:
                 item.add_marker(pytest.mark.exhaustive)
-        most = 1 if mark is None else mark.kwargs.get("exhaustively", 1)
+        most = 1 if mark is None else mark.kwargs.get("exhaustively", math.isqrt(mark.args[0]))
         is_tried = position % most == 0 and _is_its_turn(item, zlib.crc32(test.encode()) % TURNS)
         if ROUNDS == 1 and item.get_closest_marker("exhaustive") and not is_tried:
             left.append(item)

@@ -24,7 +24,7 @@ _TRIED_APART = {f"async-{name}" for name in REAL} - _BY_DEFAULT
 """Servers behind a facade that is tried on another one, and that are tried behind another facade."""
 
 
-_IN_TURN = ("fake", "redis70", "valkey-resp2", "async-fake", "threaded-memory", "threaded-sqlite")
+_IN_TURN = ("fake", "redis62", "redis70", "valkey-resp2", "async-fake", "threaded-memory", "threaded-sqlite")
 """Kinds that are much like another one that is tried: each test is tried on every second of them."""
 
 

@@ -43,7 +43,7 @@ def disk(
         yield disk
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 def test_a_full_disk_keeps_everything_in_redis_until_there_is_room(
     kind: str, disk: SmallDisk, make_backend: Callable[[str], Backend]
 ) -> None:
@@ -90,7 +90,7 @@ def test_a_database_that_may_not_grow_says_so(sqlite_scene: Scene) -> None:
 # -- the disk fails ----------------------------------------------------------------------------------
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @needs_seccomp
 @pytest.mark.parametrize(
     ("calls", "error"),

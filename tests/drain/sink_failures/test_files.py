@@ -25,6 +25,7 @@ from tests.support.archive_check import check_archives
 from tests.support.operations import operations_of
 
 
+@pytest.mark.one_in(2)
 def test_a_writer_that_holds_it_too_long_is_waited_for(scene: Scene) -> None:
     scene.emit()
     scene.drain_and_check()
@@ -253,6 +254,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("leaves", [True, False])
 def test_what_others_wrote_after_log_and_index_were_removed_is_not_destroyed(
     sqlite_scene: Scene, leaves: bool

@@ -51,7 +51,7 @@ def of_level(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 # -- outages -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("broken", [0, 1])
 @pytest.mark.parametrize("step", ["position", "write", "read_back"])
 def test_an_archive_that_fails_is_one_episode_and_nothing_leaves_redis(
@@ -116,6 +116,7 @@ def test_an_archive_that_fails_for_one_run_only_holds_up_no_other(
     assert first_hot(hot, "bad") == 1
 
 
+@pytest.mark.exhaustive
 def test_an_outage_with_many_runs_costs_few_attempts(fake: RedisBackend, archives: list[Archive]) -> None:
     """Each may take half a minute: it is not made for every run. Nothing is parked for it."""
     hot = open_hot(fake)
@@ -234,7 +235,7 @@ _DEFECTS: list[tuple[str, Exception]] = [
 ]
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("step", "error"), _DEFECTS, ids=lambda value: str(getattr(value, "args", value)))
 def test_a_run_that_always_fails_is_set_aside_and_holds_up_no_other(
     fake: RedisBackend, archives: list[Archive], step: str, error: Exception

@@ -49,7 +49,7 @@ from tests.support.drain_tools import (
 from tests.support.servers import DEADLINE_SECONDS, Servers, eventually, needs_valkey
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @needs_valkey
 @pytest.mark.parametrize("name", ["claim", "extend", "settle", "park", "ZADD"])
 @pytest.mark.parametrize(

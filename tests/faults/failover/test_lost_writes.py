@@ -102,6 +102,7 @@ def test_a_writer_is_told_even_if_others_have_filled_the_offsets(
     assert spans(hot) == spans(other)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("lane_id", ["a", "b", "x 1="])
 @pytest.mark.parametrize("others", [1, 2, 7])
 def test_a_writer_is_told_even_if_the_filled_offsets_are_archived_and_trimmed(

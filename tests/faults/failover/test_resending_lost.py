@@ -250,6 +250,7 @@ def test_a_run_that_was_taken_as_it_is_gets_nothing_back(
     assert [event.seq for event in open_hot().list_events("r")] == [1, 2, 5, 6, 7]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("former", [1, 2, 3, 9])
 def test_a_run_that_was_deleted_gets_nothing_back(
     pair: Pair, giver: Hot, open_hot: Callable[..., Hot], former: int
@@ -293,6 +294,7 @@ def lose_in_many_runs(pair: Pair, giver: RunStore[Any, Any], other: Hot) -> dict
     return sent
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY, Fault.CUT_REPLY], ids=lambda fault: fault.value
 )

@@ -106,6 +106,7 @@ def test_a_writer_waits_no_longer_than_it_was_told(pair: Pair, opened: ExitStack
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.one_in(3)
 @on_every_pair
 @pytest.mark.parametrize("replicated", [True, False], ids=["replicated", "lost"])
 def test_what_got_no_reply_before_the_failover_is_applied_once_after_it(

@@ -49,7 +49,7 @@ class MortalSink(Passing):
         self._mortal.step()
 
 
-@pytest.mark.one_in(12, exhaustively=3)
+@pytest.mark.one_in(12, exhaustively=6)
 @pytest.mark.parametrize("first", range(1, 9))
 @pytest.mark.parametrize(
     ("shape", "keep"), [*(("new on top", keep) for keep in KEEPS), ("made anew", "archive"), ("made anew", "both")]

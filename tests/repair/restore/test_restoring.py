@@ -41,7 +41,7 @@ def restore_all(hot: Hot, archive: Archive, *, whole: bool = False) -> list[str]
 
 
 @on_every_server
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_lost_redis_comes_back_as_it_was(redis_backend: RedisBackend, tmp_path: Path, whole: bool) -> None:
     """On every kind of server, from both kinds of archive: every key of every run, not only what readers show."""
@@ -64,7 +64,7 @@ def test_a_lost_redis_comes_back_as_it_was(redis_backend: RedisBackend, tmp_path
         opened.close()
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(25, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("examples", [3, pytest.param(12, marks=pytest.mark.exhaustive)])
 def test_any_history_comes_back(tmp_path: Path, examples: int) -> None:
     """Whatever was written, drained and trimmed on the way: what is restored reads as before, and can go on."""
 

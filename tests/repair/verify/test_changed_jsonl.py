@@ -67,7 +67,7 @@ JSONL: dict[str, tuple[Callable[[list[str]], None], int | None, str]] = {
 }
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("hot", [False, True])
 @pytest.mark.parametrize("name", JSONL)
 def test_what_was_changed_in_json_lines_is_found(world: World, name: str, hot: bool) -> None:

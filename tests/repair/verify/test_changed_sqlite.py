@@ -94,7 +94,7 @@ SQLITE = {
 }
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(10)
 @pytest.mark.parametrize("hot", [False, True])
 @pytest.mark.parametrize("name", SQLITE)
 def test_what_was_changed_in_sqlite_is_found(world: World, name: str, hot: bool) -> None:

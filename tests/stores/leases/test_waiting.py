@@ -32,6 +32,7 @@ KINDS = [name for name in LEASING if "redis" not in name and "resp" not in name]
 # -- waiting and renewing --------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(4)
 def test_who_waits_gets_it_when_it_is_given_back(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
     asked = threading.Event()
@@ -53,7 +54,7 @@ def test_who_waits_gets_it_when_it_is_given_back(two_stores: tuple[Store, Store]
     assert found == [("b", True)]
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 def test_who_waits_gets_it_when_it_runs_out(store: Store) -> None:
     began = time.monotonic()
     abandoned(store, 0.4)

@@ -111,6 +111,7 @@ def test_loops_that_live_at_once(make: Make) -> None:
     asyncio.run(store.close())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", ["url", "fake"], indirect=True)
 def test_a_lease_and_a_run_meet_another_loop(make: Make) -> None:
     """They go on there: the lease is renewed, held text is sent, and no lock belongs to the old loop."""

@@ -113,7 +113,7 @@ def plain(text: bytes) -> bytes:
     return re.sub(rb"[A-Za-z0-9_-]{16,}", b"TOKEN", text)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=steps)
 def test_it_leaves_what_the_general_append_leaves(redis_backend: RedisBackend, script: list[Any]) -> None:
     """Two writers, lanes, sessions, statuses, snapshots; a limit, never reached, asks for the general one."""

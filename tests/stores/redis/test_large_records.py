@@ -71,7 +71,7 @@ def small_replies(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatc
     server.raw.config_set("client-output-buffer-limit", "normal 0 0 0")
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("is_told", [True, False])
 @needs_server
 def test_small_events_before_large_ones_are_read_and_drained(
@@ -149,7 +149,7 @@ def test_a_run_with_nothing_but_a_snapshot_waits_behind_large_ones(
         assert (report.runs, report.events, report.snapshots, report.parked) == (5, 12, 1, 0)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
 @needs_server
 def test_the_memory_of_a_drain_does_not_grow_with_the_run(

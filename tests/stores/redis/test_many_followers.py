@@ -132,7 +132,7 @@ def opened(
         yield open_store
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("tiered", [False, True], ids=["hot", "tiered"])
 def test_followers_leave_the_connections_to_the_writer(
     opened: Callable[..., Any], valkey: Server, namespace: str, tiered: bool
@@ -186,7 +186,7 @@ def p99_of(store: Any, prefix: str, runs: int, per_run: int) -> float:
 
 
 @pytest.mark.one_in(2)
-@pytest.mark.parametrize("runs", [50, pytest.param(500, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("runs", [50, pytest.param(200, marks=pytest.mark.exhaustive)])
 def test_many_are_served_as_soon_as_one(
     opened: Callable[..., Any], valkey: Server, namespace: str, runs: int
 ) -> None:
@@ -428,6 +428,7 @@ else:
 """
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("how", ["threads", "tasks", "interrupted"])
 def test_a_process_with_followers_ends(valkey: Server, namespace: str, how: str) -> None:
     """At its end, or when it is interrupted, whatever its followers wait for."""

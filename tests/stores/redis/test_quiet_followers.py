@@ -60,6 +60,7 @@ def appending_after(store: Any, seconds: float) -> Iterator[None]:
     timer.join()
 
 
+@pytest.mark.one_in(3)
 def test_a_follower_outlasts_its_clients_timeout(server: Server, namespace: str) -> None:
     """The run is quiet for longer than the client waits for any reply."""
     pool = redis.ConnectionPool(connection_class=QuickConnection, path=server.socket_path)
@@ -90,6 +91,7 @@ def cutting(server: Server, proxy: FaultProxy, every_seconds: float) -> Iterator
         thread.join()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("archive", [None, "sqlite:{dir}/a.db"])
 def test_a_follower_outlasts_a_proxy_that_cuts_quiet_connections(
     servers: Any, namespace: str, tmp_path: Any, archive: str | None

@@ -77,6 +77,7 @@ def test_an_opening_whose_server_evicts_leaves_nothing_behind(a_server: Server) 
         assert a_server.raw.keys("*") == []
 
 
+@pytest.mark.exhaustive
 @needs_server
 async def test_a_client_of_a_cluster_is_refused_by_name() -> None:
     """Until this version works with one; so is what is no client of redis-py at all."""

@@ -106,6 +106,7 @@ def test_a_server_that_was_started_anew_is_asked_again(own: tuple[Any, Hot, Path
     assert not is_in_files(directory)
 
 
+@pytest.mark.one_in(3)
 def test_a_full_server_says_that_it_is_not_done(server: Server, make_backend: Callable[[str], Backend]) -> None:
     hot: Any = make_backend(server.name).open(retry_seconds=0)
     hot.append("r", make_events("r", 3, payload={"text": SECRET.decode()}))

@@ -35,7 +35,7 @@ def check_alone(store: Any) -> None:
     assert [(one.lane_id, one.last_offset, one.last_seq) for one in store.lanes("g")] == [("main", 7, 71)]
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("forks", PLACES[:-1])
 @pytest.mark.parametrize("parent", PLACES[:-1])
 def test_a_family_is_deleted_from_the_top_and_its_last_one_has_all_of_it(

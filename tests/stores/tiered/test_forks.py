@@ -86,7 +86,7 @@ def check_g(store: Any) -> None:
     assert info_of(store, "g").parent == ("f", 5)
 
 
-@pytest.mark.one_in(4, exhaustively=5)
+@pytest.mark.one_in(8, exhaustively=5)
 @pytest.mark.parametrize("forks", PLACES)
 def test_a_fork_is_one_run_wherever_it_lies_and_its_parent_was_when_it_was_forked(
     tiered: Tiered, hot: Hot, archive: Any, parent: str, forks: str

@@ -200,7 +200,7 @@ def fake(make_backend: Callable[[str], Backend]) -> Hot:
     return store
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("how", READS)
 @pytest.mark.parametrize("moment", ["run_info", "read", "follow"])
 def test_a_run_that_is_archived_and_forgotten_while_it_is_looked_at_is_not_shorter(
@@ -341,6 +341,7 @@ def test_a_fork_begins_after_its_base_in_either_tier(fake: Hot, archive: Any, tm
             drain(fake, archive, trim=trim)
 
 
+@pytest.mark.one_in(2)
 def test_a_follower_waits_no_longer_because_the_boundary_moves(fake: Hot, archive: Any) -> None:
     """What it does not want comes, is archived and trimmed: its patience is counted from what it was given."""
     tiered = TieredCheckpointer(fake, archive)
