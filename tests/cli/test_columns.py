@@ -114,6 +114,7 @@ def test_no_table_is_in_a_box_or_wider_than_the_terminal_and_no_color_is_no_styl
     assert max(map(len, plain.splitlines())) <= 80
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_in_no_box_and_its_examples_can_be_copied(name: str) -> None:
     """They are not folded."""

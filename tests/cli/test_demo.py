@@ -405,6 +405,7 @@ def test_a_demo_that_is_killed_leaves_no_process_for_long(tmp_path: Path) -> Non
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.exhaustive
 @needs_embedded_server
 @looks_into_proc
 def test_a_demo_whose_agent_cannot_work_fails_and_leaves_no_process(tmp_path: Path) -> None:

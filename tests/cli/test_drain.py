@@ -83,6 +83,7 @@ class Held:
 # -- ending
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_worker_that_is_told_to_end_finishes_the_batch_in_hand(place: Place, number: int) -> None:
     """It hears the signal while it waits for the file, not when it has got it; then it settles and ends."""
@@ -126,6 +127,7 @@ def test_a_worker_that_cannot_end_in_time_ends_by_itself(place: Place) -> None:
     check(place, {"r": held.events})
 
 
+@pytest.mark.exhaustive
 def test_the_grace_begins_with_the_signal_and_not_before(place: Place) -> None:
     """A batch may take longer than the grace, as long as nobody wants the worker to end."""
     with Held(place, "--grace", "0.5") as held:
@@ -225,6 +227,7 @@ def test_leaving_in_time_leaves_no_handler_and_no_thread_behind() -> None:
 # -- cron
 
 
+@pytest.mark.exhaustive
 def test_two_at_once_do_no_harm(place: Place) -> None:
     """Four of them, on the same archives, from their making on: each event is archived by one of them."""
     acknowledged = {run_id: place.emit(run_id, 40) for run_id in (f"r{number}" for number in range(20))}
@@ -372,6 +375,7 @@ def test_a_json_lines_own_facts_win_over_fields_of_the_same_name(capsys: pytest.
     assert logging.getLogger("runstream").handlers == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_no_password_is_logged(tmp_path: Path, log_format: str) -> None:

@@ -420,6 +420,7 @@ def test_a_file_that_comes_in_between_is_not_replaced(tmp_path: Path) -> None:
     assert (path.read_bytes(), left_in(tmp_path)) == (b"another's", ["r.jsonl"])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("suffix", ["jsonl", "db"])
 def test_an_export_that_is_killed_leaves_nothing_that_looks_complete(tmp_path: Path, suffix: str) -> None:

@@ -181,6 +181,7 @@ def test_a_full_disk_is_seen_and_is_no_reason_to_restart(place: Place) -> None:
 # -- health
 
 
+@pytest.mark.exhaustive
 def test_a_loop_that_is_stuck_is_not_healthy_until_it_goes_on(place: Place) -> None:
     """A call that does not return: to a locked file, longer than the loop may be silent."""
     with serving_worker(place, "--stuck-after", "1.5") as worker:

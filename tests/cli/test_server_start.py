@@ -105,6 +105,7 @@ def test_others_wait_for_a_stated_time(name: str, directory: str) -> None:
     assert "--start-timeout" in run(arguments[0], "--help").out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", OTHERS)
 def test_others_go_on_when_their_server_is_there(name: str, directory: str) -> None:

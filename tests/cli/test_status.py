@@ -230,6 +230,7 @@ def test_what_is_seen_is_printed_at_once(place: Place) -> None:
         read_until(watcher, "runs")
 
 
+@pytest.mark.exhaustive
 def test_an_embedded_server_that_is_killed_is_started_again(tmp_path: Path) -> None:
     """Who watches opens the store anew, as any other user of that server would."""
     with EmbeddedServer(tmp_path / "server") as server:
@@ -246,6 +247,7 @@ def test_an_embedded_server_that_is_killed_is_started_again(tmp_path: Path) -> N
             assert watcher.wait(DEADLINE_SECONDS) == ExitCode.INTERRUPTED
 
 
+@pytest.mark.exhaustive
 def test_it_can_begin_in_an_outage(place: Place) -> None:
     place.kill_server()
     with watching(f"{place.url}?retry_seconds=0.1", "--json") as watcher:

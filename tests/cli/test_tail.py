@@ -347,6 +347,7 @@ def test_it_goes_on_through_an_outage_and_misses_and_repeats_nothing(place: Plac
         assert len(waits) == 4  # each outage is said once
 
 
+@pytest.mark.exhaustive
 def test_an_outage_is_said_once_however_long_it_lasts(place: Place) -> None:
     """Somebody else takes the calls, and hangs up."""
     place.emit("r", 3)
@@ -426,6 +427,7 @@ def at_a_terminal(*arguments: str, **environment: str) -> str:
     return written.decode()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="the end of a terminal is told as on Linux")
 def test_a_lane_has_its_colour_at_a_terminal_and_nowhere_else(place: Place) -> None:
     lanes = ["planner", "searcher", "planner", "writer"]

@@ -170,6 +170,7 @@ def draining_worker(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             worker.kill()
 
 
+@pytest.mark.one_in(2)
 @needs_embedded_server
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_is_told_to_end_settles_reports_and_ends_with_0(place: Place, number: int) -> None:

@@ -212,6 +212,7 @@ def test_equal_sets_have_equal_bytes(members: list[Any], shuffle: Any) -> None:
     assert PACKER.pack(set(again)) == PACKER.pack(set(once))
 
 
+@pytest.mark.exhaustive
 def test_sets_have_the_same_bytes_in_every_process() -> None:
     script = (
         "from runstream.codec.msgpack_values import Packer;"

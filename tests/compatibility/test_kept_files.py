@@ -157,7 +157,7 @@ def _of_lane(entries: Sequence[dict[str, Any]], lane: str) -> list[dict[str, Any
     return [entry for entry in entries if entry["event"] and json.loads(entry["event"]["lane_id"]) == lane]
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_an_archive_every_run_reads_whole(world: World, kind: str) -> None:
     store = world.store(kind)

@@ -139,6 +139,7 @@ def test_a_worker_that_was_paused_does_not_put_an_old_snapshot_back(hot: Hot, ar
     assert parked(hot) == {}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("step", ["position", "load_due", "load_entries"])
 def test_a_worker_whose_run_another_has_taken_on_parks_nothing(
     fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch, step: str
@@ -225,7 +226,7 @@ def test_what_does_not_follow_from_where_the_archives_stand_is_not_written(hot: 
 # -- many at once ------------------------------------------------------------------------------------
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @on_every_server
 def test_several_workers_share_the_load_and_archive_everything_once(
     redis_backend: RedisBackend, tmp_path: Path

@@ -110,7 +110,7 @@ BY_DEFAULT |= {f"{name} is 'x'" for name in ("snapshot", "lease", "retired", "by
 DAMAGES |= {f"{name} is {value!r:.20}": field(name, value) for name in FIELDS for value in JUNK}
 
 
-@pytest.mark.one_in(5, exhaustively=5)
+@pytest.mark.one_in(10, exhaustively=5)
 @pytest.mark.parametrize(
     "how", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.exhaustive) for name in DAMAGES]
 )
@@ -212,7 +212,7 @@ def test_a_damaged_run_is_deleted_from_both_tiers(world: World) -> None:
         world.drain()
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("member", [BINARY, b"", b"x" * 100_000, b"no-such-run"])
 @pytest.mark.parametrize("name", ["due", "retire", "retired", "runs"])
 def test_a_member_that_is_no_run_holds_up_nothing(world: World, name: str, member: bytes) -> None:

@@ -27,6 +27,7 @@ from tests.support.drain_tools import Hot, due, open_hot
 from tests.support.kinds import on_every_server
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_both_archives_hold_every_event_once_and_every_snapshot(hot: Hot, archives: list[Archive]) -> None:
     """Several runs, two lanes, snapshots of runs and lanes: all of it is in both archives, and nothing is due."""

@@ -73,6 +73,7 @@ def end(store: Any, lane: str, seq: int = 1, **fields: Any) -> None:
     store.append("r", events, snapshots={lane: make_state("r", **fields)}, end_lanes=[lane])
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_an_ended_lane_holds_up_nothing_and_leaves(
     redis_backend: RedisBackend, hot: Hot, archive: Archive

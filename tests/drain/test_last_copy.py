@@ -63,6 +63,7 @@ def append(hot: Hot) -> None:
 LATER: dict[str, Callable[[Hot], None]] = {"a snapshot": save, "events and a snapshot": append}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("offset", [1, 4, 7])
 @pytest.mark.parametrize("later", LATER)
 def test_what_was_deleted_in_an_archive_is_not_trimmed(hot: Hot, place: Path, later: str, offset: int) -> None:

@@ -138,7 +138,7 @@ def test_what_is_trimmed_and_proven_is_the_same(
     )
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @on_every_server
 def test_a_drain_looks_at_the_lanes_concerned(redis_backend: RedisBackend, hot: Hot, archive: Archive) -> None:
     for lane in LANES:

@@ -215,7 +215,7 @@ def tell(archive: Archive, lie: str) -> None:
         in_another_process(_JSONL_LIES[lie], operations_of(archive)._logs.path)
 
 
-@pytest.mark.one_in(9, exhaustively=4)
+@pytest.mark.one_in(18, exhaustively=4)
 @pytest.mark.parametrize(("kind", "lie"), LIES)
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_a_lie_is_caught_and_nothing_is_trimmed(hot: Hot, tmp_path: Path, kind: str, lie: str, place: str) -> None:
@@ -232,7 +232,7 @@ def test_a_lie_is_caught_and_nothing_is_trimmed(hot: Hot, tmp_path: Path, kind: 
         assert (first_hot(hot, "other"), archived(hot, "other")) == (4, 3)
 
 
-@pytest.mark.one_in(12)
+@pytest.mark.one_in(24)
 @pytest.mark.parametrize(("kind", "lie"), LIES)
 def test_what_another_worker_wrote_is_proven_too(hot: Hot, tmp_path: Path, kind: str, lie: str) -> None:
     """It died before its proof, and the archive was changed then: from the archived mark on, all is compared."""
@@ -280,6 +280,7 @@ _FILE_LIES = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("lie", _FILE_LIES)
 def test_a_sqlite_file_that_is_cut_after_the_write_is_caught(hot: Hot, tmp_path: Path, lie: str) -> None:
     """Cut by another process between write and read-back: parked or StoreUnavailable, and nothing is trimmed."""

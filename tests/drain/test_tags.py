@@ -100,6 +100,7 @@ def test_an_archive_that_was_put_back_from_a_copy_gets_the_tags_again(hot: Hot, 
     assert tags_in(archives) == [{"user": "1"}] * 2
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_the_tags_of_a_retired_run_stay_until_it_is_forgotten(
     redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
@@ -174,6 +175,7 @@ def test_a_run_with_damaged_tags_holds_up_no_other(
     assert info_of(hot).tags == {"user": "3"}
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_what_is_damaged_in_an_index_holds_up_nothing_and_is_put_right_by_a_sweep(
     redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
@@ -279,6 +281,7 @@ def swept(hot: Hot, archives: list[Archive]) -> None:
     assert worker._sweep._position == BEGINNING
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_a_lost_redis_gets_the_tags_back_with_their_index(
     redis_backend: RedisBackend, hot: Hot, archives: list[Archive]

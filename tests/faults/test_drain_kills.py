@@ -327,7 +327,7 @@ def url(server: Server, namespace: str) -> Iterator[str]:
         server.raw.delete(*left)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(
     ("moment", "is_committed"),
     [

@@ -44,6 +44,7 @@ def test_many_children_start_anew(servers: Servers, namespace: str, tmp_path: Pa
     is_forking(servers, namespace, tmp_path, place, how, 15 * ROUNDS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_lock_that_a_thread_had_just_got_was_held() -> None:
     """It is not free in the child, though `locked()` would say so: the thread had not run yet to note it."""

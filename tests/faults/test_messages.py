@@ -103,6 +103,7 @@ def test_a_database_that_is_not_there(refused: Refused, directory: str) -> None:
         assert "?namespace=" in str(error)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.skipif("redis70" not in PROGRAMS or not shutil.which("openssl"), reason="needs a server with TLS")
 def test_a_certificate(refused: Refused, directory: str) -> None:
     """Whether nobody is known to have signed it, or it is another host's."""

@@ -199,6 +199,7 @@ def test_a_user_who_may_only_read_opens_and_reads(backend_of: ServerBackend, use
             store.save_event(make_event("r"))
 
 
+@pytest.mark.one_in(2)
 @needs_server
 @on_a_server
 @pytest.mark.parametrize("role", ["lease", "delete", "settle", "switch"])

@@ -123,7 +123,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], list[tuple[str, int, Any]]]] = {
 
 @pytest.mark.parametrize("options", [{}, {"lease_ttl": 30.0}, {"lane_id": "a", "lease_ttl": 30.0}], ids=repr)
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(16)
 def test_what_is_resent_takes_effect_once_and_gives_its_first_result(
     rig: Rig, fault: Fault, name: str, options: dict[str, Any]
 ) -> None:

@@ -92,7 +92,7 @@ SHORT = ("DEL", "HDEL", "HLEN", "HSET", "PERSIST", "ZADD")
 
 
 @needs_server
-@pytest.mark.one_in(2, exhaustively=3)
+@pytest.mark.one_in(4, exhaustively=3)
 @pytest.mark.parametrize("server", short(REAL), indirect=True)
 @pytest.mark.parametrize(
     "commands", [SHORT, pytest.param(NEEDED, marks=pytest.mark.exhaustive)], ids=["short", "all"]
@@ -167,6 +167,7 @@ def seqs(store: Any, run_id: str = "r") -> list[int]:
     return [event.seq for event in store.list_events(run_id)]
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_what_is_left_keeps_its_offset_whoever_comes_next(redis_backend: RedisBackend) -> None:
     """Also by the short way of a writer that has seen the run's end; no offset is there twice."""

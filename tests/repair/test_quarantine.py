@@ -91,7 +91,7 @@ def hot(make_backend: Callable[[str], Backend]) -> Hot:
     return store
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", POISON)
 def test_poison_is_kept_aside_with_all_that_is_known_of_it(hot: Hot, archives: list[Archive], kind: str) -> None:
     """Run, offset, raw bytes, reason, time; counted; its neighbours are archived and it holds up nothing."""

@@ -70,7 +70,7 @@ def ids(*archives: Archive) -> set[str]:
 # -- adding ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @on_every_server
 @pytest.mark.parametrize("late", [2, 3])
 def test_an_archive_that_is_added_gets_every_run_that_is_in_redis(
@@ -418,6 +418,7 @@ def test_an_archive_that_holds_other_than_redis_before_the_mark_is_refused(
     assert first_hot(hot, "r") == 6
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("late", [2, 3])
 @pytest.mark.parametrize("source", [0, 1])
 def test_a_copy_of_texts_that_another_process_wrote_is_sound(
@@ -502,6 +503,7 @@ def test_an_archive_that_is_dropped_holds_up_nothing_and_keeps_what_it_holds(
     check_archives(archives[:2], acknowledged)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dropped", [0, 1])
 @pytest.mark.parametrize("ends", [False, True])
 def test_what_a_dropped_archive_lacks_parks_no_run(

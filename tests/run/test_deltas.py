@@ -114,6 +114,7 @@ BEFORE: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("call", BEFORE)
 def test_text_goes_before_what_is_no_delta(store: Store, call: str) -> None:
     """Whatever that is; and the numbers rise."""

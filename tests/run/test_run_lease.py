@@ -58,7 +58,7 @@ WRITES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("lane_id", ["main", "a"])
 @pytest.mark.parametrize("place", ["memory", "fake", "async-fake"])

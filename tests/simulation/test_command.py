@@ -16,6 +16,7 @@ from tests.simulation.breaks import BREAKS
 PAGE = Path(__file__).parents[2] / "docs/simulation.md"
 
 
+@pytest.mark.exhaustive
 def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     text = PAGE.read_text("utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

@@ -37,6 +37,7 @@ def test_what_is_listed_as_untaken_is_there() -> None:
             assert f"def {name}(" in source, named
 
 
+@pytest.mark.exhaustive
 def test_a_game_is_the_same_while_branches_are_noted() -> None:
     plan = PLANS["storm"]
     with noted() as taken:
@@ -51,6 +52,7 @@ def test_a_game_is_the_same_while_branches_are_noted() -> None:
     )
 
 
+@pytest.mark.exhaustive
 def test_the_command_tells_of_the_branches(capsys: pytest.CaptureFixture[str]) -> None:
     main(steps=500, plan="storm", coverage=True)
     said = capsys.readouterr().out

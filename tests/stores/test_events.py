@@ -125,7 +125,7 @@ def test_appending_where_it_is_expected_lands_there(store: Store) -> None:
     assert store.append("r", make_events("r", 1), expected_offset=2)[:2] == (3, 3)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @on_every_backend
 @pytest.mark.parametrize(("there", "expected"), [(0, 1), (3, 0), (3, 2), (3, 4), (3, 10**15)])
 def test_appending_elsewhere_than_expected_writes_nothing(
@@ -235,7 +235,7 @@ def test_reading_gives_the_window_that_was_asked_for(store: Store) -> None:
         assert [item.event.seq for item in found] == expected
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 def test_a_long_run_is_read_whole(store: Store) -> None:
     """More events than one round trip takes, in both directions and from the middle."""
     store.save_events(make_events("r", 2345))
@@ -261,6 +261,7 @@ def test_a_cursor_goes_on_where_it_was_taken(store: Store) -> None:
     assert offsets(store.read("r", cursors[-1])) == [6]
 
 
+@pytest.mark.one_in(2)
 @on_every_backend
 @pytest.mark.parametrize("offset", [1, 3, 5])
 def test_a_cursor_of_another_history_is_refused(store: Store, offset: int) -> None:
@@ -311,6 +312,7 @@ def test_bad_arguments_of_read_are_refused(store: Store, arguments: dict[str, An
         list(store.read("r", **arguments))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_reading_gives_the_run_as_it_stood_when_it_began(store: Store, reverse: bool) -> None:
     """What others append while somebody iterates is not part of what he sees."""

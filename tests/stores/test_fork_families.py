@@ -141,6 +141,7 @@ class Family:
         assert lanes == ([(len(run.seqs), run.seqs[-1])] if run.seqs else [])
 
 
+@pytest.mark.one_in(2)
 @given(STEPS)
 @settings(max_examples=12)
 def test_a_family_of_forks_is_what_copied_lists_would_be(store: Store, steps: list[Step]) -> None:

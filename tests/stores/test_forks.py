@@ -46,6 +46,7 @@ def fork_family(store: Store) -> list[tuple[int, int]]:
 # -- reading -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 def test_a_fork_reads_as_one_run_and_neither_has_what_the_other_appends_since(store: Store) -> None:
     all_of_g = fork_family(store)
     assert seqs(store, "g") == all_of_g
@@ -59,6 +60,7 @@ def test_a_fork_reads_as_one_run_and_neither_has_what_the_other_appends_since(st
         ]
 
 
+@pytest.mark.one_in(2)
 def test_every_part_of_a_fork_is_read_over_the_borders_in_either_direction(store: Store) -> None:
     all_of_g = fork_family(store)
     for low in range(10):

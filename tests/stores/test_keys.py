@@ -273,6 +273,7 @@ def test_the_last_seq_is_known_to_every_other_store(two_stores: tuple[Store, Sto
 KEYS = ["", " ", "a b", "ünï日本🎉", "\"\\'", "\x00\n", "x" * MAX_NAME_BYTES, "1-1", "%s{}", "A", "a"]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("key", KEYS)
 def test_any_text_of_up_to_512_bytes_is_a_key(store: Store, key: str) -> None:
     """Told apart from every other one."""
@@ -355,6 +356,7 @@ class Model:
 _keys = st.none() | st.sampled_from(["a", "b", "c", "d", "", "e f"])
 
 
+@pytest.mark.one_in(2)
 @settings(max_examples=15)
 @given(batches=st.lists(st.lists(_keys, min_size=1, max_size=6), min_size=1, max_size=6))
 def test_whatever_batches_are_sent_each_key_is_there_once(store: Store, batches: list[list[str | None]]) -> None:

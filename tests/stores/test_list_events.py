@@ -67,7 +67,7 @@ def over(events: list[PAEvent], since_seq: int) -> list[PAEvent]:
     return [event for event in events if since_seq <= 0 or event.seq > since_seq]
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @given(batches=st.lists(drafts, min_size=1, max_size=4), how=st.sampled_from(["one", "many", "keys"]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 def test_the_answer_is_that_of_a_plain_list(store: Store, batches: list[Any], how: str) -> None:
@@ -90,7 +90,7 @@ def test_the_answer_is_that_of_a_plain_list(store: Store, batches: list[Any], ho
         assert store.list_events(run_id, since_seq) == over(events, since_seq), since_seq
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(12)
 @on_every_backend
 def test_a_long_run_is_read_over_many_pages(store: Store) -> None:
     """A lane that ended long ago, one that began late, one that began again."""
@@ -113,6 +113,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return note_decoded(monkeypatch)
 
 
+@pytest.mark.one_in(2)
 def test_of_a_long_run_only_what_is_asked_for_is_decoded(store: Store, decoded: list[int]) -> None:
     """What a JSONL archive reads begins at one of every 64 offsets."""
     for first in range(1, 10_000, 1000):
@@ -250,6 +251,7 @@ def test_redis_answers_exactly_where_it_has_all_of_many_answers(
     check_script(redis_backend, archives[kind == "jsonl"], script)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("since_seq", ["x", 1.5, None, b"1"])
 @on_every_backend
 def test_a_number_to_ask_for_is_a_whole_one(store: Store, since_seq: Any) -> None:

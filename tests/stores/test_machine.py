@@ -476,6 +476,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self.backend.raw.hget(key, "start") is None
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.timeout(3600)  # a failure is made small before it is shown, and the deep profile takes its time
 @pytest.mark.parametrize(
     ("name", "share"),

@@ -215,6 +215,7 @@ VALUES = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("redis_backend", REAL, indirect=True)
 def test_a_value_that_an_event_has_too_travels_once(redis_backend: RedisBackend) -> None:
     """In whole snapshots and in differences; of the run, and of a lane."""

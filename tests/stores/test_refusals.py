@@ -141,7 +141,7 @@ BAD_EVENTS: dict[str, tuple[Any, type[RunstreamError], str | None]] = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("name", BAD_EVENTS)
 def test_a_bad_event_is_refused_by_name_and_nothing_is_written(backend: Backend, name: str) -> None:
     event, error, path = BAD_EVENTS[name]

@@ -42,6 +42,7 @@ def test_nothing_is_known_of_a_run_that_is_not_there(store: Store) -> None:
     assert list(store.runs()) == []
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kinds", "status"),
     [
@@ -111,6 +112,7 @@ def test_runs_are_listed_newest_first(store: Store) -> None:
     assert store.list_runs() == ["one", "four", "three", "two"]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
@@ -145,6 +147,7 @@ def test_a_negative_number_of_runs_is_refused(store: Store) -> None:
         list(store.runs(limit=-1))
 
 
+@pytest.mark.one_in(2)
 def test_many_runs_are_listed_whole(store: Store) -> None:
     run_ids = [f"r{n}" for n in range(230)]
     store.save_events([make_event(run_id, session_id="s") for run_id in run_ids])

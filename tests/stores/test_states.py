@@ -102,6 +102,7 @@ def test_another_store_loads_what_was_saved_and_replaces_it(two_stores: tuple[St
         assert (snapshot.state.data, snapshot.revision) == ({"a": 1, "b": 2, "c": 4}, 3)
 
 
+@pytest.mark.one_in(2)
 def test_a_reader_sees_events_and_a_whole_snapshot_or_neither(two_stores: tuple[Store, Store]) -> None:
     """Not half of a state, no mixture of two, and no state without the event that it was committed with."""
     writer, reader = two_stores
@@ -167,6 +168,7 @@ def dict_store(backend: Backend) -> Store:
     return backend.open(state_type=dict)
 
 
+@pytest.mark.one_in(2)
 @settings(max_examples=20)
 @given(states=st.lists(_states, min_size=1, max_size=5))
 def test_whatever_changes_between_saves_the_last_state_comes_back(dict_store: Store, states: list[Any]) -> None:
@@ -502,6 +504,7 @@ def test_a_changed_state_covers_what_the_one_before_covered(two_stores: tuple[St
         assert (snapshot.offset, snapshot.state.data) == (3, {"paused": True})
 
 
+@pytest.mark.one_in(2)
 def test_threads_that_share_a_store_lose_no_change(store: Store) -> None:
     """Eight threads add ten each; the sum is right."""
 

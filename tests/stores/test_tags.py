@@ -126,6 +126,7 @@ def test_pages_give_each_run_that_was_there_once_whatever_is_written_meanwhile(s
     assert pages(store, limit=2, tags={"t": "2"}) == []
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("tags", "error"),
     [
@@ -160,6 +161,7 @@ def test_what_no_run_can_have_is_not_asked_for(query: Any, store: Store) -> None
         list(store.runs(**query))
 
 
+@pytest.mark.one_in(2)
 def test_a_run_has_at_most_ten_thousand_tags(store: Store) -> None:
     first, second = ({f"{half}{n}": "v" for n in range(5000)} for half in "ab")
     store.append("r", [], tags=first)

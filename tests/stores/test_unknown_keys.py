@@ -92,6 +92,7 @@ def test_what_is_removed_takes_what_was_left_out_of_it_along(aged: Store) -> Non
     }
 
 
+@pytest.mark.one_in(2)
 @on_every_backend
 @pytest.mark.parametrize("lane_id", ["main", "side"])
 def test_a_run_keeps_what_its_states_class_does_not_know(aged: Store, lane_id: str) -> None:

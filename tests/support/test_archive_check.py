@@ -200,7 +200,7 @@ _IN_SQLITE = {
 }
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("change", _IN_SQLITE)
 def test_a_changed_sqlite_file_is_found(hot: Hot, tmp_path: Path, change: str) -> None:
     """Rows lost, doubled, changed and swapped by another connection."""
@@ -244,7 +244,7 @@ _IN_JSONL: dict[str, Callable[[Lines], Lines]] = {
 }
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("change", _IN_JSONL)
 def test_a_changed_jsonl_file_is_found(hot: Hot, tmp_path: Path, change: str) -> None:
     """Lines lost, doubled, changed and swapped by an editor."""

@@ -24,6 +24,7 @@ sys.exit(7)
 """
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("flags", [[], ["-W", "error"]])
 @pytest.mark.parametrize("leads_session", [False, True])
 def test_it_has_what_it_was_asked_for_with(tmp_path: Path, flags: list[str], leads_session: bool) -> None:

@@ -52,6 +52,7 @@ def test_deleting_a_retired_run_leaves_nothing_of_it(
     assert hot.append("r", [make_event("r", 1)])[:2] == (1, 1)
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_a_run_is_forgotten_in_time_and_whoever_knew_it_is_not_told_of_a_loss(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]

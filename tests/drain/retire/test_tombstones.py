@@ -31,6 +31,7 @@ from tests.support.operations import last_seq, session_of
 from tests.support.samples import make_event, make_events, make_state
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_a_late_append_goes_on_at_its_offset_and_is_archived_without_a_gap(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
@@ -99,6 +100,7 @@ def test_a_conflict_is_seen_on_a_tombstone(hot: Hot, archives: list[Archive]) ->
     assert hot.append("r", [make_event("r", 5)], expected_offset=4)[:2] == (5, 5)
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_what_is_sent_again_after_the_run_was_retired_is_applied_once(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]

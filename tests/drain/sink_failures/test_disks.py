@@ -90,7 +90,7 @@ def test_a_database_that_may_not_grow_says_so(sqlite_scene: Scene) -> None:
 # -- the disk fails ----------------------------------------------------------------------------------
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @needs_seccomp
 @pytest.mark.parametrize(
     ("calls", "error"),
@@ -129,6 +129,7 @@ archive.append("r", [create_event("r", "text.delta", seq=2)])
 """
 
 
+@pytest.mark.one_in(2)
 @needs_seccomp
 def test_what_a_killed_writer_did_not_sync_is_synced_before_it_counts(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,6 +162,7 @@ def test_what_a_killed_writer_did_not_sync_is_synced_before_it_counts(
 # -- the files are read-only -------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 def test_files_that_become_read_only_are_waited_for(kind: str, make_backend: Callable[[str], Backend]) -> None:
     backend = make_backend("fake")
     assert isinstance(backend, RedisBackend)
@@ -181,6 +183,7 @@ def test_files_that_become_read_only_are_waited_for(kind: str, make_backend: Cal
         scene.drain_and_check()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.skipif(
     not can_mount(), reason="this process may not mount; the test of permissions is the equivalent"
 )

@@ -44,7 +44,7 @@ REMOVED = {
 }
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("kind", "what"), [(kind, what) for kind in REMOVED for what in REMOVED[kind]])
 def test_what_is_removed_in_mid_work_is_noticed_and_goes_on_when_it_is_back(scene: Scene, what: str) -> None:
     """Nothing is made in its place, however often it is tried; and when it is back, the same objects go on."""
@@ -65,6 +65,7 @@ def test_what_is_removed_in_mid_work_is_noticed_and_goes_on_when_it_is_back(scen
     scene.drain_and_check()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_log_or_index_that_is_removed_loses_nothing(sqlite_scene: Scene, suffix: str, others: int) -> None:
@@ -150,7 +151,7 @@ def test_a_log_that_is_removed_after_it_was_read_is_not_begun_in_its_middle(
     scene.drain_and_check()
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("replaced_by", ["another archive", "an empty one", "nonsense"])
 def test_what_is_put_in_its_place_is_not_written_to(scene: Scene, replaced_by: str) -> None:
     """Not even one that looks as new: an archive with this UUID and nothing in it would be taken for complete."""
@@ -316,6 +317,7 @@ def test_an_older_copy_that_is_put_in_its_place_is_found_to_be_behind(scene: Sce
     assert position.cursor.offset == 10
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("what", ["one", "one/events.jsonl"])
 @pytest.mark.parametrize("trim", ["archived", "never"])
 def test_a_run_that_is_removed_from_a_directory_is_parked_or_archived_anew(
@@ -354,6 +356,7 @@ def overwrite(path: Path, skip: int) -> None:
     subprocess.run([sys.executable, "-c", script, str(path), str(skip)], check=True)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("skip", [0, 1])
 def test_a_damaged_database_is_said_to_be_damaged_until_it_is_restored(sqlite_scene: Scene, skip: int) -> None:
     scene = sqlite_scene

@@ -169,6 +169,7 @@ def test_the_heartbeat_ends_with_the_worker_and_begins_with_work(
     assert heartbeats() == []
 
 
+@pytest.mark.exhaustive
 def test_an_extension_does_not_undo_a_settling(
     fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch
 ) -> None:

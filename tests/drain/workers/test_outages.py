@@ -94,6 +94,7 @@ def test_an_archive_that_fails_is_one_episode_and_nothing_leaves_redis(
     assert "works again" in over
 
 
+@pytest.mark.exhaustive
 def test_an_archive_that_fails_for_one_run_only_holds_up_no_other(
     fake: RedisBackend, archives: list[Archive]
 ) -> None:
@@ -190,6 +191,7 @@ def test_what_waiting_does_not_cure_ends_the_worker(fake: RedisBackend, archives
     assert reported(hot) == {}
 
 
+@pytest.mark.exhaustive
 @needs_valkey
 def test_a_redis_that_is_gone_is_one_episode_too(
     real: ServerBackend,
@@ -235,7 +237,7 @@ _DEFECTS: list[tuple[str, Exception]] = [
 ]
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize(("step", "error"), _DEFECTS, ids=lambda value: str(getattr(value, "args", value)))
 def test_a_run_that_always_fails_is_set_aside_and_holds_up_no_other(
     fake: RedisBackend, archives: list[Archive], step: str, error: Exception

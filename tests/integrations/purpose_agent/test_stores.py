@@ -93,6 +93,7 @@ async def test_so_they_are_for_asyncio(urls: str, tmp_path: Path) -> None:
         assert await store.load_latest("none") is None
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("archive", ARCHIVES)
 def test_a_resume_is_whole_after_a_drain_that_came_later(archive: str, tmp_path: Path) -> None:
     """To the store that was open before, that made no archive, and to the Run that was."""
@@ -126,6 +127,7 @@ def test_a_resume_is_whole_after_a_drain_that_came_later(archive: str, tmp_path:
         assert store.list_runs() == ["other"]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("archive", "how", "others"),
     [
@@ -165,6 +167,7 @@ def test_an_archive_that_nobody_has_made_is_an_empty_one(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("archive", [None, *ARCHIVES], ids=["alone", "sqlite", "jsonl"])
 async def test_a_server_counts_as_their_store_does(archive: str | None, tmp_path: Path) -> None:
     """What has left Redis, and what it has forgotten, counts once; and a path it has not."""

@@ -74,6 +74,7 @@ def test_a_run_that_has_not_parted_just_comes_due(world: World, keep: Keep) -> N
 # -- what stands in the way ----------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("keep", KEEPS)
 def test_what_came_in_between_is_looked_at_first(world: World, keep: Keep) -> None:
     """The archive's history is not put over events that nobody was shown; nor is a branch cut that went on."""
@@ -155,6 +156,7 @@ def test_a_snapshot_that_came_in_between_is_not_put_away(world: World) -> None:
     assert state.current_step == 100
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_writers_of_the_branch_that_gave_way_are_told(any_world: World) -> None:
     """One that saw it, one that holds a lease, one whose batch was applied to it, and one that knew no more."""
@@ -334,7 +336,7 @@ def poison(hot: Hot, record: bytes) -> None:
         del codec.encode_events
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("liar", [0, 1])
 def test_a_branch_that_an_archive_does_not_hold_gives_nothing_up(world: World, keep: Keep, liar: int) -> None:

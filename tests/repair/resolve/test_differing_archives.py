@@ -21,7 +21,7 @@ from tests.support.archive_check import Archive, check_archives
 from tests.support.mortal import Killed
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("behind", [0, 1])
 def test_an_archive_that_is_behind_the_other_catches_up(world: World, keep: Keep, behind: int) -> None:
@@ -42,7 +42,7 @@ def test_an_archive_that_is_behind_the_other_catches_up(world: World, keep: Keep
     world.check(keep)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("first", [0, 1])
 def test_an_archive_that_has_taken_the_new_branch_already(world: World, keep: Keep, first: int) -> None:

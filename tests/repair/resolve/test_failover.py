@@ -81,6 +81,7 @@ class OnPair(RedisBackend):
         self._opened.close()
 
 
+@pytest.mark.one_in(2)
 @needs_server
 @pytest.mark.parametrize("keep", KEEPS)
 def test_after_a_real_failover_the_command_shows_both_and_does_as_told(

@@ -17,6 +17,7 @@ from runstream.stores.redis.namespace import namespace_of
 from tests.repair.resolve.world import Hot, World, emit, part
 
 
+@pytest.mark.exhaustive
 def test_where_they_part_is_found_by_looking_at_few_entries(world: World) -> None:
     """Of 3,000 common events and 1,500 of each branch, no more than a bisection takes."""
     world.common = emit(world.hot, "r", 1000)

@@ -35,7 +35,7 @@ SHAPES = ("behind", "new on top", "made anew")
 # -- the three ways, in all shapes ---------------------------------------------------------------------
 
 
-@pytest.mark.one_in(2, exhaustively=3)
+@pytest.mark.one_in(4, exhaustively=3)
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_run_has_the_history_that_was_kept_and_the_other_one_is_kept_too(
@@ -66,7 +66,7 @@ def test_where_nothing_gives_way_no_branch_is_made(world: World) -> None:
     world.check("archive")
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("trim", ["archived", "never"])
 def test_whatever_was_trimmed(world: World, trim: Any, keep: Keep) -> None:
@@ -144,6 +144,7 @@ def test_what_a_writer_has_put_back_is_known_by_value(world: World) -> None:
     world.check("both")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("limit", [{"max_hot_events": 1}, {"max_event_bytes": 1}, {"require_lease": True}])
 def test_a_limit_on_writers_does_not_keep_a_run_from_being_resolved(world: World, limit: dict[str, Any]) -> None:
     """Repeated however often, it would be refused each time: what is parked is not trimmed, for one."""
@@ -286,6 +287,7 @@ def finish(hot: Hot) -> list[PAEvent]:
     return [event]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("keep", KEEPS)
 def test_every_event_keeps_its_schema_version(world: World, keep: Keep) -> None:
     """In the run, and in the branch that it parts with."""
@@ -308,6 +310,7 @@ def test_every_event_keeps_its_schema_version(world: World, keep: Keep) -> None:
         assert {event.kind for event in found} == {EventKind.TOOL_STARTED}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("keep", ["archive", "redis"])
 def test_a_branch_that_is_put_back_is_a_run_like_any_other(world: World, keep: Keep) -> None:
     """Its records were made as another run's, and it proves them in Redis as in the archives."""

@@ -53,6 +53,7 @@ def opened(kind: str, path: Path) -> Archive:
     return SQLiteCheckpointer(path) if kind == "sqlite" else JSONLCheckpointer(path)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
 def test_a_file_of_purpose_agent_takes_the_run_on_that_was_put_back_from_it(

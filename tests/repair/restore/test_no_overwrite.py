@@ -56,6 +56,7 @@ def test_what_redis_has_further_is_left_alone(backend: RedisBackend, archive: Ar
     assert info.last_offset == 20
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("is_resolved", [False, True])
 def test_what_a_worker_trims_meanwhile_is_no_other_history(
     backend: RedisBackend, archive: Archive, monkeypatch: pytest.MonkeyPatch, *, is_resolved: bool
@@ -97,6 +98,7 @@ def test_another_history_is_not_overwritten(backend: RedisBackend, archive: Arch
     assert len(hot.list_events("r")) == 2
 
 
+@pytest.mark.one_in(2)
 def test_a_redis_that_is_merely_behind_gets_the_rest(backend: RedisBackend, archive: Archive) -> None:
     """A failover lost the last events and snapshot; nothing came after it. Writers of before go on."""
     hot = open_hot(backend)
@@ -119,6 +121,7 @@ def test_a_redis_that_is_merely_behind_gets_the_rest(backend: RedisBackend, arch
     assert state.current_step == 15
 
 
+@pytest.mark.one_in(2)
 def test_a_snapshot_that_only_redis_has_is_not_overwritten(backend: RedisBackend, archive: Archive) -> None:
     """It was saved after the failover that lost the events."""
     hot = open_hot(backend)
@@ -136,6 +139,7 @@ def test_a_snapshot_that_only_redis_has_is_not_overwritten(backend: RedisBackend
     assert backend.footprint() == before
 
 
+@pytest.mark.one_in(2)
 def test_events_that_only_redis_has_are_not_overwritten(backend: RedisBackend, archive: Archive) -> None:
     hot = open_hot(backend)
     write_one(hot)
@@ -166,6 +170,7 @@ def test_what_is_written_meanwhile_is_not_overwritten(backend: RedisBackend, arc
     assert len(other.list_events("r")) == 2
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("what", ["events", "keys", "snapshot"])
 def test_what_is_evicted_of_it_meanwhile_is_missed(backend: RedisBackend, archive: Archive, what: str) -> None:
     """What is put back expires until it is the run's, so a server that is full may take it."""
@@ -283,6 +288,7 @@ def test_an_archive_that_is_behind_catches_up_from_a_whole_run(backend: RedisBac
         archive.close()
 
 
+@pytest.mark.one_in(2)
 def test_a_branch_is_put_back_as_it_is_named(backend: RedisBackend, archive: Archive) -> None:
     """It is none of the runs that a lost Redis had."""
     hot = open_hot(backend)

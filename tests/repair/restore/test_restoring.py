@@ -41,7 +41,7 @@ def restore_all(hot: Hot, archive: Archive, *, whole: bool = False) -> list[str]
 
 
 @on_every_server
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_lost_redis_comes_back_as_it_was(redis_backend: RedisBackend, tmp_path: Path, whole: bool) -> None:
     """On every kind of server, from both kinds of archive: every key of every run, not only what readers show."""

@@ -68,6 +68,7 @@ def test_an_ordinary_append_that_both_have_is_applied_once(backend: RedisBackend
     assert len(other.list_events("r")) == 2
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("is_known", [True, False])
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_what_was_archived_is_not_appended_again_by_its_resend(
@@ -111,6 +112,7 @@ def test_its_parent_stays_with_the_very_run_and_what_was_forgotten_with_its_name
     assert raw.hmget(meta, "parent", "forgotten") == [b"0:other" if is_the_same else None, forgotten]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("lost", range(1, 7))
 def test_what_is_put_back_is_there_once_whichever_reply_is_lost(
     backend: RedisBackend, archive: Archive, lost: int

@@ -67,7 +67,7 @@ JSONL: dict[str, tuple[Callable[[list[str]], None], int | None, str]] = {
 }
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(16)
 @pytest.mark.parametrize("hot", [False, True])
 @pytest.mark.parametrize("name", JSONL)
 def test_what_was_changed_in_json_lines_is_found(world: World, name: str, hot: bool) -> None:
@@ -84,6 +84,7 @@ def test_what_was_changed_in_json_lines_is_found(world: World, name: str, hot: b
     assert not world.verify(hot=hot).is_sound
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("pattern", "by"),
     [('"\\$offset":10', '"$offset":99'), ('"run_id"', '"run_id'), ('"current_step":10', '"current_step":11')],

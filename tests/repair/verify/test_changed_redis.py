@@ -121,7 +121,7 @@ REDIS: dict[str, tuple[Callable[[World], object], int | None, str]] = {
 }
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(16)
 @pytest.mark.parametrize("name", REDIS)
 def test_what_was_changed_in_redis_is_found(world: World, name: str) -> None:
     act, offset, what = REDIS[name]

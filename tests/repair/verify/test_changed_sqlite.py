@@ -94,7 +94,7 @@ SQLITE = {
 }
 
 
-@pytest.mark.one_in(10)
+@pytest.mark.one_in(20)
 @pytest.mark.parametrize("hot", [False, True])
 @pytest.mark.parametrize("name", SQLITE)
 def test_what_was_changed_in_sqlite_is_found(world: World, name: str, hot: bool) -> None:
@@ -142,7 +142,7 @@ ONLY_AGAINST_REDIS = {
 }
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", ONLY_AGAINST_REDIS)
 def test_what_an_archive_cannot_know_redis_tells(world: World, name: str) -> None:
     script, offset, what = ONLY_AGAINST_REDIS[name]

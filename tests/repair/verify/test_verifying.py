@@ -97,6 +97,7 @@ def check_that_it_verifies(tmp_path: Path, seed: int, parts: list[int]) -> None:
     backend.close()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_branches_verify(make_backend: Callable[[str], Backend], tmp_path: Path, kind: str) -> None:
     """Their chains are of the name that the run had."""
@@ -195,6 +196,7 @@ def test_a_record_of_a_newer_version_cannot_be_vouched_for(world: World) -> None
 # -- while the run goes on -----------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("trim", ["covered", "archived"])
 def test_a_run_that_goes_on_meanwhile_is_no_difference(
     redis_backend: RedisBackend, tmp_path: Path, trim: Any

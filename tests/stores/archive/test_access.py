@@ -166,6 +166,7 @@ def shared() -> Iterator[Path]:
         yield place
 
 
+@pytest.mark.one_in(2)
 @needs_root
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_users_of_a_group_share_an_archive(shared: Path, kind: str) -> None:
@@ -191,6 +192,7 @@ def test_who_is_not_of_the_group_keeps_it_to_himself(shared: Path, kind: str) ->
     assert kinds_of(shared) <= {"f600", "d700"}
 
 
+@pytest.mark.one_in(2)
 @needs_root
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_user_reads_nothing_of_a_new_archive(shared: Path, kind: str) -> None:
@@ -203,6 +205,7 @@ def test_another_user_reads_nothing_of_a_new_archive(shared: Path, kind: str) ->
     assert "Error" in as_user(OTHER, [], lambda: connect(url).list_runs())
 
 
+@pytest.mark.one_in(2)
 @needs_root
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_may_read_by_its_mode_reads(shared: Path, kind: str) -> None:

@@ -517,7 +517,7 @@ def test_what_was_deleted_before_is_out_of_the_free_pages_too(tmp_path: Path) ->
         assert holding(archive) == []
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("how", ["erased", "truncated"])
 @pytest.mark.parametrize("kept", [0, 1], ids=["only what was synced", "names that were not synced too"])
 def test_a_machine_that_loses_power_loses_no_event_and_brings_nothing_back(

@@ -439,6 +439,7 @@ def hot(backend: FakeBackend) -> RedisCheckpointer[Any, Any]:
     return store
 
 
+@pytest.mark.one_in(2)
 def test_the_drain_sees_those_that_are_the_latest_when_it_looks(
     hot: RedisCheckpointer[Any, Any], archive: Archive
 ) -> None:

@@ -20,6 +20,7 @@ from tests.support.backends import Blocking, Store, latest
 from tests.support.samples import make_event, make_events, make_state
 
 
+@pytest.mark.one_in(2)
 @on_every_leasing_pair
 def test_while_a_lane_is_leased_it_needs_that_lease(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
@@ -44,6 +45,7 @@ def test_while_a_lane_is_leased_it_needs_that_lease(two_stores: tuple[Store, Sto
     other.save_event(make_event("r", 5, lane_id="a"))
 
 
+@pytest.mark.one_in(2)
 @on_every_leasing_pair
 def test_while_the_run_is_leased_every_write_needs_it(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores

@@ -110,7 +110,7 @@ def test_a_lease_that_nobody_renews_runs_out_and_passes_on(two_stores: tuple[Sto
     assert seqs(other) == [1, 3]
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 def test_a_lease_that_has_run_out_is_lost_even_if_nobody_took_it(store: Store) -> None:
     former = carrying(abandoned(store, 0.3, lane_id="a"))
 

@@ -69,7 +69,7 @@ def make(request: pytest.FixtureRequest, servers: Any, namespace: str) -> Iterat
         server.raw.flushall()
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 def test_one_loop_after_another(make: Make) -> None:
     """As `asyncio.run` for each call makes them, or one loop for each test."""
     store = asyncio.run(make())
@@ -84,7 +84,7 @@ def test_one_loop_after_another(make: Make) -> None:
     asyncio.run(store.close())
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 def test_loops_that_live_at_once(make: Make) -> None:
     """Threads with a loop each append to one run, and follow it."""
     store = asyncio.run(make())
@@ -141,7 +141,7 @@ def test_a_lease_and_a_run_meet_another_loop(make: Make) -> None:
     asyncio.run(go_on(asyncio.run(begin())))
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 def test_callers_of_two_loops_wait_for_one_outcome(make: Make) -> None:
     """One Run in two threads with a loop each: one call at a time, and each number once."""
     store = asyncio.run(make())

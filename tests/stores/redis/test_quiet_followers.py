@@ -108,6 +108,7 @@ def test_a_follower_outlasts_a_proxy_that_cuts_quiet_connections(
     server.raw.flushall()
 
 
+@pytest.mark.exhaustive
 async def test_an_async_follower_outlasts_it_too(servers: Any, namespace: str) -> None:
     """The same, for asyncio."""
     server = servers.get("valkey")
@@ -121,6 +122,7 @@ async def test_an_async_follower_outlasts_it_too(servers: Any, namespace: str) -
     server.raw.flushall()
 
 
+@pytest.mark.exhaustive
 def test_a_follower_of_a_server_that_is_away_ends_in_time(servers: Any, namespace: str) -> None:
     """After `retry_seconds` from the last success, not twice that."""
     server = servers.get("valkey")

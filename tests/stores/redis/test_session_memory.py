@@ -32,7 +32,9 @@ def _held_by(make: Callable[[], Any]) -> tuple[Any, int]:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("fields", [0, 5, 5_000])
+@pytest.mark.parametrize(
+    "fields", [pytest.param(0, marks=pytest.mark.exhaustive), 5, pytest.param(5_000, marks=pytest.mark.exhaustive)]
+)
 def test_snapshots_take_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch, fields: int) -> None:
     """Also where they have thousands of small fields, which take ten times their bytes, or no state at all."""
     monkeypatch.setattr(snapshot_cache, "_MAX_BYTES", 2**21)

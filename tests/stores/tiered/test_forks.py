@@ -86,7 +86,7 @@ def check_g(store: Any) -> None:
     assert info_of(store, "g").parent == ("f", 5)
 
 
-@pytest.mark.one_in(8, exhaustively=5)
+@pytest.mark.one_in(16, exhaustively=5)
 @pytest.mark.parametrize("forks", PLACES)
 def test_a_fork_is_one_run_wherever_it_lies_and_its_parent_was_when_it_was_forked(
     tiered: Tiered, hot: Hot, archive: Any, parent: str, forks: str
@@ -124,6 +124,7 @@ def test_a_fork_at_an_offset_that_has_left_redis_takes_the_snapshot_that_the_arc
     assert seqs(tiered, "f") == [(number, number) for number in range(1, 6)]
 
 
+@pytest.mark.one_in(2)
 def test_a_follower_of_a_fork_gets_what_it_shares_from_the_archive_and_then_what_comes(
     tiered: Tiered, hot: Hot, archive: Any, parent: str
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_follower_of_a_fork_gets_what_it_shares_from_the_archive_and_then_what
     assert [item.offset for item in tiered.follow("g", cursor, idle_timeout=30)] == [4, 5, 6, 7, 8]
 
 
+@pytest.mark.one_in(2)
 def test_a_run_is_not_deleted_for_a_fork_that_only_the_archive_has(tiered: Tiered, hot: Hot, archive: Any) -> None:
     make_family(tiered, hot, archive, "hot", ends=True)
     move(hot, archive, "forgotten", "g")
@@ -161,6 +163,7 @@ def test_a_run_that_only_the_archive_has_is_to_be_put_back_before_it_is_forked(
     assert tiered.run_info("f") is None
 
 
+@pytest.mark.one_in(2)
 def test_what_a_fork_shares_is_forked_where_only_the_archive_has_it_and_the_fork_is_not_archived(
     tiered: Tiered, hot: Hot, archive: Any, parent: str
 ) -> None:

@@ -471,7 +471,7 @@ class World:
 SERVERS = ["fake", *(["valkey"] if "valkey" in PROGRAMS else [])]
 
 
-@pytest.mark.one_in(3, exhaustively=2)
+@pytest.mark.one_in(6, exhaustively=2)
 @pytest.mark.timeout(3600)  # a failure is made small before it is shown, and the deep profile takes its time
 @pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("archive", ARCHIVES)

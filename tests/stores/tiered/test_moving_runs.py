@@ -48,7 +48,7 @@ def retire(hot: Hot, archive: Any) -> None:
     assert DrainWorker(hot, [archive], retire_after_seconds=0).drain_once().retired == 1
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @on_every_server
 def test_a_retired_run_is_read_recovered_and_gone_on_with(hot: Hot, archive: Any, tiered: Tiered) -> None:
     """Its snapshots and all that was known of its lanes are in the archive, and are taken from there."""
@@ -127,6 +127,7 @@ def test_two_that_went_on_with_a_retired_run_do_not_overwrite_each_other(
         second.checkpoint()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("lanes", [("a", "b"), ("a" * 500, "a" * 499 + "b"), ("ü" * 13, "main")])
 def test_lanes_of_a_retired_run_do_not_stand_in_each_others_way(
     hot: Hot, archive: Any, tiered: Tiered, lanes: tuple[str, str]
@@ -200,7 +201,7 @@ def fake(make_backend: Callable[[str], Backend]) -> Hot:
     return store
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize("how", READS)
 @pytest.mark.parametrize("moment", ["run_info", "read", "follow"])
 def test_a_run_that_is_archived_and_forgotten_while_it_is_looked_at_is_not_shorter(
@@ -214,6 +215,7 @@ def test_a_run_that_is_archived_and_forgotten_while_it_is_looked_at_is_not_short
     assert READS[how](TieredCheckpointer(looking, archive)) == list(range(1, 10))
 
 
+@pytest.mark.one_in(2)
 def test_a_run_that_is_forgotten_while_runs_are_listed_is_among_them(fake: Hot, archive: Any) -> None:
     for run_id in "ab":
         end(fake, run_id, 2)
@@ -228,7 +230,7 @@ def test_a_run_that_is_forgotten_while_runs_are_listed_is_among_them(fake: Hot, 
             end(fake, run_id, 2)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("leave", [retire, forget])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("limit", [None, 8])
@@ -245,7 +247,7 @@ def test_a_reader_goes_on_in_the_archive_when_its_run_leaves_redis(
     assert [*offsets, *(item.offset for item in found)] == wanted
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kinds", [None, [EventKind.AGENT_PROGRESS]])
 @pytest.mark.parametrize("leave", [retire, forget])
 def test_a_follower_goes_on_in_the_archive_when_its_run_leaves_redis(
@@ -315,6 +317,7 @@ def test_a_cursor_just_before_the_boundary_is_checked_in_the_archive(fake: Hot, 
     assert [item.offset for item in tiered.read("r", f"{offset}-{chain}")] == [4, 5, 6]
 
 
+@pytest.mark.one_in(2)
 def test_a_fork_begins_after_its_base_in_either_tier(fake: Hot, archive: Any, tmp_path: Path) -> None:
     """Nothing is missing before it, also while no archive knows it yet."""
     header = RunHeader("fork", Cursor(5, 7), "", "running", 1.0, 1.0)
@@ -389,6 +392,7 @@ def test_what_an_archive_lacks_of_a_retired_run_is_not_taken_for_nothing(
 # -- writers whose run has left Redis ----------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("covered", [0, 2])
 def test_a_changed_state_covers_what_it_did_before(fake: Hot, archive: Any, covered: int) -> None:
     """Whoever changes the state has seen no events: those that came after it are to be recovered all the same."""

@@ -46,7 +46,7 @@ def split(hot: Hot, archive: Any, tiered: Tiered) -> Tiered:
     return tiered
 
 
-@pytest.mark.one_in(5, exhaustively=3)
+@pytest.mark.one_in(10, exhaustively=3)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("limit", [None, 0, 1, 4, 5, 6, 20])
 def test_every_stretch_of_a_run_is_read_as_from_a_list(split: Tiered, reverse: bool, limit: int | None) -> None:

@@ -78,6 +78,7 @@ def check(store: Any) -> None:
         assert (each.current_step, each.data) == (steps, {"kept": True})
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("trim", ["archived", "never"])
 def test_both_tiers_are_read_as_one(tiers: Tiers, trim: str) -> None:
     tiers.plain.append("r", [old_event(1), make_event("r", 2)], snapshot=old_state(2))

@@ -206,6 +206,7 @@ def test_each_step_is_on_the_disk_before_the_next_begins(tmp_path: Path, monkeyp
     assert calls.count(("write", log)) == 3
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("way", range(3))
 @pytest.mark.parametrize("keep", [None, 0])
 def test_what_is_saved_outlives_a_loss_of_power_and_other_programs_read_it_after_the_next_write(
@@ -451,6 +452,7 @@ def test_a_failed_batch_is_taken_back_only_by_who_holds_the_lock(
         assert len(log_of(tmp_path).read_bytes()) < len(content)
 
 
+@pytest.mark.exhaustive
 def test_who_waits_for_a_lock_whose_file_is_removed_takes_the_one_that_others_take(tmp_path: Path) -> None:
     first, second, third = (Locks(tmp_path, seconds) for seconds in (0.0, 1.0, 0.0))
     entered: list[str] = []

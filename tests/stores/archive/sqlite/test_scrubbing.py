@@ -42,6 +42,7 @@ def check(store: SQLiteCheckpointer[Any, Any], last: int) -> None:
     assert verify_run("r", sinks=[store]).difference is None
 
 
+@pytest.mark.one_in(2)
 def test_on_a_full_disk_nothing_is_lost_and_the_erasure_is_pending_until_there_is_room(disk: SmallDisk) -> None:
     """Erased it is at once; what the file has left of it goes as the file is written anew."""
     with opened(disk) as store:

@@ -95,6 +95,7 @@ def test_simultaneous_openers_start_one_server(depth: int, tmp_path: Path) -> No
     assert_nothing_left(directory)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @at_any_depth
 def test_opens_race_with_closes(depth: int, tmp_path: Path) -> None:

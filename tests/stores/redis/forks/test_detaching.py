@@ -65,7 +65,7 @@ def check(store: Hot, more: list[tuple[int, int]] | None = None, erased: int = 0
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("count", range(STEPS))
 def test_who_dies_while_detaching_leaves_a_fork_or_a_run_of_its_own(
     fake: FakeBackend, hot: Hot, count: int, is_lost: bool
@@ -85,7 +85,7 @@ def test_who_dies_while_detaching_leaves_a_fork_or_a_run_of_its_own(
 
 
 @pytest.mark.usefixtures("one_by_one")
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("count", range(STEPS))
 def test_what_is_appended_under_a_lease_while_it_is_detached_is_there(
     fake: FakeBackend, hot: Hot, count: int
@@ -101,7 +101,7 @@ def test_what_is_appended_under_a_lease_while_it_is_detached_is_there(
     check(hot, [(AT + 3, 23), (AT + 4, 24)])
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("count", range(STEPS))
 def test_what_is_erased_of_the_parent_while_it_is_detached_is_gone(
     fake: FakeBackend, hot: Hot, count: int
@@ -123,7 +123,7 @@ def test_what_is_erased_of_the_parent_while_it_is_detached_is_gone(
 
 
 @pytest.mark.usefixtures("one_by_one")
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("count", range(STEPS))
 def test_what_is_erased_of_the_fork_itself_while_it_is_detached_is_gone(
     fake: FakeBackend, hot: Hot, count: int

@@ -69,6 +69,7 @@ def has_fork(store: Hot) -> bool:
     return True
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("intents_are_old")
 @pytest.mark.parametrize("is_lost", [False, True])
 @pytest.mark.parametrize("count", range(MOST_STEPS))
@@ -115,6 +116,7 @@ def test_a_request_that_comes_when_its_intent_was_given_up_makes_nothing(
     assert noted_at(fake.raw, other) == {"f": "fork"}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("age", ["young", "old"])
 @pytest.mark.parametrize("count", range(MOST_STEPS))
 def test_a_run_that_is_deleted_while_it_is_forked_is_deleted_or_forked(
