@@ -10,6 +10,7 @@ from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
 from runstream.stores.archive.eraser import erased, without_erased
 from runstream.stores.archive.jsonl.lanes import lacking_ends
+from runstream.stores.archive.jsonl.noted_runs import notes_of
 from runstream.stores.archive.jsonl.run_logs import RunLogs
 from runstream.stores.archive.jsonl.run_snapshots import has_snapshot
 from runstream.stores.archive.jsonl.run_tags import tags_to_write
@@ -41,7 +42,7 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
         last = lasts[run_id]
         if last is None and logs.directory.was_deleted(run_id, batch.header.creation):
             raise deleted_here(run_id)
-        notes = () if last is None else log.index.telling.erased
+        notes = notes_of(log, batch.header.creation)
         knows_all = batch.erasures_seen == len(notes)
         lacking = new_entries(batch, last, log.cursor_at)
         entries = [_timed(entry, clock) for entry in (lacking if knows_all else without_erased(lacking, notes))]

@@ -31,6 +31,7 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.file_locks import names_in, write_file
 from runstream.stores.archive.jsonl.lanes import lane_facts
+from runstream.stores.archive.jsonl.noted_runs import note_alone
 from runstream.stores.archive.jsonl.rewriting import rewritten
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_logs import RunLogs
@@ -165,15 +166,13 @@ class JSONLEraser(Eraser):
             yield from ((run_id, saved) for saved in lane_facts(log).snapshots.values())
 
     def _note(self, log: RunLog, header: RunHeader, note: ErasureNote) -> None:
-        """Note an erasure of a run that is yet to come: its log begins with it."""
+        """Note an erasure of a run that is yet to come."""
         if self._logs.directory.was_deleted(header.run_id, header.creation):
             return
         log = self._logs.begun(log)
         log.make_ready()
         log.drop_leftovers()  # before it is noted: a batch that was torn may have held it
-        log.commit(
-            header, (), Mark(header.status, header.updated_at, header.session_id, drained=True, erased=(note,))
-        )
+        note_alone(log, header, note)
 
     def _erase(
         self,

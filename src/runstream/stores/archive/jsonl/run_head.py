@@ -39,7 +39,7 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
         mark, header = Mark.load(facts[4]), load_header(first)
     except ValueError:
         return None
-    if header.run_id != run_id or (mark.tags.version and mark.tags.values is None):
+    if header.run_id != run_id or not mark.status or (mark.tags.version and mark.tags.values is None):
         return None
     return RunHead(
         Cursor(int(start_facts[1]), int(start_facts[2])),

@@ -19,6 +19,7 @@ from runstream.operations.forks import starts_anew
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.directory import ArchiveDirectory
 from runstream.stores.archive.jsonl.file_locks import unavailable
+from runstream.stores.archive.jsonl.noted_runs import has_notes_alone
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_tags import tags_of
 from runstream.stores.archive.jsonl.snapshot_files import load_snapshot, load_state
@@ -140,7 +141,7 @@ class RunLogs:
 
     def head(self, log: RunLog, *, durable: bool = False) -> RunHead | None:
         """A run's head; None for a run that is not there. With ``durable``, all of it is on the disk."""
-        head = log.head() if log.refresh(durable=durable) else None
+        head = log.head() if log.refresh(durable=durable) and not has_notes_alone(log) else None
         if log.mark is None:
             head = self._with_state(log, head)
         return _with_status(head)

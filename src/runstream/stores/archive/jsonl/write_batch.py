@@ -13,6 +13,7 @@ from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHe
 from runstream.model.errors import StoreUnavailable
 from runstream.model.run_head import EndedLane
 from runstream.stores.archive.jsonl.commit_marks import Mark
+from runstream.stores.archive.jsonl.noted_runs import begin_noted
 from runstream.stores.archive.jsonl.overtaking import Overtaken
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_snapshots import latest_snapshots, mend_snapshots
@@ -72,6 +73,7 @@ def _prepare(batches: Sequence[LogBatch]) -> None:
                 mend_snapshots(batch.log)
             if batch.log.index.last != planned_after:
                 raise Overtaken
+            begin_noted(batch.log, batch.header, drained=batch.drained)
             batch.log.prepare(batch.snapshots, partial(latest_snapshots, batch.log, on_corrupt="skip"))
     except (OSError, Overtaken):
         for batch in batches:
