@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from runstream import DrainWorker, EventKind, EventsArchived, RunHasForks
+from runstream.drain.erasing import Erasing
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.drain import Proven
@@ -109,6 +110,24 @@ def test_a_fork_that_is_forgotten_no_longer_holds_its_parent(hot: Hot, archives:
     drain(hot, archives, **options)
     assert hot.run_info("f") is None
     assert hot.delete_run("p")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_truncated_stays_until_those_have_it_that_are_no_forks_any_more(
+    hot: Hot, archives: list[Archive], order: int
+) -> None:
+    """In the archives ``f`` is a fork still, as the worker comes to ``p`` first."""
+    drain(hot, archives, trim="never")
+    hot.save_snapshot("p", hot.recover("p").state)
+    hot.truncate("p", before=3, detach=True)
+    parts = DrainWorker(hot, archives[::order])._parts
+    (erased,) = Erasing(parts).carry_out(["p"]).values()
+    assert (erased.refusal, erased.hindrance, erased.number) == ("", "", 1)
+    for archive in archives:
+        assert (offsets(archive, "p"), offsets(archive, "f")) == ([3, 4, 5], [1, 2, 3, 4])
+        assert info_of(archive, "f").parent is None
+    drain(hot, archives)
+    check_drained(hot, archives)
 
 
 def test_a_late_worker_never_settles_another_fork_of_the_same_name_and_offset(

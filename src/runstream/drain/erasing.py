@@ -8,18 +8,36 @@ is archived as erased. Each step may be repeated, by any worker; what is done is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from runstream.drain.claimed_run import Erased
+from runstream.drain.detached import make_whole
 from runstream.drain.lost_erasures import ask_for_lost
 from runstream.drain.parts import WorkerParts
 from runstream.model.erasures import ErasureNote
-from runstream.model.errors import HistoryDiverged
+from runstream.model.errors import ArchiveGap, CorruptRecordError, HistoryDiverged, RunHasForks
 from runstream.model.protocols import Sink
 from runstream.stores.capabilities import ErasesContent, part_of
 from runstream.stores.redis.noted_erasures import NotedErasures
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 
 __all__ = ["Erasing"]
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What is to be erased of a run, why an archive cannot, and what hinders it, which passes."""
+
+    run: HotRun
+    noted: NotedErasures
+    refusals: list[str] = field(default_factory=list)
+    hindrances: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> dict[int, ErasureNote]:
+        """What had been asked for when the run was loaded: its head has the beginning that belongs to that."""
+        return {number: note for number, note in self.noted.notes.items() if number <= self.run.erasures}
 
 
 class Erasing:
@@ -31,6 +49,7 @@ class Erasing:
 
     def __init__(self, parts: WorkerParts) -> None:
         self._parts = parts
+        self._namespace = parts.namespace
 
     def carry_out(self, run_ids: Sequence[str]) -> dict[str, Erased]:
         """Carry out the erasures of these runs, as far as that can be done now.
@@ -41,57 +60,83 @@ class Erasing:
         Raises:
             StoreUnavailable: Redis or an archive cannot be reached; it is safe to repeat.
         """
-        namespace = self._parts.namespace
-        unknown = {run.run_id: self._ask_for_lost(run) for run in namespace.load_runs(run_ids) if run is not None}
-        asked = [run_id for run_id, why in unknown.items() if not why]
-        runs = [run for run in namespace.load_runs(asked) if run is not None]  # with the snapshots of all lanes
-        loaded = {run.run_id: (run, namespace.load_erasures(run.run_id)) for run in runs}
-        refusals: dict[str, list[str]] = {run_id: [] for run_id in loaded}
-        hindrances: dict[str, list[str]] = {run_id: [] for run_id in loaded}
+        namespace = self._namespace
+        erased: dict[str, Erased] = {}
+        loaded: dict[str, _Pending] = {}
+        for run in namespace.load_runs(run_ids):  # with the snapshots of all lanes
+            if run is not None and (why := self._ask_for_lost(run)):
+                erased[run.run_id] = Erased(unknown=why)
+            elif run is not None and (pending := self._pending(run)) is not None:
+                loaded[run.run_id] = pending
         for sink in self._parts.sinks:
             self._parts.stats.beat()
             with self._parts.outages.using(sink.location):
-                found = {run_id: _in_archive(sink, run, noted) for run_id, (run, noted) in loaded.items()}
+                done = [pending for pending in loaded.values() if self._erase_in(sink, pending)]
                 left = _left_in(sink)
-            for run_id, (run, noted) in loaded.items():
-                if found[run_id]:
-                    refusals[run_id].append(found[run_id])
-                elif left:
-                    hindrances[run_id].append(left)
-                elif noted.archives.get(sink.archive_id, 0) < run.erasures:
-                    namespace.note_archived(run.header, sink.archive_id, run.erasures)
-        erased = {run_id: Erased(unknown=why) for run_id, why in unknown.items() if why}
-        for run_id, (run, noted) in loaded.items():
-            hindrances[run_id].append(namespace.rebuild(run.header))
-            hindrances[run_id].append(namespace.erase_inherited(run_id, noted.spans_since(run.erased)))
-            refusal, hindrance = ("; ".join(filter(None, why[run_id])) for why in (refusals, hindrances))
-            number = 0 if refusal or hindrance else run.erasures
-            erased[run_id] = Erased(number, list(_asked(run, noted).values()), refusal, hindrance)
+            for pending in done:
+                if left:
+                    pending.hindrances.append(left)
+                elif pending.noted.archives.get(sink.archive_id, 0) < pending.run.erasures:
+                    namespace.note_archived(pending.run.header, sink.archive_id, pending.run.erasures)
+        for run_id, pending in loaded.items():
+            hindrances = [*pending.hindrances, namespace.rebuild(pending.run.header)]
+            hindrances.append(namespace.erase_inherited(run_id, pending.noted.spans_since(pending.run.erased)))
+            refusal, hindrance = ("; ".join(filter(None, why)) for why in (pending.refusals, hindrances))
+            number = 0 if refusal or hindrance else pending.run.erasures
+            erased[run_id] = Erased(number, list(pending.notes.values()), refusal, hindrance)
         return erased
 
     def _ask_for_lost(self, run: HotRun) -> str:
         return next(filter(None, (ask_for_lost(self._parts, sink, run) for sink in self._parts.sinks)), "")
 
+    def _pending(self, run: HotRun) -> _Pending | None:
+        """What is to be erased of a run as it is now; None if it is not there any more."""
+        noted = self._namespace.load_erasures(run.run_id)
+        if noted.last == run.erasures:
+            return _Pending(run, noted)
+        (again,) = self._namespace.load_runs([run.run_id])  # it was asked for since, as what was lost is
+        return None if again is None else _Pending(again, self._namespace.load_erasures(run.run_id))
 
-def _in_archive(sink: Sink, run: HotRun, noted: NotedErasures) -> str:
-    """Erase in an archive what it has not erased of a run yet. Returns why it cannot; '' if it has."""
-    archive = part_of(sink, ErasesContent)
-    if archive is None:
-        return f"{sink.location} is of a kind that cannot erase anything"
-    known = {note.text for note in archive.erasure_notes(run.run_id)}
-    done = noted.archives.get(sink.archive_id, 0)
-    try:
-        for number, note in _asked(run, noted).items():
-            if number <= done and note.text in known:  # it may have been put back from a copy
-                continue
-            if note.before is None:
-                # what was saved since it was asked for holds nothing of it; what held something is gone
-                archive.erase_offsets(run.header, note, set(run.head.tokens.values()))
-            else:
-                archive.truncate_history(run.header, note, run.head.before_first)
-    except HistoryDiverged as error:
-        return str(error)
-    return ""
+    def _erase_in(self, sink: Sink, pending: _Pending) -> bool:
+        """Erase in an archive what it has not erased of a run yet. False if it cannot, or not now."""
+        archive, run = part_of(sink, ErasesContent), pending.run
+        if archive is None:
+            pending.refusals.append(f"{sink.location} is of a kind that cannot erase anything")
+            return False
+        known = {note.text for note in archive.erasure_notes(run.run_id)}
+        done = pending.noted.archives.get(sink.archive_id, 0)
+        try:
+            for number, note in pending.notes.items():
+                if number <= done and note.text in known:  # it may have been put back from a copy
+                    continue
+                if note.before is None:
+                    # what was saved since it was asked for holds nothing of it; what held something is gone
+                    archive.erase_offsets(run.header, note, set(run.head.tokens.values()))
+                else:
+                    self._truncate(archive, run, note)
+        except HistoryDiverged as error:
+            pending.refusals.append(str(error))
+            return False
+        except RunHasForks as error:
+            pending.hindrances.append(f"{sink.location}: {error}")
+            return False
+        return True
+
+    def _truncate(self, archive: ErasesContent, run: HotRun, note: ErasureNote) -> None:
+        """Remove the beginning of a run in an archive, once forks that are none any more have it themselves."""
+        try:
+            archive.truncate_history(run.header, note, run.head.before_first)
+        except RunHasForks as error:
+            if True not in [self._made_whole(fork) for fork in error.forks]:
+                raise
+            archive.truncate_history(run.header, note, run.head.before_first)
+
+    def _made_whole(self, run_id: str) -> bool:
+        """Whether an archive was given all of a run that is a fork there, and none in Redis any more."""
+        with suppress(ArchiveGap, HistoryDiverged, CorruptRecordError):  # it is parked when it is drained itself
+            (run,) = self._namespace.load_runs([run_id])
+            return run is not None and run.head.was_fork and make_whole(self._parts, run)
+        return False
 
 
 def _left_in(sink: Sink) -> str:
@@ -103,8 +148,3 @@ def _left_in(sink: Sink) -> str:
         if where is None or where.done
         else f"{sink.location}: {where.reason}; {where.command}".removesuffix("; ")
     )
-
-
-def _asked(run: HotRun, noted: NotedErasures) -> dict[int, ErasureNote]:
-    """What had been asked for when the run was loaded: its head has the beginning that belongs to that."""
-    return {number: note for number, note in noted.notes.items() if number <= run.erasures}

@@ -22,7 +22,7 @@ __all__ = ["ask_for_lost"]
 _MOST = 2**53  # no run has so many events
 
 
-def ask_for_lost(parts: WorkerParts, sink: Sink, run: HotRun) -> str:
+def ask_for_lost(parts: WorkerParts, sink: Sink, run: HotRun) -> str | None:
     """Ask in Redis for what an archive has erased of a run and Redis does not know.
 
     Args:
@@ -31,16 +31,16 @@ def ask_for_lost(parts: WorkerParts, sink: Sink, run: HotRun) -> str:
         run: The run, as it is in Redis.
 
     Returns:
-        Why it cannot be asked for; '' if Redis knows all of it now.
+        None if Redis knows all of it; '' if it does now, else why it cannot be asked for.
     """
     archive = part_of(sink, ErasesContent)
     with parts.outages.using(sink.location):
         notes = () if archive is None else archive.erasure_notes(run.run_id)
         if not notes:
-            return ""
+            return None
         position, base = parts.position(sink, run.run_id), _base(sink, run)
     if position is None or position.cursor.offset < run.head.mark.offset:
-        return ""
+        return None
     noted = parts.namespace.load_erasures(run.run_id)  # after the archive was asked: Redis is told before it is
     begin = max(run.head.before_first.offset, noted.base)
     lost: list[tuple[ErasureNote, Cursor | None]] = []
@@ -56,7 +56,7 @@ def ask_for_lost(parts: WorkerParts, sink: Sink, run: HotRun) -> str:
         why = parts.namespace.ask_again(run.header, note, position.cursor, position.snapshots, before)
         if why:
             return f"{sink.location} has erased what Redis has still, and it cannot be erased there: {why}"
-    return ""
+    return "" if lost else None
 
 
 def _base(sink: Sink, run: HotRun) -> Cursor:

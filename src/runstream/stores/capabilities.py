@@ -146,6 +146,8 @@ class ErasesContent(Protocol):
         Raises:
             HistoryDiverged: The archive has another run of that name, or a history that never was at ``base``;
                 nothing was removed.
+            RunHasForks: Runs that were forked from it, and that the archive has, need some of what is to go;
+                nothing was removed.
             StoreUnavailable: The archive cannot be written: send the same again.
         """
 

@@ -13,8 +13,9 @@ from runstream.model.erasures import ErasureNote, Spans
 from runstream.model.errors import CorruptRecordError, HistoryDiverged, RunstreamError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.operations.run_forks import Fork
 from runstream.stores.capabilities import ErasesContent
-from runstream.stores.local.erase_plan import EraseOrder, ErasePlan
+from runstream.stores.local.erase_plan import EraseOrder, ErasePlan, check_unneeded
 
 __all__ = [
     "Eraser",
@@ -88,7 +89,12 @@ def plan_drained_spans(
 
 
 def plan_drained_base(
-    header: RunHeader, head: RunHead, latest: Iterable[SnapshotHead], base: Cursor, found: Cursor | None
+    header: RunHeader,
+    head: RunHead,
+    latest: Iterable[SnapshotHead],
+    base: Cursor,
+    found: Cursor | None,
+    forks: Iterable[Fork],
 ) -> ErasePlan:
     """Plan the removing of all up to a cursor, as a worker asks.
 
@@ -98,12 +104,15 @@ def plan_drained_base(
         latest: The latest snapshots of the run and its lanes.
         base: The cursor before the first event that stays.
         found: The cursor of what the archive has at that offset; None for nothing.
+        forks: The forks of the run that the archive has.
 
     Raises:
         HistoryDiverged: The archive has another run of that name, or another history.
+        RunHasForks: Forks need some of what is to go.
     """
     is_known = head.before_first.offset < base.offset <= head.last.offset
     _check_same(header, head, head.start == header.start and (not is_known or found == base))
+    check_unneeded(header.run_id, head, base.offset, forks)
     return ErasePlan(head.lowest.offset, base=base.offset, clean=frozenset(saved.token for saved in latest))
 
 

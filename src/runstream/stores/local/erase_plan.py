@@ -114,6 +114,23 @@ def sharing(run_id: str, first: int, forks_of: Callable[[str], Iterable[Fork]]) 
     return [*found, *(each for fork in found for each in sharing(fork, first, forks_of))]
 
 
+def check_unneeded(run_id: str, head: RunHead, base: int, forks: Iterable[Fork]) -> None:
+    """Check that no fork needs what is to be removed of a run.
+
+    Args:
+        run_id: The run.
+        head: Where it stands.
+        base: The offset up to which its events are to be removed.
+        forks: Its forks.
+
+    Raises:
+        RunHasForks: One does.
+    """
+    needing = [fork for fork in forks if base > head.before_first.offset < fork.at]
+    if needing:
+        raise has_forks(run_id, needing, "truncated")
+
+
 def plan_erase(
     order: EraseOrder, head: RunHead | None, latest: Iterable[SnapshotHead], leases: Leases, family: Family
 ) -> ErasePlan:
@@ -172,9 +189,7 @@ def plan_truncate(
     check_truncated(order.run_id, before, there.last.offset)
     check_own(order.run_id, before, there)
     base = max(before - 1, there.before_first.offset)
-    needed = [fork for fork in family.forks if base > there.before_first.offset < fork.at]
-    if needed:
-        raise has_forks(order.run_id, needed, "truncated")
+    check_unneeded(order.run_id, there, base, family.forks)
     ended = {info.lane_id for info in lanes.infos() if info.ended}
     needing = [
         saved

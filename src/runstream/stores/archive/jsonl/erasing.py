@@ -107,7 +107,8 @@ class JSONLEraser(Eraser):
                 self._note(log, header, note)
                 return
             found = log.cursor_at(base.offset)
-            plan = plan_drained_base(header, head, lane_facts(log).snapshots.values(), base, found)
+            latest, forks = lane_facts(log).snapshots.values(), self._forks_of(header.run_id)
+            plan = plan_drained_base(header, head, latest, base, found, forks)
             self._erase(log, head, plan, note, others, base)
 
     def erasure_notes(self, run_id: str) -> Sequence[ErasureNote]:

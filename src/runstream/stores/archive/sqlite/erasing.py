@@ -115,7 +115,8 @@ class SQLiteEraser(Eraser):
             head = load_head(connection, run_id)
             if head is not None:
                 found = _cursor_at(connection, run_id, base.offset)
-                plan = plan_drained_base(header, head, read_heads(connection, run_id), base, found)
+                forks = _forks_of(connection, run_id)
+                plan = plan_drained_base(header, head, read_heads(connection, run_id), base, found, forks)
                 if not plan.is_empty(head):
                     _erase(connection, run_id, head, plan, base)
             elif was_deleted(connection, run_id, header.creation):
