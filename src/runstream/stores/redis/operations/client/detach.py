@@ -172,10 +172,11 @@ def detach(session: Session[E, S], run_id: str, archive_id: str | None = None) -
         session: The session.
         run_id: The fork.
         archive_id: The archive that is to get a copy, too, before the parent is let go; None: none is at hand.
+            Others that are required copy what they have themselves, when a worker archives the fork.
 
     Raises:
-        ConfigurationError: Some of what it shares has left Redis for several archives, or what follows has left
-            Redis, and that is not archived yet.
+        ConfigurationError: Some of what it shares, or of what follows, has left Redis, and not every archive has
+            the fork yet.
         EventsArchived: Some of it has left Redis, and no archive is at hand.
         StoreUnavailable: There was no answer, or what is to be erased of the runs that it comes from cannot be
             erased now; send the same again.
@@ -235,7 +236,7 @@ def _detached(session: Session[E, S], run: HotRun, archive_id: str | None) -> Op
         if not (yield from _copy_keys(keys, part, shared, step)):
             return False
     if shared.has_left:
-        yield from _check_at_hand(own, shared, archive_id)
+        yield from _check_archived(own, shared, archive_id)
     archived = shared.archived_to()
     if archived is not None and (shared.first is None or shared.first.offset > archived.offset + 1):
         raise _unarchived(run_id)
@@ -332,9 +333,13 @@ def _copy_keys(
             return True
 
 
-def _check_at_hand(own: RunKeys, shared: _Shared, archive_id: str | None) -> Operation[None]:
-    """Check that what has left Redis of what a fork shares is in the archive at hand, and need be in no other."""
-    (required,) = yield Exchange([(b"HGETALL", own.partition.archives)])
+def _check_archived(own: RunKeys, shared: _Shared, archive_id: str | None) -> Operation[None]:
+    """Check that an archive is at hand that has what has left Redis of what a fork shares.
+
+    And that every other one knows the fork: it keeps the runs that it comes from until it has a copy itself.
+    """
+    queries = [(b"HGETALL", own.partition.archives), (b"ZSCORE", own.partition.due, own.run_id)]
+    required, due = yield Exchange(queries)
     archives = parse_texts(required)
     locations = tuple(sorted(archives.values()))
     if archive_id is None:
@@ -345,16 +350,12 @@ def _check_at_hand(own: RunKeys, shared: _Shared, archive_id: str | None) -> Ope
             first_hot=shared.base.offset + 1 if shared.first is None else shared.first.offset,
             archives=locations,
         )
-    if not archives.keys() <= {archive_id}:
-        raise ConfigurationError(
-            f"run {own.run_id!r} was not detached: some of what it shares has left Redis for several archives"
-            f" ({', '.join(locations)}), which are not all at hand; put it back into Redis first (`runstream"
-            " restore --whole`)"
-        )
+    if not (archives.keys() <= {archive_id} or due is None or shared.head.mark > shared.head.start):
+        raise _unarchived(own.run_id)
 
 
 def _unarchived(run_id: str) -> ConfigurationError:
     return ConfigurationError(
         f"run {run_id!r} was not detached: not all of what it shares is in Redis, nor in every archive; let a"
-        " drain worker archive the runs that it comes from first"
+        " drain worker archive it, and the runs that it comes from, first"
     )
