@@ -66,6 +66,28 @@ def test_what_an_archive_has_erased_is_asked_for_again(
     assert len(again.erasures("r")) == 1
 
 
+@pytest.mark.parametrize("trim", ["never", "covered"])
+def test_a_run_that_is_not_due_is_found_by_the_sweep(
+    hot: Hot, archives: list[Archive], redis_backend: RedisBackend, failover: Failover, trim: Any
+) -> None:
+    """All of it was archived before the request that the server has lost: nothing else brings it up."""
+    for run_id in ("r", "other"):
+        hot.append(run_id, make_events(run_id, 4))
+    DrainWorker(hot, archives, trim="never").drain_once()
+    assert due(hot) == {}
+    failover.keep()
+    hot.erase("r", [2])
+    DrainWorker(hot, archives, trim="never").drain_once()
+    failover.promote()
+    again = open_hot(redis_backend)
+    assert (left(again), due(again)) == ([1, 2, 3, 4], {})
+    DrainWorker(again, archives, trim=trim).drain_once()
+    check(again, archives, [1, 3, 4])
+    assert [one.spans for one in again.erasures("r")] == [((2, 2),)]
+    DrainWorker(again, archives, trim=trim).drain_once()
+    assert (len(again.erasures("r")), again.erasures("other")) == (1, [])
+
+
 def test_what_comes_at_an_offset_that_was_lost_is_not_erased(
     hot: Hot, archives: list[Archive], redis_backend: RedisBackend, failover: Failover
 ) -> None:

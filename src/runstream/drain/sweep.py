@@ -1,7 +1,8 @@
 """The sweep: a share of a worker's idle time goes into runs that nothing else brings up.
 
-It finds runs that miss from the sets they must be in, and what is archived and in Redis still though the worker
-would trim it: another one, or this one before it was started anew, had another ``trim``.
+It finds runs that miss from the sets they must be in, what is archived and in Redis still though the worker
+would trim it: another one, or this one before it was started anew, had another ``trim``; and what an archive has
+erased and Redis has still, since a failover has lost the request.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import product
 
 from runstream.drain.claimed_run import until_mended
+from runstream.drain.lost_erasures import ask_for_lost
 from runstream.drain.parts import WorkerParts
+from runstream.model.errors import CorruptRecordError, HistoryDiverged
 from runstream.model.identifiers import random_token
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.held import Held
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
 
 __all__ = ["Sweep"]
@@ -93,9 +99,21 @@ class Sweep:
             self._parts.namespace.put_off(error.run_id, self._parts.park_seconds)
         self._parts.note(DrainReport(parked=len(page.damaged)))
         self._trim(page.held, stop)
+        lost = self._ask_for_lost(page.settled)
         if self._position == BEGINNING:
             self._parts.stats.held, self._held = dict(self._held), Counter()
-        return bool(page.relisted or page.idle)
+        return bool(page.relisted or page.idle or lost)
+
+    def _ask_for_lost(self, page: Sequence[HotRun]) -> bool:
+        """Ask in Redis for what archives have erased of runs, and it has lost. Whether it had lost any of it."""
+        namespace, has_lost = self._parts.namespace, False
+        for run, sink in product(page, self._parts.sinks):
+            with suppress(CorruptRecordError, HistoryDiverged):  # whoever drains it says so
+                why = ask_for_lost(self._parts, sink, run)
+                if why and not namespace.is_due(run.run_id):  # it is parked when it is drained
+                    namespace.make_due([run.run_id])
+                has_lost |= why is not None
+        return has_lost
 
     def _trim(self, page: Sequence[Held], stop: threading.Event) -> None:
         """Visit the runs of which something is to leave Redis by now, and count the others, by what holds them."""

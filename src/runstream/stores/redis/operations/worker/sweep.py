@@ -39,6 +39,7 @@ class SweptPage(NamedTuple):
         damaged: The runs that do not read and are not parked, with the error.
         held: The runs of which something is archived and still in Redis.
         idle: The runs that are archived, have not ended, and that nobody would look at to retire them.
+        settled: The runs that are archived, of which Redis has more than a tombstone.
     """
 
     position: bytes
@@ -46,6 +47,7 @@ class SweptPage(NamedTuple):
     damaged: Sequence[CorruptRecordError]
     held: Sequence[Held]
     idle: Sequence[str] = ()
+    settled: Sequence[HotRun] = ()
 
 
 def sweep_page(
@@ -79,17 +81,14 @@ def sweep_page(
         yield from note_sweep(partitions, sweep, "end")
     scores = yield Exchange([(b"ZSCORE", keys.run(one.run_id).partition.due, one.run_id) for one in damaged])
     unparked = [error for error, score in zip(damaged, scores, strict=True) if score is None]
-    idle = (yield from _find_idle(keys, loaded)) if finds_idle else []
-    return SweptPage(position, relisted, unparked, (yield from find_held(keys, loaded)), idle)
+    settled = [run for run in loaded if not run.is_tombstone and _is_archived(run)]
+    idle = (yield from _find_idle(keys, settled)) if finds_idle else []
+    return SweptPage(position, relisted, unparked, (yield from find_held(keys, loaded)), idle, settled)
 
 
 def _find_idle(keys: Keys, runs: Sequence[HotRun]) -> Operation[list[str]]:
-    """Those of these runs that settling would put among those to be retired, now that idle ones are."""
-    idle = [
-        run.run_id
-        for run in runs
-        if not run.is_tombstone and _is_archived(run) and run.head.status not in ENDED_STATUSES
-    ]
+    """Those of these archived runs that settling would put among those to be retired, now that idle ones are."""
+    idle = [run.run_id for run in runs if run.head.status not in ENDED_STATUSES]
     if not idle:
         return []
     commands: list[Command] = []
