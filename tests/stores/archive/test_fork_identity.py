@@ -12,7 +12,7 @@ from runstream.model.archive_records import RunBatch, RunHeader
 from runstream.model.errors import CorruptRecordError, HistoryDiverged, RunHasForks
 from runstream.model.results import Cursor
 from runstream.stores.archive.jsonl import JSONLCheckpointer
-from runstream.stores.capabilities import archive_of
+from runstream.stores.capabilities import MakesWhole, archive_of, part_of
 from tests.support.archive_check import Archive
 from tests.support.samples import make_events
 
@@ -43,6 +43,21 @@ def test_another_fork_of_that_name_at_the_same_offset_is_refused(archive: Any) -
         with pytest.raises(HistoryDiverged, match="another run of the name"):
             archive.write([batch(other)])
     assert header_of(archive) == header
+
+
+def test_a_fork_gets_no_copy_for_another_run_of_its_name(archive: Archive) -> None:
+    """That one was detached, in Redis, and has that name since this one was deleted there."""
+    header, whole = header_of(archive), part_of(archive, MakesWhole)
+    assert whole is not None
+    base = Cursor(0, 0)
+    other = replace(header, identity=header.identity + 1, parent=None, parent_identity=0, base=base)
+    assert whole.lacks_shared(other) is None
+    whole.make_whole(other, ())
+    assert header_of(archive) == header
+    mine = replace(header, parent=None, parent_identity=0, base=header_of(archive, "r").before_first)
+    assert whole.lacks_shared(mine) is not None
+    whole.make_whole(mine, ())
+    assert header_of(archive).parent is None
 
 
 def test_a_fork_that_was_deleted_does_not_come_back_by_a_drain_and_one_that_was_made_anew_comes(

@@ -114,8 +114,11 @@ class ArchiveForks(LocalOperations[E, S]):
     def _was(self, header: RunHeader, head: RunHead | None, of: Sequence[Segment]) -> RunHead | None:
         """A run as the fork that it was, as far as the archive has what it shared; None if that was copied.
 
-        Where the archive has nothing of what it shared, it is no fork.
+        Where the archive has nothing of what it shared, it is no fork. For another run of that name nothing is
+        copied.
         """
+        if head is not None and head.creation != header.creation:
+            return None
         if head is not None and head.fork_of is not None:
             of = [Segment(head.fork_of[0], 0, header.start)]
         elif head is not None and head.last.offset >= header.start.offset:
