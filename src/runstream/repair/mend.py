@@ -12,6 +12,7 @@ from runstream.history.archived import ArchivedHistory
 from runstream.model.identifiers import random_token
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
+from runstream.repair.branches import origins_of
 from runstream.repair.restore import Lanes
 from runstream.stores.capabilities import Archive, archive_of
 from runstream.stores.protocol import RunStore
@@ -74,7 +75,7 @@ def _beginning(
             lanes.add(run_id, entry)
             if entry.key is not None:
                 keys.setdefault(entry.key, entry.cursor)
-        header = replace(source.header, tags=None)  # Redis has them still
+        header = replace(source.header, tags=None, origins=origins_of(source))  # Redis has its tags still
         if header.before_first.offset < base <= before.offset:
             header = replace(header, base=source.at(base))
         replacement = Replacement(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runstream import CorruptRecordError, DrainWorker, EventKind, SQLiteCheckpointer
+from runstream import CorruptRecordError, DrainWorker, EventKind, SQLiteCheckpointer, TieredCheckpointer
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.model.erasures import ErasureNote
 from runstream.repair.mend import mend_run
@@ -148,6 +149,36 @@ def test_a_meta_is_made_anew_with_what_was_erased_and_truncated(
     assert parked(again) == {}
     assert [item.offset for item in archive.read("r")] == [3, 4, 5, 7, 8, 9]
     assert verify_run("r", hot=again, sinks=[archive]).is_sound
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["sqlite", "jsonl"])
+@pytest.mark.parametrize("trim", ["never", "archived"])
+def test_a_meta_of_a_run_that_was_a_fork_is_made_anew(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Any], kind: int, trim: Any
+) -> None:
+    """What it had shared was recorded as another run's: an archive tells as whose, and which fork it was."""
+    hot.fork("r", "f", at=4, tags={"user": "42"})
+    hot.append("f", make_events("f", 2, first=50), keys=["k", None])
+    hot.delete_run("r", detach=True)
+    DrainWorker(hot, archives, trim=trim).drain_once()
+    hot.append("f", make_events("f", 1, first=52))
+    run = session_of(hot).keys.run("f")
+    (before,) = namespace_of(hot).load_runs(["f"])
+    items = list(TieredCheckpointer(hot, archives[kind]).read("f"))
+    redis_backend.raw.delete(run.meta)
+    with pytest.raises(CorruptRecordError):
+        mend_run(open_hot(redis_backend), "f")
+    again = open_hot(redis_backend)
+    assert len(mend_run(again, "f", [archives[kind]])) == 1
+    (after,) = namespace_of(again).load_runs(["f"])
+    assert before is not None
+    assert after is not None
+    assert replace(after.head, mark=before.head.mark, updated_at=before.head.updated_at) == before.head
+    assert list(TieredCheckpointer(again, archives[kind]).read("f")) == items
+    assert again.append("f", make_events("f", 1), keys=["a"]).last_offset == 1
+    assert again.append("f", make_events("f", 1, first=53)).last_offset == 8
+    assert DrainWorker(again, archives).drain_once().parked == 0
+    assert verify_run("f", hot=again, sinks=archives).is_sound
 
 
 def test_an_unfinished_append_is_finished(redis_backend: RedisBackend, hot: Hot, run: RunKeys) -> None:

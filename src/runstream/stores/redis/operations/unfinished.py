@@ -22,6 +22,7 @@ from runstream.model.archive_records import ArchiveEntry
 from runstream.model.erasures import has_offset
 from runstream.model.errors import ConcurrencyConflict, CorruptRecordError
 from runstream.model.results import Cursor
+from runstream.model.run_head import Origins, written_as
 from runstream.model.state import STATUSES, RunStatus, status_after
 from runstream.operations.operation import Call, Command, Exchange, Operation
 from runstream.stores.redis.append_batch import LaneSpan, snapshot_field
@@ -37,6 +38,7 @@ from runstream.stores.redis.replies import (
     noted_start,
     parse_cursor,
     parse_map,
+    parse_origins,
     parse_records,
     parse_retired,
 )
@@ -78,6 +80,7 @@ class _Left:
         erasures: What was asked to be erased of the run, where meta is not there.
         base: The cursor before the first event that counts by that, where it is known.
         beginning: The fields of meta, where that is not there, as they were before the first of them.
+        origins: The runs as which the first records were made, where they were copied from these.
     """
 
     run: RunKeys
@@ -95,6 +98,7 @@ class _Left:
     erasures: NotedErasures = NO_ERASURES
     base: Cursor | None = None
     beginning: Mapping[bytes, bytes] = field(default_factory=dict)
+    origins: Origins = ()
 
     def add(self, page: Sequence[tuple[Cursor, bytes]]) -> None:
         """Add the next entries.
@@ -108,14 +112,15 @@ class _Left:
             if record == ERASED:
                 is_next = has_offset(erased, at.offset)
             else:
-                is_next = is_sound(run_id, record) and next_chain(self.last.chain, record_crc(record)) == at.chain
+                is_ours = is_sound(written_as(run_id, self.origins, at.offset), record)
+                is_next = is_ours and next_chain(self.last.chain, record_crc(record)) == at.chain
             if not is_next or at.offset != self.last.offset + 1:
                 why = f"its entry {at} is not one that an append adds after {self.last}"
                 raise corrupt_key(run_id, self.run.events, why)
             self.last, self.largest = at, max(self.largest, len(record))
             if at.offset == self.erasures.base:
                 self.base = at
-        for entry in archive_entries(run_id, page):
+        for entry in archive_entries(run_id, page, self.origins):
             self._add_event(entry)
 
     def _add_event(self, entry: ArchiveEntry) -> None:
@@ -266,24 +271,23 @@ def _without_meta(
 ) -> Operation[tuple[_Left, _Snapshots]]:
     """The beginning of what is left of a run without a meta, and its snapshots."""
     at, (record,) = parse_cursor(first[0][0]), parse_records(first)
-    why = f"it was removed, and the stream begins with {at}, which does not read"
-    if not is_sound(run.run_id, record):
-        raise corrupt_key(run.run_id, run.meta, why)
+    is_own = is_sound(run.run_id, record)  # else it was copied from another run, as an archive may know
     before = Cursor(at.offset - 1, former_chain(at.chain, record_crc(record)))
     found = _Snapshots({}, {}, None) if rebuild is None else (yield from _snapshots(run))
     (reply,) = yield Exchange([(b"HGETALL", run.erasures)])
     with parsing(run, run.erasures):
         left = _Left(run, before, before, found.covered, erasures=parse_erasures(parse_map(reply), None))
-    if before.offset == 0:
+    if before.offset == 0 and is_own:
         left.beginning = {b"start": str(before).encode()}
         return left, found
     beginning = (
         None if rebuild is None else (yield Call(partial(rebuild, before, found.covered, left.erasures.base)))
     )
     if beginning is None:
-        why = f"it was removed, and the stream begins with {at}: no archive at hand has what came before"
-        raise corrupt_key(run.run_id, run.meta, why)
+        why = ": no archive at hand has what came before" if is_own else ", which does not read"
+        raise corrupt_key(run.run_id, run.meta, f"it was removed, and the stream begins with {at}{why}")
     left.beginning = {name.encode(): value.encode() for name, value in beginning.meta.items()}
+    left.origins = parse_origins(left.beginning.get(b"origin"))
     left.keys = dict(beginning.keys)
     return left, found
 
