@@ -8,10 +8,11 @@ import pytest
 
 from runstream import DrainWorker, EventsArchived, RunHasForks
 from runstream.codec.record import ERASED
+from runstream.operations.erase_arguments import EraseOptions
 from runstream.operations.run_forks import without_forks
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import Namespace, namespace_of
-from runstream.stores.redis.scripts import fork_calls
+from runstream.stores.redis.scripts import erasure_calls, fork_calls
 from tests.stores.redis.forks.forking_tools import LENGTH, Stepped, fork, make_parent, noted_at
 from tests.support.archive_check import Archive
 from tests.support.backends import FakeBackend, info_of
@@ -139,6 +140,25 @@ def test_what_is_erased_of_the_fork_itself_while_it_is_detached_is_gone(
     ((_, fields),) = fake.raw.xrange(namespace_of(other).keys.run("f").events, str(AT + 1), str(AT + 1))
     assert fields == {b"e": ERASED}
     check(other, erased=AT + 1)
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("count", range(8))
+def test_what_is_being_erased_of_the_fork_as_it_is_detached_is_gone_and_nothing_else(
+    fake: FakeBackend, hot: Hot, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The copy without it that was begun before has not what is put in front of the fork."""
+    monkeypatch.setattr(erasure_calls, "MOST_ENTRIES", 1)
+    options = EraseOptions(drop_snapshots=True)
+    other = open_hot(fake, partitions=2)
+    stepped = Stepped(other, operations_of(other).erase("f", ((AT + 1, AT + 1),), options))
+    stop(stepped, count)
+    hot.delete_run("p", detach=True)
+    stepped.finish()
+    assert stepped.error is None
+    ((_, fields),) = fake.raw.xrange(namespace_of(hot).keys.run("f").events, str(AT + 1), str(AT + 1))
+    assert fields == {b"e": ERASED}
+    check(open_hot(fake, partitions=2), erased=AT + 1)
 
 
 def test_a_worker_that_archived_the_fork_before_trims_nothing_of_what_it_got(

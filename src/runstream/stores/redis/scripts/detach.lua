@@ -1,7 +1,7 @@
 -- Takes the next step in giving a fork a copy of its own of what it shares with the runs that it comes from.
 --
 -- KEYS  1 events  2 meta  3 keys  4 copied: the stream that is to take the place of events, of a name that only this caller
---       knows; it expires by itself  5 due  6 lanes  7 erasures  8 rebuilt
+--       knows; it expires by itself  5 due  6 lanes  7 rebuilt
 -- ARGV  1 run id  2 the fork's start (its last number names this very run)  3 meta's `parent`
 --       4 meta's `base`, `erasures` and `rebuilt` as the caller saw them, joined by '/'; '' for one that is not there
 --       5 most entries, and bytes, to copy in this step, separated by a space  6 for how long the copy outlives whoever makes
@@ -114,7 +114,6 @@ for i = is_retired and #ARGV or at_lanes, #ARGV - 1, 4 do
 end
 call('HDEL', KEYS[2], unpack(gone))
 for i = 1, #changes, 4000 do call('HSET', KEYS[2], unpack(changes, i, math.min(i + 3999, #changes))) end
-call('DEL', KEYS[6], KEYS[8])
-call('HDEL', KEYS[7], 'copying') -- a copy that is being made without what was erased has not what is in front now
+call('DEL', KEYS[6], KEYS[7]) -- a copy that is being made without what was erased has not what is in front now
 call('ZADD', KEYS[5], 'NX', text(clock()), ARGV[1])
 return {'done'}

@@ -159,7 +159,7 @@ def detach_call(run: RunKeys, seen: Mapping[bytes, bytes], token: str, step: Det
         args += (str(pair[0]) if isinstance(pair[0], Cursor) else pair[0], pair[1])
     for lane in step.lanes:
         args += lane
-    return script_call(SCRIPT["detach"], (*names, run.lanes, run.erasures, run.rebuilt), args)
+    return script_call(SCRIPT["detach"], (*names, run.lanes, run.rebuilt), args)
 
 
 def fork_end_call(
