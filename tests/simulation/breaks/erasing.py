@@ -12,7 +12,12 @@ __all__ = ["OF_ERASING"]
 
 
 def _forgets_archives(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr("runstream.drain.erasing._in_archive", lambda *_: "")
+    patched.setattr("runstream.drain.erasing.Erasing._erase_in", lambda *_: True)
+
+
+def _forgets_what_was_lost(patched: pytest.MonkeyPatch) -> None:
+    for module in ("erasing", "sweep"):
+        patched.setattr(f"runstream.drain.{module}.ask_for_lost", lambda *_: None)
 
 
 OF_ERASING: Sequence[Break] = (
@@ -41,4 +46,5 @@ OF_ERASING: Sequence[Break] = (
         seed=7,
     ),
     Break("a worker does not erase in archives", "erasures", _forgets_archives),
+    Break("what was lost of erasures is not asked for again", "lost erasures", _forgets_what_was_lost),
 )

@@ -28,18 +28,18 @@ from runstream.operations.erase_arguments import (
 from runstream.operations.messages import diverged, lease_lost, lost
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.operations.run_forks import has_forks
-from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.noted_erasures import NotedErasures
 from runstream.stores.redis.operations.client.archived_errors import events_archived
 from runstream.stores.redis.operations.client.refusals import held
+from runstream.stores.redis.operations.client.runs import was_deleted
 from runstream.stores.redis.operations.client.send import resolve_unanswered
 from runstream.stores.redis.operations.server_files import check_files
 from runstream.stores.redis.operations.worker.erasing import load_erasures, rebuild
-from runstream.stores.redis.operations.worker.hot_run import HotRun, run_of
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.inherited_erasures import erase_inherited, heirs_of
 from runstream.stores.redis.operations.worker.load import load_runs
 from runstream.stores.redis.operations.worker.noted_forks import living_forks
-from runstream.stores.redis.replies import parse_cursor, parse_map, parse_records, parse_texts, start_text
+from runstream.stores.redis.replies import parse_cursor, parse_records, parse_texts, start_text
 from runstream.stores.redis.scripts.erasure_calls import erase_call
 from runstream.stores.redis.session.session import Session
 
@@ -109,17 +109,11 @@ def _grant(session: Session[E, S], run_id: str, lease: Leased | None) -> LeaseGr
 
 def _there(session: Session[E, S], run_id: str) -> Operation[tuple[HotRun, Cursor | None]]:
     """A run that is to be there, and the cursor that this store object saw last of its history."""
-    keys, seen = session.keys.run(run_id), session.seen.get(run_id)
-    queries: list[Command] = [(b"HGETALL", keys.meta)]
-    if seen is not None:
-        queries.append((b"ZSCORE", keys.partition.deleted, seen.history))
-    meta, *deleted = yield Exchange(queries, atomic=len(queries) > 1)
-    with parsing(keys):
-        run = run_of(run_id, parse_map(meta), is_partial=False)
-    last, known = 0 if run is None else run.head.last.offset, None
+    (run,) = yield from load_runs(session.keys, [run_id])
+    seen, last, known = session.seen.get(run_id), 0 if run is None else run.head.last.offset, None
     if seen is not None:
         is_same = run is not None and run.head.creation == seen.history
-        if last < seen.offset if is_same else deleted == [None]:
+        if last < seen.offset if is_same else not (yield from was_deleted(session, run_id)):
             raise lost(run_id, seen.offset, last)
         known = seen.cursor if is_same else None
     if run is None:
