@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 from purpose_agent.runtime import EventKind, PAEvent
 
-from runstream import LeaseHeld, StoreUnavailable, TooManyHotEvents, connect
+from runstream import DrainWorker, LeaseHeld, SQLiteCheckpointer, StoreUnavailable, TooManyHotEvents, connect
 from runstream.integrations.purpose_agent import StoreBus
 from runstream.stores.redis.append_result import TooOld
 from tests.support.servers import eventually
@@ -131,6 +131,23 @@ def test_a_run_that_stays_full_is_refused_alone(tmp_path: Path) -> None:
             bus.close()
         assert [len(store.list_events(run_id)) for run_id in ("full", "other", "new")] == [10, 10, 1]
         assert seqs(bus.unwritten) == [11]
+
+
+def test_a_full_run_holds_up_no_other(tmp_path: Path) -> None:
+    """While it waits for room, other runs are written, numbered and read; then all of it is written, in order."""
+    archive = SQLiteCheckpointer(tmp_path / "archive.db", event_type=PAEvent)
+    hot = connect(f"fake:{tmp_path}", event_type=PAEvent, max_hot_events=5)
+    with hot as store, archive, StoreBus(store) as bus:
+        emit(bus, range(1, 7), "full")
+        emit(bus, range(1, 5), "other")
+        assert seqs(bus.replay("other")) == [1, 2, 3, 4]
+        emit(bus, range(7, 10), "full")
+        assert (bus.next_seq(run_id="other"), seqs(bus.unwritten)) == (5, [6, 7, 8, 9])
+        with pytest.raises(TimeoutError):
+            bus.flush(0.01)
+        DrainWorker(store, [archive], trim="archived").drain_once()
+        bus.flush(20)
+        assert seqs(archive.list_events("full")) + seqs(store.list_events("full", 5)) == list(range(1, 10))
 
 
 def test_a_run_of_which_an_outcome_is_never_known_is_refused_alone(

@@ -53,7 +53,7 @@ class StoreBus(Generic[E]):
         max_pending_events: How many events may wait to be written.
         max_pending_bytes: How many bytes, as records, may wait to be written.
         retry_seconds: For how many seconds an outage of the store is waited out, and a run that has
-            ``max_hot_events``.
+            ``max_hot_events``, while other runs are written.
 
     Raises:
         ConfigurationError: The store is none, or an async one; or a bound or ``retry_seconds`` is no such number.

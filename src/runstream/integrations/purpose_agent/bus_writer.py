@@ -26,6 +26,7 @@ from runstream.stores.facade import Store
 __all__ = ["Bounds", "BusWriter", "Pending", "Subscriber"]
 
 _BATCH = 512
+_FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 
 
@@ -72,6 +73,20 @@ class Pending(Generic[E]):
         self.offers: list[tuple[Subscriber, bool]] = []
 
 
+class _Full(NamedTuple):
+    """A run that had no room: what was emitted to it waits, while other runs are written.
+
+    Attributes:
+        until: Until when it is tried again (``time.monotonic()``).
+        pause: For how many seconds it waits, this time.
+        again_at: When it is tried again.
+    """
+
+    until: float
+    pause: float
+    again_at: float
+
+
 class Failure(NamedTuple):
     """An error that is raised again and again, with the trace that it had."""
 
@@ -103,9 +118,10 @@ class BusWriter(Generic[E]):
         self._has_work = threading.Condition(self.lock)
         self._has_written = threading.Condition(self.lock)
         self._queue: deque[Pending[E]] = deque()
-        self._batch: dict[str, list[Pending[E]]] = {}
+        self._batch: dict[str, list[Pending[E]]] = {}  # taken out of the queue and not written, by runs
+        self._full: dict[str, _Full] = {}
         self._count = self._size = 0  # of what waits
-        self._emitted = self._written = 0  # the numbers of the last events of which that is true, with all before
+        self._emitted = self._taken = 0  # the numbers of the last events of which that is true, with all before
         self._writing: tuple[str, object] | None = None
         self.is_closing = self.is_closed = False
         self.failure: Failure | None = None
@@ -153,20 +169,20 @@ class BusWriter(Generic[E]):
             raise found.error.with_traceback(found.trace)
 
     def flush(self, timeout: float | None, run_id: str | None = None) -> None:
-        """Wait until what was put is written, to any run.
+        """Wait until what was put is written.
 
         Args:
             timeout: For how many seconds; None: as long as it takes.
-            run_id: Raise only why this run was refused; None: why any was.
+            run_id: Only what was put to this run; None: to any.
 
         Raises:
             TimeoutError: It was not within so many seconds.
-            RunstreamError: The writer's failure, or why a run was refused.
+            RunstreamError: The writer's failure, or why the run was refused, or any was.
         """
         with self.lock:
             wanted = self._emitted
             is_done = self._has_written.wait_for(
-                lambda: self._written >= wanted or self.failure is not None, timeout
+                lambda: self._is_written(wanted, run_id) or self.failure is not None, timeout
             )
             self.check(self._refused_of(run_id))
             if not is_done:
@@ -186,6 +202,11 @@ class BusWriter(Generic[E]):
         self.is_closed = True
         self._wake_all()
         self.check(self._refused_of(None))
+
+    def _is_written(self, number: int, run_id: str | None) -> bool:
+        """Whether nothing waits that was emitted up to this number, to a run or (None) to any."""
+        groups = self._batch.values() if run_id is None else [self._batch.get(run_id, [])]
+        return self._taken >= number and all(not group or group[0].number > number for group in groups)
 
     def _refused_of(self, run_id: str | None) -> list[str]:
         return [run_id] if run_id else list(self.refused)
@@ -211,40 +232,59 @@ class BusWriter(Generic[E]):
 
     def _run(self) -> None:
         try:
-            while last := self._take():
+            while self._take():
                 for run_id, group in list(self._batch.items()):
+                    if run_id in self._full and time.monotonic() < self._full[run_id].again_at:
+                        continue
                     try:
                         self._write(run_id, group)
+                    except TooManyHotEvents as error:  # nothing was written
+                        self._put_off(run_id, error)
                     except RunstreamError as error:
                         if _is_of_all(error):
                             raise
                         self._refuse(run_id, error)
-                with self.lock:
-                    self._written = last
-                    self._has_written.notify_all()
         except BaseException as error:  # noqa: BLE001 - whatever it is: the next call raises it
             with self.lock:
                 self.failure = Failure(error, error.__traceback__)
                 self._has_written.notify_all()
             self._wake_all()
 
-    def _take(self) -> int:
-        """Take the next batch, by runs. Returns the number of its last event; 0: there will be none any more."""
+    def _take(self) -> bool:
+        """Take the next batch, by runs, when there is one, or a full run is to be tried again.
+
+        Returns whether anything waits, or may come.
+        """
         with self.lock:
-            self._has_work.wait_for(lambda: self._queue or self.is_closing)
-            last = 0
+            again_at = min((full.again_at for full in self._full.values()), default=None)
+            seconds = None if again_at is None else max(again_at - time.monotonic(), 0.0)
+            self._has_work.wait_for(lambda: self._queue or (self.is_closing and not self._full), seconds)
             for _ in range(min(_BATCH, len(self._queue))):
                 pending = self._queue.popleft()
                 self._batch.setdefault(pending.run_id, []).append(pending)
-                last = pending.number
+                self._taken = pending.number
             for run_id in self.refused.keys() & self._batch.keys():
                 self._leave(self._batch.pop(run_id))
-            return last
+            self._has_written.notify_all()
+            return bool(self._batch or self._queue or not self.is_closing)
+
+    def _put_off(self, run_id: str, error: TooManyHotEvents) -> None:
+        """Try a full run again later, or refuse it if it has been full for too long."""
+        now, longest = time.monotonic(), self._bounds.retry_seconds
+        until, pause, _ = self._full.get(run_id) or _Full(now + longest, _FIRST_PAUSE_SECONDS, now)
+        if now >= until:
+            self._refuse(run_id, error)
+            return
+        with self.lock:
+            self._writing = None
+            self._has_written.notify_all()
+        self._full[run_id] = _Full(until, min(2 * pause, _LONGEST_PAUSE_SECONDS), now + min(pause, longest))
 
     def _refuse(self, run_id: str, error: RunstreamError) -> None:
         """Write nothing more to a run, and go on with the others."""
         with self.lock:
             self.refused[run_id], self._writing = Failure(error, error.__traceback__), None
+            self._full.pop(run_id, None)
             self._leave(self._batch.pop(run_id))
             self._has_written.notify_all()
         self._wake_all()
@@ -258,50 +298,45 @@ class BusWriter(Generic[E]):
                 subscriber.forget(pending.run_id, was_given=given)
 
     def _write(self, run_id: str, group: list[Pending[E]]) -> None:
-        recorded = [fields_of(run_id, decode_record(run_id, 0, pending.record)) for pending in group]
         while group:
             with self.lock:
                 self._writing = (run_id, object())
-            events: list[Any] = [EventFields(fields) for fields in recorded]
-            first, count = self._append(run_id, events)
+            recorded = [fields_of(run_id, decode_record(run_id, 0, one.record)) for one in group[:_BATCH]]
+            first, count = self._append(run_id, list(map(EventFields, recorded)))
+            self._full.pop(run_id, None)
             with self.lock:
                 for at in range(count):
                     for subscriber, given in group[at].offers:
                         subscriber.settle(run_id, first + at, recorded[at]["span_id"], was_given=given)
                 self._count -= count
                 self._size -= sum(len(pending.record) for pending in group[:count])
-                del group[:count], recorded[:count]
+                del group[:count]
                 if not group:
                     del self._batch[run_id]
                 self._writing = None
                 self._has_written.notify_all()
 
     def _append(self, run_id: str, events: list[Any]) -> tuple[int, int]:
-        """Append events, through an outage. Returns the offset of the first, and how many there was room for."""
-        until, pause, count = 0.0, 0.05, len(events)
+        """Append events, through an outage. Returns the offset of the first, and how many there was room for.
+
+        Raises TooManyHotEvents if there is room for none.
+        """
+        until, pause, count = 0.0, _FIRST_PAUSE_SECONDS, len(events)
         while True:
             try:
                 return self._store.append(run_id, events[:count]).first_offset, count
             except TooManyHotEvents as error:  # nothing was written
-                room = max(error.limit - error.hot_events, 1)
-                if room < count:
-                    count = room
-                    continue
-                until = self._wait_until(until, error)
-            except StoreUnavailable as error:  # the same events on the same store object are applied once
-                if error.is_final:
+                room = error.limit - error.hot_events
+                if not 0 < room < count:
                     raise
-                until = self._wait_until(until, error)
-            time.sleep(min(pause, self._bounds.retry_seconds))
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    def _wait_until(self, until: float, error: RunstreamError) -> float:
-        """Until when it is waited, from the first such error on. Raises the error if that is over."""
-        now = time.monotonic()
-        until = until or now + self._bounds.retry_seconds
-        if now >= until:
-            raise error
-        return until
+                count = room
+            except StoreUnavailable as error:  # the same events on the same store object are applied once
+                now = time.monotonic()
+                until = until or now + self._bounds.retry_seconds
+                if error.is_final or now >= until:
+                    raise
+                time.sleep(min(pause, self._bounds.retry_seconds))
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _wake_all(self) -> None:
         with self.lock:
