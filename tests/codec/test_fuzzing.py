@@ -58,7 +58,7 @@ from runstream.stores.archive.sqlite.row_values import (
 from tests.support.exhaustive import ROUNDS
 from tests.support.samples import RICH_VALUES, make_event, sealed
 
-EXAMPLES = 300 * ROUNDS
+EXAMPLES = 150 * ROUNDS
 """How many examples of each decoder are tried exhaustively, each with a hundred variants."""
 
 LONGEST_SECONDS = 1.0

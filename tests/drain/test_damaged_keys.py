@@ -110,7 +110,7 @@ BY_DEFAULT |= {f"{name} is 'x'" for name in ("snapshot", "lease", "retired", "by
 DAMAGES |= {f"{name} is {value!r:.20}": field(name, value) for name in FIELDS for value in JUNK}
 
 
-@pytest.mark.one_in(10, exhaustively=5)
+@pytest.mark.one_in(10, exhaustively=7)
 @pytest.mark.parametrize(
     "how", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.exhaustive) for name in DAMAGES]
 )

@@ -35,7 +35,7 @@ def test_children_of_a_busy_process_start_anew(
     is_forking(servers, namespace, tmp_path, place, how, 5)
 
 
-@pytest.mark.one_in(1, exhaustively=3)
+@pytest.mark.one_in(1, exhaustively=5)
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("how", ["threads", "tasks"])
 @pytest.mark.parametrize("place", PLACES)

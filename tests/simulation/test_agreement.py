@@ -68,6 +68,7 @@ def test_each_state(name: str, real: Get) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.one_in(1, exhaustively=2)
 @pytest.mark.parametrize("plan", PLANS)
 def test_each_plan(plan: str, real: Get) -> None:
     """On one of the servers; with another seed on another."""

@@ -484,7 +484,7 @@ class StoreMachine(RuleBasedStateMachine):
         ("fake", 0.3),
         pytest.param("fake", 1, marks=pytest.mark.exhaustive),
         *(
-            [("valkey", 0.3), pytest.param("valkey", 3, marks=pytest.mark.exhaustive)]
+            [("valkey", 0.3), pytest.param("valkey", 1.5, marks=pytest.mark.exhaustive)]
             if "valkey" in PROGRAMS
             else []
         ),
