@@ -12,13 +12,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import product
 
 from runstream.drain.claimed_run import until_mended
 from runstream.drain.lost_erasures import ask_for_lost
 from runstream.drain.parts import WorkerParts
-from runstream.model.errors import CorruptRecordError, HistoryDiverged
+from runstream.drain.stats import REDIS
+from runstream.model.errors import CorruptRecordError, HistoryDiverged, StoreUnavailable
 from runstream.model.identifiers import random_token
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.held import Held
@@ -33,6 +33,8 @@ _SHARE = 0.1
 """How much of its idle time a worker sweeps."""
 _SECONDS_BETWEEN_SWEEPS = 60.0
 _SECONDS_AT_ONCE = 1.0
+_MOST_FAILURES = 2
+"""How often an archive may fail in a page before no more is asked of it there."""
 
 
 class Sweep:
@@ -106,13 +108,23 @@ class Sweep:
 
     def _ask_for_lost(self, page: Sequence[HotRun]) -> bool:
         """Ask in Redis for what archives have erased of runs, and it has lost. Whether it had lost any of it."""
-        namespace, has_lost = self._parts.namespace, False
-        for run, sink in product(page, self._parts.sinks):
-            with suppress(CorruptRecordError, HistoryDiverged):  # whoever drains it says so
-                why = ask_for_lost(self._parts, sink, run)
-                if why and not namespace.is_due(run.run_id):  # it is parked when it is drained
-                    namespace.make_due([run.run_id])
-                has_lost |= why is not None
+        parts, has_lost = self._parts, False
+        failed: Counter[str] = Counter()
+        for run, sink in product(page, parts.sinks):
+            if failed[sink.location] == _MOST_FAILURES:
+                continue  # it is the archive, not these runs: they are looked at in the next sweep
+            try:
+                why = ask_for_lost(parts, sink, run)
+            except (CorruptRecordError, HistoryDiverged):  # whoever drains it says so
+                continue
+            except StoreUnavailable as error:
+                if parts.outages.backend_of(error) == REDIS:
+                    raise
+                failed[sink.location] += 1
+                continue
+            if why and not parts.namespace.is_due(run.run_id):  # it is parked when it is drained
+                parts.namespace.make_due([run.run_id])
+            has_lost |= why is not None
         return has_lost
 
     def _trim(self, page: Sequence[Held], stop: threading.Event) -> None:
