@@ -67,7 +67,7 @@ def faults_of(world: World) -> Iterator[str]:
         raw = fakeredis.FakeRedis(server=world.server.fake)
         tiered = TieredCheckpointer(hot, archives[0])
         for run_id in (*world.runs, *world.own_runs):
-            begin = world.branches[run_id].at if run_id in world.branches else 0
+            begin = _begin_of(world, hot, run_id)
             stream = _after(copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events), begin)
             copies = {name: _after(copy, begin) for name, copy in world.archive_set.copies(run_id).items()}
             snapshot = None if run_id in parked else tiered.load_snapshot(run_id)
@@ -176,6 +176,15 @@ def _faults_of_drained(stream: Copy, copies: Mapping[str, Copy]) -> Iterator[str
     for name, copy in copies.items():
         if missing := stream.keys() - copy.keys():
             yield f"{name} has not, though all is drained, {[stream[place] for place in sorted(missing)[:3]]}"
+
+
+def _begin_of(world: World, hot: Any, run_id: str) -> int:
+    """The offset after which a run has its events itself; a fork that was lost may be a run of its own now."""
+    if run_id not in world.branches:
+        return 0
+    (run,) = namespace_of(hot).load_runs([run_id])
+    begin: int = world.branches[run_id].at
+    return begin if run is None else min(begin, run.head.start.offset)
 
 
 def _after(copy: Copy, offset: int) -> Copy:
