@@ -19,7 +19,7 @@ from runstream.model.erasures import ErasureNote
 from runstream.model.errors import ArchiveGap, CorruptRecordError, HistoryDiverged, RunHasForks
 from runstream.model.protocols import Sink
 from runstream.stores.capabilities import ErasesContent, part_of
-from runstream.stores.redis.noted_erasures import NotedErasures
+from runstream.stores.redis.noted_erasures import InArchive, NotedErasures
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 
 __all__ = ["Erasing"]
@@ -71,13 +71,12 @@ class Erasing:
         for sink in self._parts.sinks:
             self._parts.stats.beat()
             with self._parts.outages.using(sink.location):
-                done = [pending for pending in loaded.values() if self._erase_in(sink, pending)]
+                found = {run_id: self._erase_in(sink, pending) for run_id, pending in loaded.items()}
                 left = _left_in(sink)
-            for pending in done:
-                if left:
+            for run_id, pending in loaded.items():
+                if left and not found[run_id]:
                     pending.hindrances.append(left)
-                elif pending.noted.archives.get(sink.archive_id, 0) < pending.run.erasures:
-                    namespace.note_archived(pending.run.header, sink.archive_id, pending.run.erasures)
+                self._note(sink, pending, found[run_id] or left)
         for run_id, pending in loaded.items():
             hindrances = [*pending.hindrances, namespace.rebuild(pending.run.header)]
             hindrances.append(namespace.erase_inherited(run_id, pending.noted.spans_since(pending.run.erased)))
@@ -97,14 +96,21 @@ class Erasing:
         (again,) = self._namespace.load_runs([run.run_id])  # it was asked for since, as what was lost is
         return None if again is None else _Pending(again, self._namespace.load_erasures(run.run_id))
 
-    def _erase_in(self, sink: Sink, pending: _Pending) -> bool:
-        """Erase in an archive what it has not erased of a run yet. False if it cannot, or not now."""
+    def _note(self, sink: Sink, pending: _Pending, why: str) -> None:
+        """Note in Redis what has become of it in an archive; ``why`` it is not done there, '' if it is."""
+        known = pending.noted.in_archive(sink.archive_id)
+        there = InArchive(known.number if why else max(known.number, pending.run.erasures), why)
+        if there.text != known.text:
+            self._namespace.note_archived(pending.run.header, sink.archive_id, there)
+
+    def _erase_in(self, sink: Sink, pending: _Pending) -> str:
+        """Erase in an archive what it has not erased of a run yet. Gives why it does not; '' if it has."""
         archive, run = part_of(sink, ErasesContent), pending.run
         if archive is None:
             pending.refusals.append(f"{sink.location} is of a kind that cannot erase anything")
-            return False
+            return pending.refusals[-1]
         known = {note.text for note in archive.erasure_notes(run.run_id)}
-        done = pending.noted.archives.get(sink.archive_id, 0)
+        done = pending.noted.in_archive(sink.archive_id).number
         try:
             for number, note in pending.notes.items():
                 if number <= done and note.text in known:  # it may have been put back from a copy
@@ -116,11 +122,11 @@ class Erasing:
                     self._truncate(archive, run, note)
         except HistoryDiverged as error:
             pending.refusals.append(str(error))
-            return False
+            return str(error)
         except RunHasForks as error:
             pending.hindrances.append(f"{sink.location}: {error}")
-            return False
-        return True
+            return str(error)
+        return ""
 
     def _truncate(self, archive: ErasesContent, run: HotRun, note: ErasureNote) -> None:
         """Remove the beginning of a run in an archive, once forks that are none any more have it themselves."""

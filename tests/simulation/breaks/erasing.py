@@ -12,7 +12,7 @@ __all__ = ["OF_ERASING"]
 
 
 def _forgets_archives(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr("runstream.drain.erasing.Erasing._erase_in", lambda *_: True)
+    patched.setattr("runstream.drain.erasing.Erasing._erase_in", lambda *_: "")
 
 
 def _forgets_what_was_lost(patched: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,9 @@ def test_what_a_fork_shares_stays_in_an_archive_that_alone_has_it(hot: Hot, pair
     assert [offsets(archive, "r") for archive in pair] == [[3, 4, 5], [1, 2, 3, 4, 5]]
     assert offsets(pair[1], "f") == [1, 2, 3, 4, 5]
     (erasure,) = hot.erasures("r")
-    assert {place.place for place in erasure.places if not place.done} >= {pair[1].location}
+    (reason,) = (place.reason for place in erasure.places if place.place == pair[1].location)
+    assert "'f' at 3" in reason
+    assert "detach=True" in reason
     hot.append("r", make_events("r", 1, first=6))
     with pytest.raises(RunHasForks) as refused:
         other.truncate("r", before=3)
@@ -77,6 +79,7 @@ def test_what_a_fork_shares_stays_in_an_archive_that_alone_has_it(hot: Hot, pair
     eventually(is_truncated)
     assert offsets(other, "f") == offsets(pair[1], "f") == [1, 2, 3, 4, 5]
     assert (parked(hot), due(hot)) == ({}, {})
+    eventually(lambda: all(one.done for one in hot.erasures("r")))
     assert all(verify_run(run_id, sinks=[pair[1]]).is_sound for run_id in ("r", "f"))
 
 

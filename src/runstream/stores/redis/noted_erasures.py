@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from runstream.model.erasures import ErasureNote, Spans
 
-__all__ = ["NO_ERASURES", "FilesMark", "NotedErasures", "joined", "parse_erasures"]
+__all__ = ["NO_ERASURES", "FilesMark", "InArchive", "NotedErasures", "joined", "parse_erasures"]
 
 _MICROSECONDS = 1_000_000
 
@@ -41,6 +41,23 @@ class FilesMark(NamedTuple):
         return cls(int(number), "" if server == "-" else server, rewrites, tuple(asked), int(done))
 
 
+class InArchive(NamedTuple):
+    """What has become of a run's erasures in an archive.
+
+    Attributes:
+        number: The last request of which it has nothing any more.
+        why: Why it has something of those after that, as a worker has found; '' where none has been there.
+    """
+
+    number: int = 0
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """It as it is noted."""
+        return f"{self.number} {self.why:.1000}".rstrip()
+
+
 class NotedErasures(NamedTuple):
     """The erasures of a run.
 
@@ -48,14 +65,14 @@ class NotedErasures(NamedTuple):
         notes: What was asked for, by number, in their order.
         rebuilt: The number up to which the stream has nothing of it any more.
         rebuilt_at: When it was made anew for that: Unix time in seconds, by the server's clock.
-        archives: The number up to which it is done in each archive, by UUID.
+        archives: What has become of it in each archive, by UUID.
         files: How far the server's files lack it.
     """
 
     notes: Mapping[int, ErasureNote]
     rebuilt: int = 0
     rebuilt_at: float = 0.0
-    archives: Mapping[str, int] = {}
+    archives: Mapping[str, InArchive] = {}
     files: FilesMark = FilesMark()
 
     @property
@@ -67,6 +84,10 @@ class NotedErasures(NamedTuple):
     def base(self) -> int:
         """The offset up to which the history was truncated; 0 where it was not."""
         return max((note.before - 1 for note in self.notes.values() if note.before is not None), default=0)
+
+    def in_archive(self, archive_id: str) -> InArchive:
+        """What has become of it in an archive."""
+        return self.archives.get(archive_id, InArchive())
 
     def spans_since(self, number: int) -> Spans:
         """The offsets that were to be erased by the requests after that one."""
@@ -94,7 +115,7 @@ def parse_erasures(noted: Mapping[bytes, bytes], rebuilt: bytes | None) -> Noted
         ValueError: No script of ours has written that.
     """
     notes: dict[int, ErasureNote] = {}
-    archives: dict[str, int] = {}
+    archives: dict[str, InArchive] = {}
     files = FilesMark()
     number, at = map(int, (rebuilt or b"0 0").split())
     for name, value in noted.items():
@@ -104,7 +125,8 @@ def parse_erasures(noted: Mapping[bytes, bytes], rebuilt: bytes | None) -> Noted
             time, _, what = text.split(" ", 2)
             notes[int(field)] = ErasureNote.parse(int(time) / _MICROSECONDS, what)
         elif field == "archive":
-            archives[archive_id] = int(text.split()[0])
+            done, _, why = text.partition(" ")
+            archives[archive_id] = InArchive(int(done), why)
         elif field == "files":
             files = FilesMark.parse(text)
     return NotedErasures(dict(sorted(notes.items())), number, at / _MICROSECONDS, archives, files)

@@ -2,7 +2,8 @@
 --
 -- KEYS  1 meta  2 erasures
 -- ARGV  1 the run's start (its last number names this very run)  2 the field: 'archive:UUID' or 'files'
---       3 its value, which begins with the number of the last request that is done there
+--       3 its value, which begins with the number of the last request that is done there; behind that, in an archive,
+--         why no more is
 --
 -- Replies 1, or 0 if this very run is not there any more, or more is done there: then nothing was changed. HDEL is the
 -- first write: a full server takes it, and then the rest.

@@ -274,8 +274,9 @@ def _archives(number: int, required: Any, noted: NotedErasures, settled: int) ->
     places = []
     for archive_id, location in sorted(parse_texts(required).items(), key=lambda item: item[1]):
         # a failover may have lost the note of one archive, and not the settling that came of it
-        done = max(settled, noted.archives.get(archive_id, 0)) >= number
-        reason = "" if done else "no drain worker has erased it there yet"
+        there = noted.in_archive(archive_id)
+        done = max(settled, there.number) >= number
+        reason = "" if done else there.why or "no drain worker has erased it there yet"
         command = "" if done else f"runstream drain --to {quote(location)} --once"
         places.append(ErasedPlace(location, done, reason, command))
     return places

@@ -11,7 +11,7 @@ from runstream.model.results import Cursor
 from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.noted_erasures import NotedErasures, parse_erasures
+from runstream.stores.redis.noted_erasures import InArchive, NotedErasures, parse_erasures
 from runstream.stores.redis.replies import parse_map, start_text
 from runstream.stores.redis.scripts.erasure_calls import erase_call, note_erasure_call, rebuild_call
 
@@ -100,8 +100,8 @@ def ask_again(
     return str(reply.error) if isinstance(reply, Refusal) else _WHY_NOT.get(reply[0], "")
 
 
-def note_archived(keys: Keys, header: RunHeader, archive_id: str, number: int) -> Operation[None]:
-    """Note that an archive has nothing any more of what was to be erased up to the request of that number."""
+def note_archived(keys: Keys, header: RunHeader, archive_id: str, there: InArchive) -> Operation[None]:
+    """Note what has become in an archive of what was to be erased of a run."""
     run, field = keys.run(header.run_id), f"archive:{archive_id}"
-    call = note_erasure_call(run, start=start_text(header), field=field, value=str(number))
+    call = note_erasure_call(run, start=start_text(header), field=field, value=there.text)
     yield Exchange([call], permissive=True)  # who may not note it may not make the stream anew, and is told then
