@@ -57,16 +57,14 @@ class Exchange(NamedTuple):
 
     ``atomic``: they are queries, and nothing of anybody else's comes between them. ``tolerant``: a command that
     the server refuses gives a :class:`Refusal` in place of a reply instead of an error, unless the user may not
-    call it, or the server does not have it; ``permissive``: in that case too. ``frequent``: such exchanges follow
-    closely upon each other, and a driver may hold a connection for them. ``smaller`` makes the exchange to send
-    after this one has failed: one whose replies are smaller; None: the same again.
+    call it, or the server does not have it; ``permissive``: in that case too. ``smaller`` makes the exchange to
+    send after this one has failed: one whose replies are smaller; None: the same again.
     """
 
     commands: Sequence[Command]
     atomic: bool = False
     tolerant: bool = False
     permissive: bool = False
-    frequent: bool = False
     smaller: Callable[[], Exchange] | None = None
 
 

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from redis.observability.providers import get_observability_instance
 from redis.retry import Retry
 
 from runstream.stores.redis.connection import pinned_connection
-from runstream.stores.redis.connection.pinned_connection import sender_of
+from runstream.stores.redis.connection.pinned_connection import piped, sender_of
 from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.testing import Fault, FaultProxy
 from tests.support.servers import Server, eventually
@@ -157,6 +157,45 @@ def test_an_interrupted_calls_reply_is_never_taken_for_anothers(client: Any, sen
     assert sender.execute_command(b"ECHO", b"and next") == b"and next"
 
 
+@pytest.mark.parametrize("atomic", [True, False])
+def test_several_commands_are_answered_as_in_a_pipeline(
+    client: Any, sender: Any, namespace: str, atomic: bool
+) -> None:
+    """With errors among the replies, or the reason why none was taken; the next command gets its own reply."""
+    key = namespace.encode()
+    sent: list[list[tuple[Any, ...]]] = [
+        [(b"SET", key, b"1"), (b"INCR", key), (b"LPUSH", key, b"2"), (b"EVALSHA", b"0" * 40, 0), (b"GET", key)],
+        [(b"GET", key), (b"NONE",), (b"INCR", key)],
+    ]
+    for commands in sent:
+        answers: list[Any] = []
+        for ask in (partial(sender.execute_all, atomic=atomic), partial(piped, client, atomic=atomic)):
+            try:
+                answers.append([type(each) if isinstance(each, Exception) else each for each in ask(commands)])
+            except redis.ResponseError as error:
+                answers.append([type(error)])
+            client.delete(key)
+        assert answers[0] == answers[1]
+        assert sender.execute_command(b"ECHO", b"next") == b"next"
+    assert pool_state(client)[1] == 1
+
+
+def test_an_interrupt_between_two_replies_leaves_none_for_another_call(client: Any, sender: Any) -> None:
+    connection_id(sender)
+    connection = sender._free[0].connection
+    read = connection.read_response
+
+    def read_one() -> Any:
+        interrupt_next_read(connection)
+        return read()
+
+    connection.read_response = read_one
+    with pytest.raises(KeyboardInterrupt):
+        sender.execute_all([(b"ECHO", b"a"), (b"ECHO", b"b")], atomic=True)
+    assert client.execute_command(b"ECHO", b"next") == b"next"
+    assert sender.execute_all([(b"ECHO", b"and"), (b"ECHO", b"next")], atomic=True) == [b"and", b"next"]
+
+
 def test_what_an_interrupt_has_lost_is_held_anew(client: Any, sender: Any) -> None:
     """It came as the connection was taken: that is back in the pool, and the next call holds it again."""
     connection_id(sender)
@@ -187,25 +226,41 @@ def test_a_connection_that_is_to_move_does(client: Any, sender: Any) -> None:
     assert pool_state(client) == (0, 1)
 
 
-@pytest.mark.one_in(2)
+def count_once(sender: Any, _: Any, key: bytes) -> None:
+    sender.execute_command(b"INCR", key)
+
+
+def count_twice(sender: Any, client: Any, key: bytes) -> None:
+    commands = [(b"INCR", key), (b"INCR", key)]
+    if sender is client:
+        piped(client, commands, atomic=True)
+    else:
+        sender.execute_all(commands, atomic=True)
+
+
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("retries", [0, 1, 3])
 @pytest.mark.parametrize("fault", [Fault.DROP_REPLY, Fault.DROP_REQUEST])
-def test_it_sends_again_as_often_as_the_client(server: Server, namespace: str, retries: int, fault: Fault) -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_it_sends_again_as_often_as_the_client(
+    server: Server, namespace: str, retries: int, fault: Fault, several: bool
+) -> None:
     """Counted by the server, as what the client itself does; what is held after that is sound."""
     counts: list[list[Any]] = []
     with FaultProxy(server.url, quiet_seconds=0.001) as proxy:
         for way in (sender_of, lambda client: client):
             with redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), retries)) as client:
                 sender, key = way(client), f"{namespace}:{len(counts)}".encode()
+                ask = partial(count_twice if several else count_once, sender, client, key)
                 sender.execute_command(b"ECHO", b"warm")
                 proxy.reset()
                 proxy.arm(fault, times=retries + 1)
                 with pytest.raises(redis.ConnectionError):
-                    sender.execute_command(b"INCR", key)
+                    ask()
                 struck = [proxy.struck, server.raw.get(key)]
                 if retries:
                     proxy.arm(fault, times=retries)
-                sender.execute_command(b"INCR", key)
+                ask()
                 counts.append([*struck, proxy.struck, server.raw.getdel(key)])
                 assert sender.execute_command(b"ECHO", b"next") == b"next"
     assert counts[0] == counts[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import redis
 import redis.asyncio
@@ -27,7 +27,7 @@ from runstream.stores.redis.connection.errors import (
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
 from runstream.stores.redis.connection.followers_hub import hub_of
 from runstream.stores.redis.connection.loop_clients import LoopClients
-from runstream.stores.redis.connection.pinned_connection import sender_of
+from runstream.stores.redis.connection.pinned_connection import piped, sender_of
 from runstream.stores.redis.connection.rights import refused, rights_of
 from runstream.stores.redis.scripts.script import Script, script_of
 
@@ -46,7 +46,7 @@ def _check_client(client: Any) -> None:
 
 
 class SingleServerTransport:
-    """Sends to one server over a :class:`redis.Redis`; frequent exchanges over a connection that it pins."""
+    """Sends to one server over a :class:`redis.Redis`, of which one connection stays pinned between exchanges."""
 
     def __init__(self, client: redis.Redis) -> None:
         _check_client(client)
@@ -78,8 +78,7 @@ class SingleServerTransport:
                     return refused(missing, exchange)
             if len(commands) == 1:
                 try:
-                    sender = self._sender if exchange.frequent else self._client
-                    return [sender.execute_command(*commands[0])]
+                    return [self._sender.execute_command(*commands[0])]
                 except exceptions.ResponseError as error:
                     replies: Replies = [error]
             else:
@@ -101,11 +100,9 @@ class SingleServerTransport:
 
     def _send(self, commands: Sequence[Command], *, atomic: bool) -> Replies:
         try:
-            with self._client.pipeline(transaction=atomic) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                replies: Replies = pipeline.execute(raise_on_error=False)
-                return replies
+            if self._sender is self._client:
+                return piped(self._client, commands, atomic=atomic)
+            return cast("Replies", self._sender.execute_all(commands, atomic=atomic))
         except exceptions.OutOfMemoryError:  # it queues nothing, be it a read
             for _ in range(_MOST_LOOKS):
                 if (seen := _seen_at_once(self._send([*commands, *commands], atomic=False))) is not None:

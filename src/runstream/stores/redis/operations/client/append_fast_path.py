@@ -45,7 +45,7 @@ def append_event(
     call = event_call(session.keys, run_id, event, producer.name, producer.number, sent_at, seen, sender)
     begun = time.monotonic()
     try:
-        replies = yield Exchange((call,), permissive=True, frequent=True)
+        replies = yield Exchange((call,), permissive=True)
     except BaseException as error:  # a cancellation too: it has to be resolved
         if was_unsent(error):
             raise
