@@ -32,7 +32,7 @@ from runstream.model.results import Cursor
 from runstream.operations.operation import Exchange
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
-from tests.support.operations import operations_of, perform, session_of
+from tests.support.operations import exchanges_in, operations_of, perform, session_of
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import eventually
 
@@ -167,6 +167,13 @@ def test_a_run_is_opened_and_gone_on_with_across_the_tiers(hot: Hot, archive: An
         run.checkpoint()
         run.finish()
     assert [event.seq for event in tiered.list_events("r")][:2] == [1, 2]
+
+
+def test_a_run_that_begins_is_asked_about_once(tiered: Tiered) -> None:
+    """Whether Redis has it, and whether anything is left of it there; from then on each write is one exchange."""
+    save = operations_of(tiered).save_snapshot
+    sent = [exchanges_in(tiered, save("new", make_state("new"), None, None))[1] for _ in range(2)]
+    assert [len(exchanges) for exchanges in sent] == [3, 1]
 
 
 def test_runs_of_both_are_listed_once_the_newest_first(hot: Hot, archive: Any, tiered: Tiered) -> None:

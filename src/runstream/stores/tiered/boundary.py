@@ -93,7 +93,9 @@ class HotAndArchive(Generic[E, S]):
         for run_id in run_ids:
             if run_id in self.writable:
                 continue
-            if (yield from self.hot.start_of(run_id)) is None:
+            if (yield from self.hot.head_of(run_id)) is None and (
+                yield from blocking(self.archive.position_of_lanes, run_id, ())
+            ) is not None:
                 boundary = yield from self.moved_to_archive(run_id)
                 if boundary is not None:
                     raise self.only_archived(run_id, boundary.last)

@@ -80,9 +80,6 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
     def let_go(self, run_id: str, of: str) -> Operation[None]:
         """Let a run not count another one as its fork any more, which was detached from it."""
 
-    def start_of(self, run_id: str) -> Operation[Cursor | None]:
-        """The cursor before a run's first event, whose chain no other run has; None for an unknown run."""
-
     def creation_to_delete(self, run_id: str) -> Operation[int | None]:
         """Names the creation of a run that is to be deleted from here and from an archive.
 

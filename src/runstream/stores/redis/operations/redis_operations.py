@@ -244,10 +244,6 @@ class RedisOperations(Generic[E, S]):
         """Where a run stands, and what it comes from; None for a run that is not there."""
         return recover.head_of(self.session, run_id)
 
-    def start_of(self, run_id: str) -> Operation[Cursor | None]:
-        """The cursor before a run's first event; None for a run that is not there."""
-        return recover.start_of(self.session, run_id)
-
     def truncate_at(self, run_id: str, at: Cursor, options: TruncateOptions) -> Operation[Erasure]:
         """``truncate`` of a run whose cursor before its new beginning is known from an archive."""
         return erase.truncate(self.session, run_id, at.offset + 1, options, at)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_name, check_run_id
-from runstream.model.results import Cursor, E, Recorded, Recovery, S
+from runstream.model.results import E, Recorded, Recovery, S
 from runstream.model.run_head import RunHead
 from runstream.operations.operation import Exchange, Operation, Stream, collect
 from runstream.stores.redis.append_batch import snapshot_field
@@ -29,7 +29,7 @@ from runstream.stores.redis.operations.client.span_reader import SpanReader, Spa
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["head_of", "last_seq", "mark_recovered", "recover", "retired_token", "start_of"]
+__all__ = ["head_of", "last_seq", "mark_recovered", "recover", "retired_token"]
 
 _RECOVER_ATTEMPTS = 10
 
@@ -158,12 +158,6 @@ def retired_token(session: Session[E, S], run_id: str, lane_id: str | None) -> O
     meta, has_snapshot = yield Exchange(queries, atomic=True)
     retired = retired_of(meta)
     return "" if retired is None or has_snapshot else retired.token(lane_id)
-
-
-def start_of(session: Session[E, S], run_id: str) -> Operation[Cursor | None]:
-    """The cursor before the run's first event, or None for a run that is not there."""
-    head = yield from head_of(session, run_id)
-    return None if head is None else head.start
 
 
 def head_of(session: Session[E, S], run_id: str) -> Operation[RunHead | None]:
