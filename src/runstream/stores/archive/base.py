@@ -139,10 +139,9 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         for made in self._made(run_id, after, query, head, 1):
             yield [Recorded(entry.offset, str(entry.cursor), event) for entry, event in made]
 
-    def _events_after(self, run_id: str, offset: int) -> Iterator[E]:
-        head = self._load_head(run_id) or RunHead()
+    def _events_after(self, run_id: str, offset: int, head: RunHead) -> Iterator[E]:
         if head.fork_of is not None:
-            yield from super()._events_after(run_id, offset)
+            yield from super()._events_after(run_id, offset, head)
             return
         for made in self._made(run_id, offset, ReadQuery(), head, TOGETHER):
             yield from (event for _, event in made)

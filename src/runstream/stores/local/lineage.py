@@ -175,8 +175,10 @@ class Lineage(ABC, Generic[E, S]):
 
     def offset_before(self, run_id: str, since_seq: int) -> int:
         """An offset up to which no event's ``seq`` is over ``since_seq``, which is over 0."""
-        head = self._load_head(run_id)
-        for segment in () if head is None or head.fork_of is None else self._segments(run_id, head)[:-1]:
+        return self._offset_before(run_id, self._load_head(run_id) or RunHead(), since_seq)
+
+    def _offset_before(self, run_id: str, head: RunHead, since_seq: int) -> int:
+        for segment in () if head.fork_of is None else self._segments(run_id, head)[:-1]:
             offset = self._own_offset_before(segment.run_id, since_seq)
             if segment.end is not None and offset < segment.end.offset:
                 return max(offset, segment.after)

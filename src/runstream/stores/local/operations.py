@@ -102,8 +102,9 @@ class LocalOperations(Erasing[E, S]):
         """What the store keeps of a state, never the caller's own object; refused if any store would refuse it."""
         return plain_state(self.codec.packer, fields)
 
-    def _events_after(self, run_id: str, offset: int) -> Iterator[E]:
-        """The events after an offset, without their offsets."""
+    def _events_after(self, run_id: str, offset: int, head: RunHead) -> Iterator[E]:
+        """The events after an offset, without their offsets, of the run that has this head."""
+        del head
         return (item.event for item in self._read(run_id, ReadQuery(offset)))
 
     @abstractmethod
@@ -182,7 +183,9 @@ class LocalOperations(Erasing[E, S]):
         """The events whose ``seq`` is over ``since_seq``, in log order; all of them where that is 0 or less."""
         check_run_id(run_id)
         since_seq = check_since_seq(since_seq)
-        events = self._events_after(run_id, self.offset_before(run_id, since_seq) if since_seq > 0 else 0)
+        head = self._load_head(run_id) or RunHead()
+        after = self._offset_before(run_id, head, since_seq) if since_seq > 0 else 0
+        events = self._events_after(run_id, after, head)
         return [event for event in events if since_seq <= 0 or seq_of(event) > since_seq]
 
     # -- snapshots ---------------------------------------------------------------------------------------
