@@ -194,7 +194,9 @@ def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveS
             if not found.is_of(content):
                 raise ValueError("its checksum is of another content")
             end = found.begin - content.endswith(b",", 0, found.begin)
-            return ArchiveSnapshot(lane_id, *found.head[1:], content[:end].decode() + "}")
+            text = str(memoryview(content)[:end], "utf-8")  # it may be large, and each copy takes its time
+            text += "}"
+            return ArchiveSnapshot(lane_id, *found.head[1:], text)
         fields = load_foreign_json(content)
         if not _was_ours(content):
             return ArchiveSnapshot(lane_id, 0, 1, _token_of(content), dump_json(fields))

@@ -10,6 +10,7 @@ from typing import Any
 from runstream.model.archive_records import ArchiveSnapshot, Position
 from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
+from runstream.stores.archive.sqlite.column_texts import fetched
 from runstream.stores.archive.sqlite.erasure_table import load_notes
 from runstream.stores.archive.sqlite.queries import load_head
 from runstream.stores.archive.sqlite.row_values import snapshot_head_in, state_in, text_in
@@ -28,7 +29,7 @@ def load_state(
     connection: sqlite3.Connection, run_id: str, lane_id: str | None
 ) -> tuple[SnapshotHead, dict[str, Any]] | None:
     """The latest snapshot of a lane, or (None) of the run itself."""
-    row = connection.execute(_GET_STATE, (run_id, lane_id)).fetchone()
+    row = fetched(connection, lambda: connection.execute(_GET_STATE, (run_id, lane_id)).fetchone())
     if row is None:
         return None
     *columns, text = row

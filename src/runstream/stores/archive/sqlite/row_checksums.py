@@ -74,9 +74,9 @@ def run_checksum(*columns: Any) -> int:
     return row_checksum(*columns[:count])
 
 
-def text_checksum(text: str) -> int:
-    """The checksum of a state's JSON."""
-    return zlib.crc32(text.encode(errors="surrogatepass"))
+def text_checksum(text: bytes) -> int:
+    """The checksum of a state's JSON, in UTF-8."""
+    return zlib.crc32(text)
 
 
 def snapshot_checksums(run_id: str, snapshot: Sequence[Any]) -> tuple[int, int]:
@@ -86,5 +86,5 @@ def snapshot_checksums(run_id: str, snapshot: Sequence[Any]) -> tuple[int, int]:
         run_id: The run.
         snapshot: Lane, offset, revision, token and text.
     """
-    of_text = text_checksum(snapshot[4])
+    of_text = text_checksum(snapshot[4].encode(errors="surrogatepass"))
     return row_checksum(run_id, *snapshot[:4], of_text), of_text

@@ -244,7 +244,7 @@ def state_in(run_id: str, offset: int, text: Any, checksum: Any) -> dict[str, An
     Raises:
         CorruptRecordError: It does not read.
     """
-    found = text_in(run_id, offset, text, checksum)
+    found = _proven(run_id, offset, text, checksum)
     try:
         return load_object(found)
     except (ValueError, TypeError) as error:
@@ -263,11 +263,17 @@ def text_in(run_id: str, offset: int, text: Any, checksum: Any) -> str:
     Raises:
         CorruptRecordError: It was damaged.
     """
+    _proven(run_id, offset, text, checksum)
+    return str(text)
+
+
+def _proven(run_id: str, offset: int, text: Any, checksum: Any) -> bytes:
     if type(text) is not str:
         raise _unreadable(run_id, offset, text, "its text was damaged")
-    if checksum is not None and checksum != text_checksum(text):
+    found = text.encode(errors="surrogatepass")  # once: it may be large
+    if checksum is not None and checksum != text_checksum(found):
         raise _unreadable(run_id, offset, text, _UNLIKE)
-    return text
+    return found
 
 
 def _bytes_in(value: Any) -> bytes:
