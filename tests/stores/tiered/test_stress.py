@@ -159,14 +159,14 @@ def test_readers_see_every_event_once_while_workers_trim_under_them(
         working = [threads.submit(worker.run, stop) for worker in workers]
         try:
             seen = crowd.work()
-            # of some 8,000: on a busy machine the workers are behind the writers
-            eventually(lambda: sum(worker.progress.report.trimmed for worker in workers) > 5_000)
+            # of some 4,000 each round: on a busy machine the workers are behind the writers
+            eventually(lambda: sum(worker.progress.report.trimmed for worker in workers) > 2_500 * rounds)
         finally:
             stop.set()
         reports = [worker.result() for worker in working]
         wholes = {name: [(item.offset, item.event.span_id) for item in tiered.read(name)] for name in RUNS}
     assert all(report.parked == 0 for report in reports)
-    assert sum(report.trimmed for report in reports) > 5_000
+    assert sum(report.trimmed for report in reports) > 2_500 * rounds
     assert not retires or crowd.retired >= rounds
     for run_id, after, found in seen:
         assert [offset for offset, _ in wholes[run_id]] == list(range(1, len(wholes[run_id]) + 1))
