@@ -306,14 +306,14 @@ async def test_a_client_that_decodes_is_refused() -> None:
 
 
 async def test_a_callers_client_is_neither_closed_nor_changed(a_server: Server, namespace: str) -> None:
-    with emptied(a_server), a_server.client() as client:
-        options, connection = dict(client.connection_pool.connection_kwargs), client.client_id()
+    with emptied(a_server), a_server.client() as client, client.client() as bound:
+        options, connection = dict(client.connection_pool.connection_kwargs), bound.client_id()
         with RedisCheckpointer[Any, Any](client, namespace=namespace) as store:
             works(store)
         store.close()
         works(store)
-        there = {one["id"] for one in client.client_list()}  # the store holds one, so the client may take another
-        assert str(connection) in there, "the very connection is still open"
+        there = {one["id"] for one in client.client_list()}
+        assert str(connection) in there, "a connection of the caller's own is still open"
         assert client.connection_pool.connection_kwargs == options
         async with redis.asyncio.Redis(unix_socket_path=a_server.socket_path) as awaited:
             connection = await awaited.client_id()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -465,6 +466,7 @@ def test_threads_that_repeat_their_calls_while_connections_die_write_each_event_
         with ThreadPoolExecutor(4) as threads:
             writing = [threads.submit(write, lane) for lane in range(4)]
             while not all(writer.done() for writer in writing):
+                time.sleep(0.003)  # so that most appends come through
                 for connection in server.raw.client_list():
                     if connection["name"] == namespace:
                         server.raw.client_kill_filter(_id=connection["id"])

@@ -129,7 +129,7 @@ def test_server_that_does_not_end(directory: Path) -> None:
 
 def test_start_lock_that_is_never_given_back(directory: Path) -> None:
     """An open that cannot get its turn gives up in time, and says which lock it waited for."""
-    server = EmbeddedServer(directory, start_timeout_seconds=0.1)
+    server = EmbeddedServer(directory)
     with server, server._start_lock(time.monotonic()), pytest.raises(StoreUnavailable, match=r"start\.lock"):
         EmbeddedServer(directory, start_timeout_seconds=0.1).open()
     assert_nothing_left(directory)
