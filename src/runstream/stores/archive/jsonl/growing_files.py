@@ -6,11 +6,13 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
+from runstream.stores.archive.access import open_file
 from runstream.stores.archive.jsonl.line_format import is_usual
 
-__all__ = ["identity_of", "pieces", "stable_lines", "until_cut"]
+__all__ = ["identity_of", "made", "pieces", "stable_lines", "until_cut"]
 
 _BLOCK_BYTES = 1 << 20
 
@@ -60,3 +62,12 @@ def identity_of(handle: int) -> tuple[int, int]:
     """What names an open file: its device and its inode."""
     facts = os.fstat(handle)
     return facts.st_dev, facts.st_ino
+
+
+def made(path: Path) -> tuple[int, int]:
+    """Make an empty file, if there is none yet. Returns what names it."""
+    handle = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        return identity_of(handle)
+    finally:
+        os.close(handle)

@@ -35,7 +35,7 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.directory import remove_run
 from runstream.stores.archive.jsonl.file_locks import is_at, names_in, unavailable, write_all, write_file
-from runstream.stores.archive.jsonl.growing_files import identity_of, stable_lines
+from runstream.stores.archive.jsonl.growing_files import identity_of, made, stable_lines
 from runstream.stores.archive.jsonl.line_format import batch_text
 from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, keep_aside, let_finish, written_before
@@ -215,6 +215,8 @@ class RunLog:
             if keeps:
                 self._uncommitted = self.history.append(texts, former)
         if self._has_named:
+            if self._identity is None:
+                self._identity = made(self.path)  # with a name that is on the disk from then on, too
             self._sync_names()
 
     def commit(self, header: RunHeader, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
