@@ -1,0 +1,219 @@
+"""The checkpoints of threads, the latest first, in the order of the log: no clock decides which one that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from runstream.integrations.langgraph.channels import located
+from runstream.integrations.langgraph.mapping import CLEARED, SAVED, THREAD_TAGS, WRITES, Place
+from runstream.integrations.langgraph.saved import Saved, Written
+from runstream.integrations.langgraph.steps import (
+    Context,
+    find_checkpoint,
+    find_said,
+    gather,
+    give,
+    is_cleared,
+    kind_of,
+    payloads_at,
+    written_in,
+)
+from runstream.integrations.langgraph.upstream import CheckpointTuple, RunnableConfig, get_checkpoint_id
+from runstream.model.results import Recorded, RunInfo
+from runstream.operations.arguments import ReadQuery, RunsQuery
+from runstream.operations.filters import lane_of, payload_of
+from runstream.operations.operation import Items, Operation, collect
+
+__all__ = ["Backward", "Found", "list_checkpoints", "threads"]
+
+_FIRST_PAGE, _LARGEST_PAGE = 16, 512  # events
+_TOGETHER = 32  # checkpoints whose values are loaded at once
+
+
+class Found(NamedTuple):
+    """A checkpoint that was come upon in the log.
+
+    Attributes:
+        place: Where it is.
+        offset: The offset of its event.
+        payload: The payload of that.
+        written: What was written after it, of what came after it in the log.
+    """
+
+    place: Place
+    offset: int
+    payload: Mapping[str, Any]
+    written: Sequence[Written]
+
+    @property
+    def saved(self) -> Saved:
+        """The checkpoint without its values."""
+        return Saved.of(self.payload)
+
+
+class Backward:
+    """The checkpoints of a thread, back from an offset, page by page.
+
+    Args:
+        context: What the saver works with.
+        thread_id: The thread.
+        place: The place whose checkpoints are wanted; None: all of the thread.
+        end: The offset before which to begin; None: the end of the log.
+        with_cleared: Whether to give those too that are there no more, as far as they are.
+    """
+
+    def __init__(
+        self, context: Context, thread_id: str, place: Place | None, end: int | None, *, with_cleared: bool = False
+    ) -> None:
+        self._context = context
+        self._thread_id = thread_id
+        self._place = place
+        self._end = end
+        self._is_from_end = end is None
+        self._with_cleared = with_cleared
+        self._size = _FIRST_PAGE
+        self._written: dict[tuple[Place, str], list[Written]] = {}
+        self._passed: set[tuple[Place, str]] = set()
+
+    def page(self) -> Operation[list[Found] | None]:
+        """The next checkpoints, the latest first; none, or some; None where the log begins."""
+        query = ReadQuery(before=self._end, limit=self._size, reverse=True)
+        items: list[Recorded[Any]] = yield from collect(self._context.operations.read(self._thread_id, query))
+        if not items:
+            return None
+        self._end, self._size = items[-1].offset, min(2 * self._size, _LARGEST_PAGE)
+        found = [each for each in map(self._look, items) if each is not None]
+        return (yield from self._completed(found))
+
+    def _look(self, item: Recorded[Any]) -> Found | None:
+        """Note what an event says; give the checkpoint if it has one."""
+        place = Place.at(self._thread_id, lane_of(item.event))
+        if place is None or self._place not in (None, place):
+            return None
+        kind, payload = kind_of(item), payload_of(item.event)
+        if kind == WRITES:
+            self._written.setdefault((place, payload["checkpoint"]), []).append(Written.of(payload))
+        elif kind == CLEARED and not self._with_cleared:
+            self._passed.add((place, payload["checkpoint"]))
+        elif kind == SAVED and (named := (place, payload["checkpoint"]["id"])) not in self._passed:
+            self._passed.add(named)  # what was saved again later holds
+            return Found(place, item.offset, payload, self._written.pop(named, [])[::-1])
+        return None
+
+    def _completed(self, found: list[Found]) -> Operation[list[Found]]:
+        """The checkpoints with all that was said of them, wherever that is in the log."""
+        unsure = [each for each in found if each.saved.is_preceded or not self._is_from_end]
+        if not unsure:
+            return found
+        said = yield from find_said(self._context, [(each.place, each.saved.id) for each in unsure])
+        return [
+            each._replace(written=written_in(said[named])) if named in said else each
+            for each, named in ((each, (each.place, each.saved.id)) for each in found)
+            if self._with_cleared or not is_cleared(said.get(named, ()))
+        ]
+
+
+def list_checkpoints(
+    context: Context,
+    config: RunnableConfig | None,
+    wanted: Mapping[str, Any] | None,
+    before: RunnableConfig | None,
+    limit: int | None,
+) -> Operation[None]:
+    """The checkpoints that match, of one thread or of all."""
+    if config is None:
+        infos = yield from threads(context)
+        places = [(Place(info.run_id), True) for info in infos]
+    else:
+        places = [(Place.of(config), config["configurable"].get("checkpoint_ns") is None)]
+    left = limit
+    for place, in_all in places:
+        if left is not None and left <= 0:
+            return
+        checkpoint_id = None if config is None else get_checkpoint_id(config)
+        if checkpoint_id is not None:
+            given = yield from _list_one(context, place, checkpoint_id, wanted)
+        else:
+            given = yield from _list_place(context, place, wanted, before, left, in_all=in_all)
+        left = None if left is None else left - given
+
+
+def threads(context: Context, query: RunsQuery | None = None) -> Operation[list[RunInfo]]:
+    """The threads of the store that match; all others of its runs are none of them."""
+    query = query or RunsQuery()
+    query = query._replace(tags={**THREAD_TAGS, **(query.tags or {})})
+    return (yield from collect(context.operations.runs(query)))
+
+
+def _list_one(
+    context: Context, place: Place, checkpoint_id: str, wanted: Mapping[str, Any] | None
+) -> Operation[int]:
+    found = yield from find_checkpoint(context, place, checkpoint_id)
+    if found is None or not _matches(context, found[0].saved, wanted):
+        return 0
+    yield Items([give(context, place, found[0].saved, found[0].channels, found[1])])
+    return 1
+
+
+def _list_place(
+    context: Context,
+    place: Place,
+    wanted: Mapping[str, Any] | None,
+    before: RunnableConfig | None,
+    limit: int | None,
+    *,
+    in_all: bool,
+) -> Operation[int]:
+    older_than = None if before is None else get_checkpoint_id(before)
+    end = None if older_than is None else (yield from _offset_of(context, place, older_than))
+    log = Backward(context, place.thread_id, None if in_all else place, end)
+    count = 0
+    while (page := (yield from log.page())) is not None:
+        chosen = [each for each in page if _matches(context, each.saved, wanted)]
+        if older_than is not None and end is None:  # nobody knows it here: then only its name can tell
+            chosen = [each for each in chosen if each.saved.id < older_than]
+        if limit is not None:
+            chosen = chosen[: limit - count]
+        at_hand = {each.offset: each.payload for each in page}
+        for first in range(0, len(chosen), _TOGETHER):
+            yield Items((yield from _whole(context, chosen[first : first + _TOGETHER], at_hand)))
+        count += len(chosen)
+        if limit == 1 and chosen:
+            context.known.note_given(chosen[0].place, chosen[0].saved.id)  # so a replay chooses where to begin
+        if count == limit:
+            break
+    return count
+
+
+def _whole(
+    context: Context, chosen: Sequence[Found], at_hand: Mapping[int, Mapping[str, Any]]
+) -> Operation[list[CheckpointTuple]]:
+    """Checkpoints with their values, which take one look at the events that are not at hand."""
+    wanted = {
+        offset
+        for each in chosen
+        for entry in each.saved.channels.values()
+        for offset in located(entry, each.offset)
+    }
+    payloads = yield from payloads_at(context, chosen[0].place, wanted.difference(at_hand))
+    payloads = {**at_hand, **payloads}
+    whole = []
+    for each in chosen:
+        channels = yield from gather(context, each.place, each.saved, each.offset, payloads)
+        whole.append(give(context, each.place, each.saved, channels, each.written))
+    return whole
+
+
+def _matches(context: Context, saved: Saved, wanted: Mapping[str, Any] | None) -> bool:
+    if not wanted:
+        return True
+    metadata = saved.whole_metadata(context.values)
+    return all(metadata.get(name) == value for name, value in wanted.items())
+
+
+def _offset_of(context: Context, place: Place, checkpoint_id: str) -> Operation[int | None]:
+    """The offset of a checkpoint of a place, or of one that it lies in: a graph's parts are replayed from its own."""
+    keys = [each.key(checkpoint_id) for each in place.outwards()]
+    found = yield from context.operations.find(place.thread_id, keys)
+    return next((offset for offset in found if offset is not None), None)

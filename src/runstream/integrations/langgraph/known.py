@@ -1,0 +1,258 @@
+"""What a saver knows of the threads that it writes: their latest checkpoints, and what it gave out of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from runstream.integrations.langgraph.channels import Channel
+from runstream.integrations.langgraph.mapping import Place
+from runstream.integrations.langgraph.saved import Saved
+from runstream.model.errors import ConcurrencyConflict
+from runstream.model.protocols import Leased
+from runstream.operations.forks import starts_anew
+
+__all__ = ["Head", "Known"]
+
+T = TypeVar("T")
+
+_MOST_PLACES = 10_000
+_MOST_REMEMBERED = 1_000  # checkpoints of one place
+_HEAD_BYTES = 2_000  # what Python holds for a checkpoint without its values, about
+
+
+class Head(NamedTuple):
+    """The latest checkpoint of a place.
+
+    Attributes:
+        saved: The checkpoint.
+        channels: Its values.
+        offset: The offset of its event.
+    """
+
+    saved: Saved
+    channels: Mapping[str, Channel]
+    offset: int
+
+    @property
+    def held_bytes(self) -> int:
+        """What Python holds for it, about."""
+        return _HEAD_BYTES + sum(channel.held_bytes for channel in self.channels.values())
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """What is remembered of a place beside its latest checkpoint.
+
+    ``numbers``: the lowest free number of what is said of a checkpoint. ``given``: the older checkpoints that were
+    asked for by name, from each of which a branch may begin. ``was_empty``: it was asked for, and nothing was there.
+    """
+
+    numbers: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    given: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    was_empty: bool = False
+
+
+class Known:
+    """What one saver knows. Safe between threads, and bounded: the latest checkpoints by their bytes.
+
+    Args:
+        max_bytes: How many bytes of the latest checkpoints to hold, about. One that does not fit is loaded again.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._begin_empty()
+        starts_anew(self)
+
+    def _begin_empty(self) -> None:
+        self._lock = threading.Lock()
+        self._heads: OrderedDict[Place, tuple[Head | None, int]] = OrderedDict()
+        self._bytes = 0
+        self._remembered: OrderedDict[Place, _Remembered] = OrderedDict()
+        self._leases: dict[str, Leased] = {}
+        self._tasks: dict[str, set[Place]] = {}
+        self._writing: set[Place] = set()
+
+    _start_anew = _begin_empty  # a fork of the process: what another thread was changing is not whole
+
+    # -- the latest checkpoints --------------------------------------------------------------------------
+
+    def knows(self, place: Place) -> bool:
+        """Whether the latest checkpoint of a place is known, or that there is none."""
+        return place in self._heads
+
+    def head(self, place: Place) -> Head | None:
+        """The latest checkpoint of a place, as far as it is known."""
+        found = self._heads.get(place)
+        return None if found is None else found[0]
+
+    def note_head(self, place: Place, head: Head | None) -> None:
+        """Note which checkpoint is the latest of a place; None: it has none."""
+        size = _HEAD_BYTES if head is None else head.held_bytes
+        with self._lock:
+            self._drop(place)
+            self._heads[place] = head, size
+            self._bytes += size
+            while self._bytes > self._max_bytes and len(self._heads) > 1:
+                self._drop(next(iter(self._heads)))
+
+    def forget_head(self, place: Place) -> None:
+        """Take what is the latest checkpoint of a place as not known."""
+        with self._lock:
+            self._drop(place)
+
+    def forget_thread(self, thread_id: str) -> None:
+        """Forget all of a thread, but the lease that is held on it."""
+        with self._lock:
+            for place in [place for place in self._heads if place.thread_id == thread_id]:
+                self._drop(place)
+            for place in [place for place in self._remembered if place.thread_id == thread_id]:
+                del self._remembered[place]
+            self._tasks.pop(thread_id, None)
+
+    def _drop(self, place: Place) -> None:
+        former = self._heads.pop(place, None)
+        if former is not None:
+            self._bytes -= former[1]
+
+    # -- who may write -----------------------------------------------------------------------------------
+
+    def note_given(self, place: Place, checkpoint_id: str) -> None:
+        """Note that an older checkpoint was asked for by name: a branch may begin there."""
+        with self._lock:
+            _remember(self._of(place).given, checkpoint_id, None)
+
+    def note_empty(self, place: Place) -> None:
+        """Note that the latest checkpoint of a place was asked for, and nothing was there."""
+        with self._lock:
+            self._of(place).was_empty = True
+
+    def check_follows(self, place: Place, parent: str | None, step: int) -> None:
+        """Raise ConcurrencyConflict for a checkpoint by one who does not know the latest one of its place.
+
+        Args:
+            place: Where it is to be saved; its latest checkpoint is known.
+            parent: The checkpoint that it was made from; None: from nothing.
+            step: Its number, which is negative for the first of a thread.
+        """
+        head = self.head(place)
+        if head is None or parent == head.saved.id:
+            return
+        with self._lock:
+            remembered = self._of(place)
+            may = not remembered.was_empty and step >= 0 if parent is None else parent in remembered.given
+        if not may:
+            raise _superseded(place, parent, head)
+
+    @contextmanager
+    def writing(self, place: Place) -> Iterator[None]:
+        """Save one checkpoint of a place at a time; a run does, so two at once are of two runs.
+
+        Raises:
+            ConcurrencyConflict: Another is being saved.
+        """
+        with self._lock:
+            if place in self._writing:
+                raise _conflict(f"two runs write thread {place.thread_id!r} at once", self.head(place))
+            self._writing.add(place)
+        try:
+            yield
+        finally:
+            self._writing.discard(place)
+
+    def note_saved(self, place: Place, parent: str | None, head: Head) -> None:
+        """Note that a checkpoint was saved: it is the latest, and no branch begins at its parent unasked."""
+        with self._lock:
+            self._of(place).given.pop(parent or "", None)
+        self.note_head(place, head)
+
+    # -- what else is said of checkpoints -----------------------------------------------------------------
+
+    def take_number(self, place: Place, checkpoint_id: str) -> int:
+        """A number for what is said of a checkpoint, which this saver has not given before."""
+        with self._lock:
+            numbers = self._of(place).numbers
+            number = numbers.get(checkpoint_id, 0)
+            _remember(numbers, checkpoint_id, number + 1)
+        return number
+
+    def was_written_after(self, place: Place, checkpoint_id: str) -> bool:
+        """Whether something was said of a checkpoint."""
+        with self._lock:
+            return self._of(place).numbers.get(checkpoint_id, 0) > 0
+
+    def note_numbers(self, place: Place, checkpoint_id: str, count: int) -> None:
+        """Note that so many things were said of a checkpoint, by whomever."""
+        with self._lock:
+            numbers = self._of(place).numbers
+            _remember(numbers, checkpoint_id, max(count, numbers.get(checkpoint_id, 0)))
+
+    def give_back(self, place: Place, checkpoint_id: str, number: int) -> None:
+        """Take a number back of which it is not known whether it was used."""
+        with self._lock:
+            numbers = self._of(place).numbers
+            _remember(numbers, checkpoint_id, min(number, numbers.get(checkpoint_id, number)))
+
+    # -- lanes of single tasks ---------------------------------------------------------------------------
+
+    def note_task(self, place: Place) -> None:
+        """Note that the lane of one call of a subgraph was written to."""
+        with self._lock:
+            self._tasks.setdefault(place.thread_id, set()).add(place)
+
+    def take_tasks(self, thread_id: str) -> list[Place]:
+        """The lanes of calls of subgraphs that were written to, which are over at the next checkpoint of the graph."""
+        with self._lock:
+            return sorted(self._tasks.pop(thread_id, ()))
+
+    # -- leases and turns --------------------------------------------------------------------------------
+
+    def lease_on(self, thread_id: str) -> Leased | None:
+        """The lease that is held on a thread."""
+        return self._leases.get(thread_id)
+
+    @contextmanager
+    def leased(self, thread_id: str, lease: Leased) -> Iterator[None]:
+        """Let all that is written to a thread carry a lease meanwhile."""
+        self._leases[thread_id] = lease
+        try:
+            yield
+        finally:
+            self._leases.pop(thread_id, None)
+
+    def _of(self, place: Place) -> _Remembered:
+        remembered = self._remembered.get(place)
+        if remembered is None:
+            remembered = self._remembered[place] = _Remembered()
+            if len(self._remembered) > _MOST_PLACES:
+                self._remembered.popitem(last=False)
+        self._remembered.move_to_end(place)
+        return remembered
+
+
+def _superseded(place: Place, parent: str | None, head: Head) -> ConcurrencyConflict:
+    of = "begins the thread" if parent is None else f"was made from checkpoint {parent!r}"
+    what = f"the one to save {of}, and the latest is {head.saved.id!r} by now"
+    return _conflict(f"another run has saved a checkpoint of thread {place.thread_id!r}: {what}", head)
+
+
+def _conflict(what: str, head: Head | None) -> ConcurrencyConflict:
+    return ConcurrencyConflict(f"{what}; {_HOW}", expected=0, actual=0 if head is None else head.offset)
+
+
+def _remember(found: OrderedDict[str, T], name: str, value: T) -> None:
+    found[name] = value
+    found.move_to_end(name)
+    if len(found) > _MOST_REMEMBERED:
+        found.popitem(last=False)
+
+
+_HOW = (
+    "nothing was written; invoke the graph again to go on from the latest checkpoint, and hold saver.lease(thread_id)"
+    " meanwhile to keep others out"
+)

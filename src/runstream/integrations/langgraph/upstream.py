@@ -1,0 +1,45 @@
+"""What is taken of LangGraph, which is the user's to install: all other modules have it from here."""
+
+from __future__ import annotations
+
+from runstream.model.errors import ConfigurationError
+
+try:
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import (
+        WRITES_IDX_MAP,
+        BaseCheckpointSaver,
+        ChannelVersions,
+        Checkpoint,
+        CheckpointMetadata,
+        CheckpointTuple,
+        DeltaChannelHistory,
+        PendingWrite,
+        SerializerProtocol,
+        get_checkpoint_id,
+        get_checkpoint_metadata,
+        writes_sort_key,
+    )
+    from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+except ImportError as error:
+    raise ConfigurationError(
+        "langgraph is not installed, or one before 1.2 (langgraph-checkpoint 4.1): pip install"
+        " 'runstream[langgraph]'"
+    ) from error
+
+__all__ = [
+    "WRITES_IDX_MAP",
+    "BaseCheckpointSaver",
+    "ChannelVersions",
+    "Checkpoint",
+    "CheckpointMetadata",
+    "CheckpointTuple",
+    "DeltaChannelHistory",
+    "EncryptedSerializer",
+    "PendingWrite",
+    "RunnableConfig",
+    "SerializerProtocol",
+    "get_checkpoint_id",
+    "get_checkpoint_metadata",
+    "writes_sort_key",
+]

@@ -1,0 +1,91 @@
+"""Values of channels as a store keeps them: what LangGraph's serializer makes of them.
+
+A value is its bytes where the serializer calls them msgpack, as it does nearly always, else its type and bytes. Values
+are compared before they are encrypted, as the same value becomes other bytes each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from runstream.integrations.langgraph.upstream import EncryptedSerializer, SerializerProtocol
+
+__all__ = ["Value", "Values", "loads", "size_of"]
+
+Value: TypeAlias = bytes | Sequence[Any]
+"""Bytes, or a type and bytes."""
+
+_USUAL = "msgpack"
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+
+
+def loads(serde: SerializerProtocol, value: Value) -> Any:
+    """The object that a value was made from."""
+    return serde.loads_typed((_USUAL, value) if isinstance(value, bytes) else (value[0], value[1]))
+
+
+def size_of(value: Value) -> int:
+    """How many bytes a value has."""
+    return len(value) if isinstance(value, bytes) else len(value[1])
+
+
+class Values:
+    """Makes values, and objects of them.
+
+    Args:
+        serde: LangGraph's serializer.
+    """
+
+    def __init__(self, serde: SerializerProtocol) -> None:
+        self.serde = serde
+        self._encrypted = serde if type(serde) is EncryptedSerializer else None
+        self._dumps = serde.dumps_typed if self._encrypted is None else self._encrypted.serde.dumps_typed
+
+    def plain(self, obj: Any) -> Value:
+        """An object as a value that is not encrypted yet: equal for equal objects."""
+        kind, data = self._dumps(obj)
+        return data if kind == _USUAL and type(data) is bytes else [kind, bytes(data)]
+
+    def sealed(self, value: Value) -> Value:
+        """A plain value as it is kept."""
+        if self._encrypted is None:
+            return value
+        kind, data = (_USUAL, value) if isinstance(value, bytes) else (value[0], value[1])
+        cipher, encrypted = self._encrypted.cipher.encrypt(data)
+        return [f"{kind}+{cipher}", encrypted]
+
+    def opened(self, value: Value) -> Value:
+        """The plain value of one that is kept."""
+        if self._encrypted is None or isinstance(value, bytes) or "+" not in value[0]:
+            return value
+        kind, _, cipher = value[0].partition("+")
+        data = self._encrypted.cipher.decrypt(cipher, value[1])
+        return data if kind == _USUAL else [kind, data]
+
+    def dump(self, obj: Any) -> Value:
+        """An object as it is kept."""
+        return self.sealed(self.plain(obj))
+
+    def load(self, value: Value) -> Any:
+        """The object of a value that is kept."""
+        return loads(self.serde, value)
+
+    def dump_others(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Value]]:
+        """Those of some fields that are plain data, as they are; and the others as values."""
+        plain = {name: value for name, value in fields.items() if _is_plain(value)}
+        return plain, {name: self.dump(value) for name, value in fields.items() if name not in plain}
+
+    def load_others(self, plain: Mapping[str, Any], others: Mapping[str, Value]) -> dict[str, Any]:
+        """The fields again."""
+        return {**plain, **{name: self.load(value) for name, value in others.items()}}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a store keeps a value just as it is: names with texts and numbers, in lists and dicts."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if kind is dict:
+        return all(type(key) is str for key in value) and all(map(_is_plain, value.values()))
+    return kind in {list, tuple} and all(map(_is_plain, value))
