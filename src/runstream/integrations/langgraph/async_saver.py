@@ -13,7 +13,8 @@ from runstream.integrations.langgraph import pruning, removal
 from runstream.integrations.langgraph.base import CACHE_BYTES, SaverBase, lease_request, own_options
 from runstream.integrations.langgraph.deltas import delta_history
 from runstream.integrations.langgraph.history import list_checkpoints
-from runstream.integrations.langgraph.steps import get_tuple, put, put_writes
+from runstream.integrations.langgraph.loading import get_tuple
+from runstream.integrations.langgraph.saving import put, put_writes
 from runstream.integrations.langgraph.upstream import (
     ChannelVersions,
     Checkpoint,
@@ -37,8 +38,10 @@ T = TypeVar("T")
 
 
 class AsyncRunstreamSaver(SaverBase):
-    """Keeps the checkpoints of LangGraph's threads in a store for asyncio, as
-    :class:`~runstream.integrations.langgraph.saver.RunstreamSaver` does, which has the documentation of each method.
+    """Keeps the checkpoints of LangGraph's threads in a store for asyncio.
+
+    It does what :class:`~runstream.integrations.langgraph.saver.RunstreamSaver` does, which has the documentation
+    of each method.
 
     Args:
         store: The store: what ``await runstream.connect_async(url)`` gives.
@@ -82,7 +85,8 @@ class AsyncRunstreamSaver(SaverBase):
             archive: The archive that a drain worker writes from that server.
             serde: LangGraph's serializer for the values of channels; None: its own.
             cache_bytes: How many bytes of the latest checkpoints of threads to hold, about.
-            **options: As ``connect_async`` takes them. On a server ``namespace`` is ``langgraph`` if nothing is said.
+            **options: As ``connect_async`` takes them. On a server ``namespace`` is ``langgraph`` if nothing is
+                said.
 
         Returns:
             What is awaited, or entered with ``async with``, to have the saver.
@@ -197,9 +201,9 @@ class AsyncRunstreamSaver(SaverBase):
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise ConfigurationError(
-            "AsyncRunstreamSaver is for asyncio: await graph.ainvoke(...), graph.aget_state(...) and the like, or give"
-            " the graph a RunstreamSaver"
+            "AsyncRunstreamSaver is for asyncio: await graph.ainvoke(...), graph.aget_state(...) and the like, or"
+            " give the graph a RunstreamSaver"
         )
 
-    put = put_writes = get_tuple = list = get_delta_channel_history = _refuse  # type: ignore[assignment]
-    delete_thread = copy_thread = delete_for_runs = prune = _refuse  # type: ignore[assignment]
+    put = put_writes = get_tuple = list = get_delta_channel_history = _refuse
+    delete_thread = copy_thread = delete_for_runs = prune = _refuse

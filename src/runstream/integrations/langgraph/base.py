@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Self, cast
 
 from runstream.connect import SERVER_SCHEMES
+from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.known import Known
-from runstream.integrations.langgraph.steps import Context
 from runstream.integrations.langgraph.upstream import BaseCheckpointSaver, SerializerProtocol
 from runstream.integrations.langgraph.values import Values
 from runstream.model.errors import ConfigurationError
@@ -24,7 +24,7 @@ _NAMESPACE = "langgraph"
 _SERVERS = (*SERVER_SCHEMES, "embedded", "fake")
 
 
-class SaverBase(BaseCheckpointSaver[int | str]):
+class SaverBase(BaseCheckpointSaver[Any]):
     """A checkpointer over a store.
 
     Args:
@@ -46,9 +46,9 @@ class SaverBase(BaseCheckpointSaver[int | str]):
             return 1 if current is None else int(current) + 1
         return f"{int(current.partition('.')[0]) + 1:032}.{random.random():016}"  # noqa: S311 - no secret
 
-    def with_allowlist(self, extra_allowlist: Any) -> Any:
-        """A saver with a serializer that takes further classes, over the same store and with what this one knows."""
-        clone = super().with_allowlist(extra_allowlist)
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
+        """A saver whose serializer takes further classes, over the same store and with what this one knows."""
+        clone = cast("Self", super().with_allowlist(extra_allowlist))
         if clone is not self:
             clone._context = self._context._replace(values=Values(clone.serde))
         return clone

@@ -1,4 +1,4 @@
-"""Channels in parts: which part of a value each checkpoint's event has, so that a long list is not written again. Pure.
+"""Channels in parts: which part of a value each event has, so that a long list is not written again. Pure.
 
 A list, as that of the messages of a chat, is kept by element. The event of a checkpoint has the elements that are
 new; the others lie in earlier events, whose offsets it names. Many small parts become one that is written again
@@ -173,7 +173,9 @@ def read_channel(entry: Any, own: int, part_at: Callable[[int, int], Any], value
             before.
         values: Makes plain values of those that are kept.
     """
-    is_list, parts, plain = isinstance(entry, list), [], []
+    is_list = isinstance(entry, list)
+    parts: list[Part] = []
+    plain: list[Value] = []
     for offset in located(entry, own):
         found = part_at(offset, len(plain))
         kept = found if is_list else [found]

@@ -1,14 +1,15 @@
-"""What a DeltaChannel is rebuilt from: the writes after each ancestor of a checkpoint, back to one that has a value."""
+"""What a DeltaChannel is rebuilt from: the writes after each ancestor of a checkpoint, back to a value."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.history import Backward
+from runstream.integrations.langgraph.loading import find_said, gather, kind_of, load
 from runstream.integrations.langgraph.mapping import SAVED, Place
 from runstream.integrations.langgraph.saved import Saved, Written, pending_writes
-from runstream.integrations.langgraph.steps import Context, find_said, gather, kind_of, load
 from runstream.integrations.langgraph.upstream import DeltaChannelHistory, RunnableConfig, get_checkpoint_id
 from runstream.integrations.langgraph.values import Value, Values
 from runstream.operations.filters import payload_of
@@ -109,7 +110,7 @@ def kept_history(history: Mapping[str, DeltaChannelHistory], values: Values) -> 
 
 def _target(context: Context, place: Place, checkpoint_id: str | None) -> Operation[tuple[Saved, int] | None]:
     """A checkpoint and the offset of its event."""
-    known = context.known.head(place)
+    _, known = context.known.head(place)
     if checkpoint_id is None:
         loaded = yield from load(context, place)
         return None if loaded is None else (loaded.head.saved, loaded.head.offset)

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runstream.integrations.langgraph.channels import located
-from runstream.integrations.langgraph.mapping import CLEARED, SAVED, THREAD_TAGS, WRITES, Place
-from runstream.integrations.langgraph.saved import Saved, Written
-from runstream.integrations.langgraph.steps import (
-    Context,
+from runstream.integrations.langgraph.context import Context
+from runstream.integrations.langgraph.loading import (
     find_checkpoint,
     find_said,
     gather,
@@ -19,6 +17,8 @@ from runstream.integrations.langgraph.steps import (
     payloads_at,
     written_in,
 )
+from runstream.integrations.langgraph.mapping import CLEARED, SAVED, THREAD_TAGS, WRITES, Place
+from runstream.integrations.langgraph.saved import Saved, Written
 from runstream.integrations.langgraph.upstream import CheckpointTuple, RunnableConfig, get_checkpoint_id
 from runstream.model.results import Recorded, RunInfo
 from runstream.operations.arguments import ReadQuery, RunsQuery
@@ -196,8 +196,8 @@ def _whole(
         for entry in each.saved.channels.values()
         for offset in located(entry, each.offset)
     }
-    payloads = yield from payloads_at(context, chosen[0].place, wanted.difference(at_hand))
-    payloads = {**at_hand, **payloads}
+    further = yield from payloads_at(context, chosen[0].place, wanted.difference(at_hand))
+    payloads: Mapping[int, Mapping[str, Any]] = {**at_hand, **further}
     whole = []
     for each in chosen:
         channels = yield from gather(context, each.place, each.saved, each.offset, payloads)
@@ -213,7 +213,7 @@ def _matches(context: Context, saved: Saved, wanted: Mapping[str, Any] | None) -
 
 
 def _offset_of(context: Context, place: Place, checkpoint_id: str) -> Operation[int | None]:
-    """The offset of a checkpoint of a place, or of one that it lies in: a graph's parts are replayed from its own."""
+    """The offset of a checkpoint of a place, or of one that it lies in: subgraphs are replayed so."""
     keys = [each.key(checkpoint_id) for each in place.outwards()]
     found = yield from context.operations.find(place.thread_id, keys)
     return next((offset for offset in found if offset is not None), None)

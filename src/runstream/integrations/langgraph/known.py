@@ -48,8 +48,8 @@ class Head(NamedTuple):
 class _Remembered:
     """What is remembered of a place beside its latest checkpoint.
 
-    ``numbers``: the lowest free number of what is said of a checkpoint. ``given``: the older checkpoints that were
-    asked for by name, from each of which a branch may begin. ``was_empty``: it was asked for, and nothing was there.
+    ``numbers``: the next number of what is said of a checkpoint. ``given``: the older checkpoints that were asked
+    for by name, from each of which a branch may begin. ``was_empty``: the latest was asked for: there was none.
     """
 
     numbers: OrderedDict[str, int] = field(default_factory=OrderedDict)
@@ -82,14 +82,10 @@ class Known:
 
     # -- the latest checkpoints --------------------------------------------------------------------------
 
-    def knows(self, place: Place) -> bool:
-        """Whether the latest checkpoint of a place is known, or that there is none."""
-        return place in self._heads
-
-    def head(self, place: Place) -> Head | None:
-        """The latest checkpoint of a place, as far as it is known."""
+    def head(self, place: Place) -> tuple[bool, Head | None]:
+        """Whether the latest checkpoint of a place is known, or that it has none; and that checkpoint."""
         found = self._heads.get(place)
-        return None if found is None else found[0]
+        return (False, None) if found is None else (True, found[0])
 
     def note_head(self, place: Place, head: Head | None) -> None:
         """Note which checkpoint is the latest of a place; None: it has none."""
@@ -132,15 +128,15 @@ class Known:
         with self._lock:
             self._of(place).was_empty = True
 
-    def check_follows(self, place: Place, parent: str | None, step: int) -> None:
+    def check_follows(self, place: Place, head: Head | None, parent: str | None, step: int) -> None:
         """Raise ConcurrencyConflict for a checkpoint by one who does not know the latest one of its place.
 
         Args:
-            place: Where it is to be saved; its latest checkpoint is known.
+            place: Where it is to be saved.
+            head: The latest checkpoint there; None: there is none.
             parent: The checkpoint that it was made from; None: from nothing.
             step: Its number, which is negative for the first of a thread.
         """
-        head = self.head(place)
         if head is None or parent == head.saved.id:
             return
         with self._lock:
@@ -158,7 +154,7 @@ class Known:
         """
         with self._lock:
             if place in self._writing:
-                raise _conflict(f"two runs write thread {place.thread_id!r} at once", self.head(place))
+                raise _conflict(f"two runs write thread {place.thread_id!r} at once", self.head(place)[1])
             self._writing.add(place)
         try:
             yield
@@ -206,7 +202,7 @@ class Known:
             self._tasks.setdefault(place.thread_id, set()).add(place)
 
     def take_tasks(self, thread_id: str) -> list[Place]:
-        """The lanes of calls of subgraphs that were written to, which are over at the next checkpoint of the graph."""
+        """The lanes of calls of subgraphs that were written to: they are over at the graph's next checkpoint."""
         with self._lock:
             return sorted(self._tasks.pop(thread_id, ()))
 
@@ -253,6 +249,6 @@ def _remember(found: OrderedDict[str, T], name: str, value: T) -> None:
 
 
 _HOW = (
-    "nothing was written; invoke the graph again to go on from the latest checkpoint, and hold saver.lease(thread_id)"
-    " meanwhile to keep others out"
+    "nothing was written; invoke the graph again to go on from the latest checkpoint, and hold"
+    " saver.lease(thread_id) meanwhile to keep others out"
 )

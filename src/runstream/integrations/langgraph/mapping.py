@@ -76,7 +76,7 @@ class Place(NamedTuple):
         return f"{checkpoint_id}@{blake2b(self.namespace.encode(), digest_size=6).hexdigest()}"
 
     def further_key(self, checkpoint_id: str, number: int) -> str:
-        """The key of what is said of a checkpoint beside itself: of the first such event 0, then 1, 2, …"""
+        """The key of what else is said of a checkpoint: the first such event has number 0, the next 1."""
         return f"{self.key(checkpoint_id)}:{number}"
 
     def outwards(self) -> list[Place]:

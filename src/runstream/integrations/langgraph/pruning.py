@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runstream.integrations.langgraph.channels import HERE, Channel, Part, table_of
+from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.deltas import history_of, kept_history
 from runstream.integrations.langgraph.history import threads
+from runstream.integrations.langgraph.loading import Loaded, load
 from runstream.integrations.langgraph.mapping import SAVED, WRITES, Place
 from runstream.integrations.langgraph.removal import append_said, delete_thread
 from runstream.integrations.langgraph.saved import payload_of, state_of
-from runstream.integrations.langgraph.steps import Context, Loaded, load
 from runstream.model.clock import unix_seconds
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import shown
@@ -35,12 +36,12 @@ def prune(
     check_seconds("idle_seconds", idle_seconds)
     updated_before = None if idle_seconds is None else unix_seconds() - idle_seconds
     if thread_ids is None:
-        infos: Sequence[RunInfo] = yield from threads(context, RunsQuery(updated_before=updated_before))
+        infos: list[RunInfo] = yield from threads(context, RunsQuery(updated_before=updated_before))
     else:
-        found = []
+        infos = []
         for thread_id in thread_ids:
-            found.append((yield from context.operations.run_info(str(thread_id))))
-        infos = [info for info in found if info is not None]
+            info = yield from context.operations.run_info(str(thread_id))
+            infos += [] if info is None else [info]
     for info in infos:
         if updated_before is not None and info.updated_at >= updated_before:
             continue

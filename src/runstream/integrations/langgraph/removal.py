@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from runstream.integrations.langgraph.channels import located, table_of
+from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.history import Backward, Found, threads
+from runstream.integrations.langgraph.loading import find_said, gather, kind_of
 from runstream.integrations.langgraph.mapping import CLEARED, SAVED, WRITES, Place, run_tag
 from runstream.integrations.langgraph.saved import state_of
-from runstream.integrations.langgraph.steps import Context, find_said, gather, kind_of
 from runstream.model.errors import ConcurrencyConflict
 from runstream.model.results import Recorded
 from runstream.operations.arguments import AppendOptions, ReadQuery, RunsQuery

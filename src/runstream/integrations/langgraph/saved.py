@@ -1,8 +1,8 @@
 """A checkpoint as events and snapshots have it, and what tasks wrote after it. Pure.
 
-The event of a checkpoint has the checkpoint without its values, its metadata, the parts of values that are new with
-it, and where the others lie. The snapshot of its lane is the same, with all of the parts: so the latest checkpoint
-is one state of one lane.
+The event of a checkpoint has the checkpoint without its values, its metadata, the parts of values that are new
+with it, and where the others lie. The snapshot of its lane is the same, with all of the parts: so the latest
+checkpoint is one state of one lane.
 """
 
 from __future__ import annotations

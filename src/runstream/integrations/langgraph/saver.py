@@ -13,7 +13,8 @@ from runstream.integrations.langgraph import pruning, removal
 from runstream.integrations.langgraph.base import CACHE_BYTES, SaverBase, lease_request, own_options
 from runstream.integrations.langgraph.deltas import delta_history
 from runstream.integrations.langgraph.history import list_checkpoints
-from runstream.integrations.langgraph.steps import get_tuple, put, put_writes
+from runstream.integrations.langgraph.loading import get_tuple
+from runstream.integrations.langgraph.saving import put, put_writes
 from runstream.integrations.langgraph.upstream import (
     ChannelVersions,
     Checkpoint,
@@ -39,9 +40,10 @@ _END = object()
 class RunstreamSaver(SaverBase):
     """Keeps the checkpoints of LangGraph's threads in a store: a thread is a run, a checkpoint an event of it.
 
-    A second writer of a thread is refused with ConcurrencyConflict, and nothing of it is written. A list that grows, as
-    the messages of a chat, is kept by element, so that a thread grows with what is said, and not with its square.
-    Threads may share a saver. Leaving it as a context manager closes the store, if the saver has opened it.
+    A second writer of a thread is refused with ConcurrencyConflict, and nothing of it is written. A list that
+    grows, as the messages of a chat, is kept by element, so that a thread grows with what is said, not with its
+    square. Threads of a process may share a saver. Leaving it as a context manager closes the store, if the saver
+    has opened it.
 
     Args:
         store: The store: what ``runstream.connect`` gives.
@@ -58,7 +60,8 @@ class RunstreamSaver(SaverBase):
     ) -> None:
         if not isinstance(store, Store):
             raise ConfigurationError(
-                f"{shown(store)} is no sync store: pass what runstream.connect(url) gives, or use AsyncRunstreamSaver"
+                f"{shown(store)} is no sync store: pass what runstream.connect(url) gives, or use"
+                " AsyncRunstreamSaver"
             )
         super().__init__(store, serde, cache_bytes)
         self.store = store
@@ -219,7 +222,7 @@ class RunstreamSaver(SaverBase):
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """What each DeltaChannel is rebuilt from: the writes on the way to a checkpoint, and the value before them.
+        """What each DeltaChannel is rebuilt from: the writes on the way to a checkpoint, and the value before.
 
         Args:
             config: Names the checkpoint.

@@ -15,12 +15,11 @@ try:
         CheckpointTuple,
         DeltaChannelHistory,
         PendingWrite,
-        SerializerProtocol,
         get_checkpoint_id,
         get_checkpoint_metadata,
         writes_sort_key,
     )
-    from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+    from langgraph.checkpoint.serde.base import SerializerProtocol
 except ImportError as error:
     raise ConfigurationError(
         "langgraph is not installed, or one before 1.2 (langgraph-checkpoint 4.1): pip install"
@@ -35,7 +34,6 @@ __all__ = [
     "CheckpointMetadata",
     "CheckpointTuple",
     "DeltaChannelHistory",
-    "EncryptedSerializer",
     "PendingWrite",
     "RunnableConfig",
     "SerializerProtocol",

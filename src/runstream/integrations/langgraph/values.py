@@ -1,26 +1,37 @@
 """Values of channels as a store keeps them: what LangGraph's serializer makes of them.
 
-A value is its bytes where the serializer calls them msgpack, as it does nearly always, else its type and bytes. Values
-are compared before they are encrypted, as the same value becomes other bytes each time.
+A value is its bytes where the serializer calls them msgpack, as it does nearly always, else its type and bytes.
+Values are compared before they are encrypted, as the same value becomes other bytes each time. Nothing of
+LangGraph is imported here, so that what only reads needs none of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
 
-from runstream.integrations.langgraph.upstream import EncryptedSerializer, SerializerProtocol
+__all__ = ["Serializer", "Value", "Values", "loads", "size_of"]
 
-__all__ = ["Value", "Values", "loads", "size_of"]
-
-Value: TypeAlias = bytes | Sequence[Any]
+Value: TypeAlias = bytes | list[Any]
 """Bytes, or a type and bytes."""
 
 _USUAL = "msgpack"
+_ENCRYPTED = ("langgraph.checkpoint.serde.encrypted", "EncryptedSerializer")
+"""LangGraph's own serializer that encrypts what another makes: its ``cipher`` and its ``serde``."""
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
-def loads(serde: SerializerProtocol, value: Value) -> Any:
+class Serializer(Protocol):
+    """What LangGraph's serializers do."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """An object as a type and bytes."""
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """The object again."""
+
+
+def loads(serde: Serializer, value: Value) -> Any:
     """The object that a value was made from."""
     return serde.loads_typed((_USUAL, value) if isinstance(value, bytes) else (value[0], value[1]))
 
@@ -37,10 +48,12 @@ class Values:
         serde: LangGraph's serializer.
     """
 
-    def __init__(self, serde: SerializerProtocol) -> None:
+    def __init__(self, serde: Serializer) -> None:
         self.serde = serde
-        self._encrypted = serde if type(serde) is EncryptedSerializer else None
-        self._dumps = serde.dumps_typed if self._encrypted is None else self._encrypted.serde.dumps_typed
+        of: Any = serde
+        is_encrypted = (type(serde).__module__, type(serde).__qualname__) == _ENCRYPTED
+        self._cipher = of.cipher if is_encrypted else None
+        self._dumps = of.serde.dumps_typed if is_encrypted else serde.dumps_typed
 
     def plain(self, obj: Any) -> Value:
         """An object as a value that is not encrypted yet: equal for equal objects."""
@@ -49,18 +62,18 @@ class Values:
 
     def sealed(self, value: Value) -> Value:
         """A plain value as it is kept."""
-        if self._encrypted is None:
+        if self._cipher is None:
             return value
         kind, data = (_USUAL, value) if isinstance(value, bytes) else (value[0], value[1])
-        cipher, encrypted = self._encrypted.cipher.encrypt(data)
+        cipher, encrypted = self._cipher.encrypt(data)
         return [f"{kind}+{cipher}", encrypted]
 
     def opened(self, value: Value) -> Value:
         """The plain value of one that is kept."""
-        if self._encrypted is None or isinstance(value, bytes) or "+" not in value[0]:
+        if self._cipher is None or isinstance(value, bytes) or "+" not in value[0]:
             return value
         kind, _, cipher = value[0].partition("+")
-        data = self._encrypted.cipher.decrypt(cipher, value[1])
+        data = self._cipher.decrypt(cipher, value[1])
         return data if kind == _USUAL else [kind, data]
 
     def dump(self, obj: Any) -> Value:

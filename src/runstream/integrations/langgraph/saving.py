@@ -1,0 +1,165 @@
+"""Save checkpoints, and what tasks write after them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runstream.integrations.langgraph.channels import Channel, split
+from runstream.integrations.langgraph.context import Context
+from runstream.integrations.langgraph.known import Head
+from runstream.integrations.langgraph.loading import load
+from runstream.integrations.langgraph.mapping import SAVED, THREAD_TAGS, WRITES, Place, run_tag
+from runstream.integrations.langgraph.saved import Saved, Written, payload_of, state_of
+from runstream.integrations.langgraph.upstream import RunnableConfig, get_checkpoint_id, get_checkpoint_metadata
+from runstream.model.errors import ConcurrencyConflict, ConfigurationError
+from runstream.operations.arguments import AppendOptions
+from runstream.operations.interface import KeepsSnapshots
+from runstream.operations.operation import Operation
+
+__all__ = ["put", "put_writes"]
+
+
+def put(
+    context: Context,
+    config: RunnableConfig,
+    checkpoint: Mapping[str, Any],
+    metadata: Any,
+    new_versions: Mapping[str, Any],
+    *,
+    anywhere: bool = False,
+) -> Operation[RunnableConfig]:
+    """Save a checkpoint: its event and the lane's snapshot, in one step that another writer's refuses.
+
+    Args:
+        context: What the saver works with.
+        config: Names the place and the parent.
+        checkpoint: The checkpoint.
+        metadata: Its metadata.
+        new_versions: The versions of the channels that have changed.
+        anywhere: Whether it may have any parent: for what copies a history that another saver has.
+    """
+    place, parent = Place.of(config), get_checkpoint_id(config)
+    metadata = get_checkpoint_metadata(config, metadata)
+    with context.known.writing(place):
+        is_known, head = context.known.head(place)
+        if not is_known:
+            loaded = yield from load(context, place)
+            head = None if loaded is None else loaded.head
+        if not anywhere:
+            context.known.check_follows(place, head, parent, metadata.get("step", 0))
+        try:
+            yield from _put(context, place, head, parent, checkpoint, metadata, new_versions)
+        except ConcurrencyConflict:
+            # the store may have forgotten what this saver knows; if nobody else has written, it is sent again
+            loaded = yield from load(context, place)
+            if parent is None or loaded is None or loaded.head.saved.id != parent:
+                raise
+            yield from _put(context, place, loaded.head, parent, checkpoint, metadata, new_versions)
+    return place.config(checkpoint["id"])  # type: ignore[return-value]  # as LangGraph's own savers give it
+
+
+def _put(
+    context: Context,
+    place: Place,
+    former: Head | None,
+    parent: str | None,
+    checkpoint: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    new_versions: Mapping[str, Any],
+) -> Operation[None]:
+    known = context.known
+    channels = _channels_of(context, former, parent, checkpoint, new_versions)
+    saved = Saved.make(context.values, checkpoint, metadata, parent, channels)
+    if known.was_written_after(place, saved.id):
+        saved = saved._replace(is_preceded=True)
+    done = [] if place.namespace else known.take_tasks(place.thread_id)
+    options: AppendOptions[Any] = AppendOptions(
+        keys=[place.key(saved.id)],
+        lease=known.lease_on(place.thread_id),
+        snapshot=context.state(place, state_of(saved, channels)),
+        lane_id=place.lane_id,
+        end_lanes=[task.lane_id for task in done],
+        tags=_tags(former, metadata),
+    )
+    if not isinstance(context.operations, KeepsSnapshots):
+        # what was ended leaves Redis, once archived; then only a store with that archive can open a new lane
+        options = options._replace(end_lanes=())
+    event = context.event(place, SAVED, payload_of(saved, channels))
+    try:
+        result = yield from context.operations.append(place.thread_id, [event], options)
+    except BaseException:
+        known.forget_head(place)
+        raise
+    if result.known:
+        known.forget_head(place)  # that very checkpoint was saved before
+        return
+    if place.is_of_one_task:
+        known.note_task(place)
+    offset = result.cursors[0].offset
+    channels = {name: channel.written_at(offset) for name, channel in channels.items()}
+    known.note_saved(place, parent, Head(saved, channels, offset))
+
+
+def _channels_of(
+    context: Context,
+    former: Head | None,
+    parent: str | None,
+    checkpoint: Mapping[str, Any],
+    new_versions: Mapping[str, Any],
+) -> dict[str, Channel]:
+    """The channels of a checkpoint in parts. What has not changed since its parent is not looked at."""
+    before = {} if former is None else former.channels
+    same: Mapping[str, Any] = {}
+    if former is not None and former.saved.id == parent:
+        same = former.saved.checkpoint.get("channel_versions", {})
+    versions = checkpoint["channel_versions"]
+    channels = {}
+    for name, value in checkpoint["channel_values"].items():
+        was = before.get(name)
+        version = versions.get(name)
+        if was is not None and name not in new_versions and version is not None and same.get(name) == version:
+            channels[name] = was
+        else:
+            channels[name] = split(was, value, context.values)
+    return channels
+
+
+def _tags(former: Head | None, metadata: Mapping[str, Any]) -> dict[str, str | None] | None:
+    """The tags that a checkpoint changes: that the run is a thread, and LangGraph's own run on it."""
+    tags: dict[str, str | None] = {} if former is not None else {**THREAD_TAGS}
+    run_id = metadata.get("run_id")
+    if isinstance(run_id, str) and (former is None or former.saved.metadata.get("run_id") != run_id):
+        tags[run_tag(run_id)] = ""
+    return tags or None
+
+
+def put_writes(
+    context: Context, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+) -> Operation[None]:
+    """Save what a task wrote after a checkpoint, be that there already or not."""
+    place, checkpoint_id = Place.of(config), get_checkpoint_id(config)
+    if checkpoint_id is None:
+        raise ConfigurationError(
+            "the config of put_writes names no checkpoint_id: what was written belongs to one"
+        )
+    written = Written.make(checkpoint_id, task_id, task_path, writes, context.values)
+    yield from say(context, place, checkpoint_id, WRITES, written.payload)
+    if place.is_of_one_task:
+        context.known.note_task(place)
+
+
+def say(context: Context, place: Place, checkpoint_id: str, kind: str, payload: dict[str, Any]) -> Operation[None]:
+    """Append an event about a checkpoint, under the first number that nobody has taken."""
+    event = context.event(place, kind, payload)
+    lease = context.known.lease_on(place.thread_id)
+    while True:
+        number = context.known.take_number(place, checkpoint_id)
+        options: AppendOptions[Any] = AppendOptions(keys=[place.further_key(checkpoint_id, number)], lease=lease)
+        try:
+            result = yield from context.operations.append(place.thread_id, [event], options)
+        except BaseException:
+            context.known.give_back(place, checkpoint_id, number)
+            raise
+        if not result.known:
+            return
