@@ -76,7 +76,7 @@ class Known:
         self._remembered: OrderedDict[Place, _Remembered] = OrderedDict()
         self._leases: dict[str, Leased] = {}
         self._tasks: dict[str, set[Place]] = {}
-        self._writing: set[Place] = set()
+        self._saving: dict[Place, str] = {}
 
     _start_anew = _begin_empty  # a fork of the process: what another thread was changing is not whole
 
@@ -146,20 +146,20 @@ class Known:
             raise _superseded(place, parent, head)
 
     @contextmanager
-    def writing(self, place: Place) -> Iterator[None]:
+    def saving(self, place: Place, checkpoint_id: str) -> Iterator[None]:
         """Save one checkpoint of a place at a time; a run does, so two at once are of two runs.
 
         Raises:
             ConcurrencyConflict: Another is being saved.
         """
         with self._lock:
-            if place in self._writing:
+            if place in self._saving:
                 raise _conflict(f"two runs write thread {place.thread_id!r} at once", self.head(place)[1])
-            self._writing.add(place)
+            self._saving[place] = checkpoint_id
         try:
             yield
         finally:
-            self._writing.discard(place)
+            self._saving.pop(place, None)
 
     def note_saved(self, place: Place, parent: str | None, head: Head) -> None:
         """Note that a checkpoint was saved: it is the latest, and no branch begins at its parent unasked."""
@@ -169,9 +169,14 @@ class Known:
 
     # -- what else is said of checkpoints -----------------------------------------------------------------
 
-    def take_number(self, place: Place, checkpoint_id: str) -> int:
-        """A number for what is said of a checkpoint, which this saver has not given before."""
+    def take_number(self, place: Place, checkpoint_id: str) -> int | None:
+        """A number for what is said of a checkpoint, which this saver has not given before.
+
+        None while that very checkpoint is being saved: its snapshot would cover what nobody has told it.
+        """
         with self._lock:
+            if self._saving.get(place) == checkpoint_id:
+                return None
             numbers = self._of(place).numbers
             number = numbers.get(checkpoint_id, 0)
             _remember(numbers, checkpoint_id, number + 1)

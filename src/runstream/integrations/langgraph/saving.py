@@ -15,9 +15,11 @@ from runstream.integrations.langgraph.upstream import RunnableConfig, get_checkp
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.operations.arguments import AppendOptions
 from runstream.operations.interface import KeepsSnapshots
-from runstream.operations.operation import Operation
+from runstream.operations.operation import Operation, Pause
 
 __all__ = ["put", "put_writes"]
+
+_MOMENT_SECONDS = 0.001
 
 
 def put(
@@ -41,7 +43,7 @@ def put(
     """
     place, parent = Place.of(config), get_checkpoint_id(config)
     metadata = get_checkpoint_metadata(config, metadata)
-    with context.known.writing(place):
+    with context.known.saving(place, checkpoint["id"]):
         is_known, head = context.known.head(place)
         if not is_known:
             loaded = yield from load(context, place)
@@ -154,7 +156,8 @@ def say(context: Context, place: Place, checkpoint_id: str, kind: str, payload: 
     event = context.event(place, kind, payload)
     lease = context.known.lease_on(place.thread_id)
     while True:
-        number = context.known.take_number(place, checkpoint_id)
+        while (number := context.known.take_number(place, checkpoint_id)) is None:
+            yield Pause(_MOMENT_SECONDS)
         options: AppendOptions[Any] = AppendOptions(keys=[place.further_key(checkpoint_id, number)], lease=lease)
         try:
             result = yield from context.operations.append(place.thread_id, [event], options)

@@ -1,0 +1,100 @@
+"""Savers over every kind of store: alone, beside a drain that runs, and with everything archived at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from runstream import DrainWorker, connect
+from runstream.integrations.langgraph import AsyncRunstreamSaver, RunstreamSaver
+from tests.support.backends import Backend, ServerBackend
+from tests.support.kinds import REAL
+
+__all__ = ["ALONE", "PLACES", "TIERED", "Places"]
+
+ALONE = ["memory", "fake", "sqlite", "jsonl", *REAL]
+TIERED = ["draining", "retiring"]
+PLACES = [*ALONE, *TIERED]
+
+
+class Places:
+    """Where threads are kept, by name.
+
+    Args:
+        make_backend: Makes a place for runs.
+        directory: Where files may lie.
+    """
+
+    def __init__(self, make_backend: Callable[[str], Backend], directory: Path) -> None:
+        self._make_backend = make_backend
+        self._directory = directory
+
+    def urls(self, name: str) -> tuple[str, str | None]:
+        """The URLs of a new store, and of its archive if it has one."""
+        place = self._directory / f"{name}{len(list(self._directory.iterdir()))}"
+        place.mkdir()
+        if name in TIERED:
+            return f"fake:{place}", f"sqlite:{place}/archive.db"
+        if name in REAL:
+            backend = self._make_backend(name)
+            assert isinstance(backend, ServerBackend)
+            return f"{backend.server.url}?namespace={backend.namespace}", None
+        return {"sqlite": f"sqlite:{place}/runs.db", "jsonl": f"jsonl:{place}"}.get(name, f"{name}:{place}"), None
+
+    @contextmanager
+    def sync(self, name: str) -> Iterator[RunstreamSaver]:
+        """A saver over a new store."""
+        url, archive = self.urls(name)
+        with ExitStack() as opened:
+            kind = RunstreamSaver if name != "retiring" else retiring(RunstreamSaver, opened, url, archive)
+            if name == "draining":
+                opened.enter_context(_draining(url, archive))
+            yield opened.enter_context(kind.from_url(url, archive=archive))
+
+    @asynccontextmanager
+    async def asynchronous(self, name: str) -> AsyncIterator[AsyncRunstreamSaver]:
+        """A saver for asyncio over a new store."""
+        url, archive = self.urls(name)
+        with ExitStack() as opened:
+            kind = AsyncRunstreamSaver if name != "retiring" else retiring(AsyncRunstreamSaver, opened, url, archive)
+            if name == "draining":
+                opened.enter_context(_draining(url, archive))
+            async with kind.from_url(url, archive=archive) as saver:
+                yield saver
+
+
+def retiring(kind: Any, opened: ExitStack, url: str, archive: str | None) -> Any:
+    """A kind of saver after each write of which everything is archived and leaves Redis."""
+    hot, sink = opened.enter_context(_hot(url)), opened.enter_context(connect(archive or ""))
+
+    class Retiring(kind):  # type: ignore[misc]  # whichever it is
+        async def aput(self, *args: Any) -> Any:
+            result = await super().aput(*args)
+            DrainWorker(hot, [sink], retire_idle_seconds=0).drain_once()
+            return result
+
+        async def aput_writes(self, *args: Any, **options: Any) -> None:
+            await super().aput_writes(*args, **options)
+            DrainWorker(hot, [sink], retire_idle_seconds=0).drain_once()
+
+    return Retiring
+
+
+@contextmanager
+def _draining(url: str, archive: str | None) -> Iterator[None]:
+    with _hot(url) as hot, connect(archive or "") as sink:
+        stop = threading.Event()
+        worker = threading.Thread(target=DrainWorker(hot, [sink], trim="archived").run, args=(stop,))
+        worker.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            worker.join()
+
+
+def _hot(url: str) -> Any:
+    return connect(url, namespace="langgraph")
