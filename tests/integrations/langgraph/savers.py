@@ -31,13 +31,19 @@ class Places:
     def __init__(self, make_backend: Callable[[str], Backend], directory: Path) -> None:
         self._make_backend = make_backend
         self._directory = directory
+        self._urls: dict[str, tuple[str, str | None]] = {}
 
     def urls(self, name: str) -> tuple[str, str | None]:
-        """The URLs of a new store, and of its archive if it has one."""
-        place = self._directory / f"{name}{len(list(self._directory.iterdir()))}"
+        """The URLs of a store, the same each time, and of its archive if it has one."""
+        if name not in self._urls:
+            self._urls[name] = self._new(name)
+        return self._urls[name]
+
+    def _new(self, name: str) -> tuple[str, str | None]:
+        place = self._directory / name
         place.mkdir()
         if name in TIERED:
-            return f"fake:{place}", f"sqlite:{place}/archive.db"
+            return self.urls(next(iter(REAL), "fake"))[0], f"sqlite:{place}/archive.db"
         if name in REAL:
             backend = self._make_backend(name)
             assert isinstance(backend, ServerBackend)
@@ -46,7 +52,7 @@ class Places:
 
     @contextmanager
     def sync(self, name: str) -> Iterator[RunstreamSaver]:
-        """A saver over a new store."""
+        """A saver over the store of that name."""
         url, archive = self.urls(name)
         with ExitStack() as opened:
             kind = RunstreamSaver if name != "retiring" else retiring(RunstreamSaver, opened, url, archive)
@@ -56,7 +62,7 @@ class Places:
 
     @asynccontextmanager
     async def asynchronous(self, name: str) -> AsyncIterator[AsyncRunstreamSaver]:
-        """A saver for asyncio over a new store."""
+        """A saver for asyncio over the store of that name."""
         url, archive = self.urls(name)
         with ExitStack() as opened:
             kind = AsyncRunstreamSaver if name != "retiring" else retiring(AsyncRunstreamSaver, opened, url, archive)
@@ -97,4 +103,4 @@ def _draining(url: str, archive: str | None) -> Iterator[None]:
 
 
 def _hot(url: str) -> Any:
-    return connect(url, namespace="langgraph")
+    return connect(url if "namespace=" in url else f"{url}?namespace=langgraph")

@@ -1,0 +1,119 @@
+"""Of two who write one thread, one is refused, and the thread never forks: in processes, and in one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from runstream import ConcurrencyConflict, LeaseHeld
+from runstream.integrations.langgraph import RunstreamSaver
+from tests.integrations.langgraph.checkpoints import config_of, ids_of, new_thread, save
+from tests.integrations.langgraph.savers import ALONE, Places
+from tests.support.kinds import REAL
+
+ROUNDS = 20
+
+
+@pytest.mark.parametrize("name", REAL[:1])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_of_two_processes_on_one_thread_one_is_refused_and_nothing_forks(
+    name: str, is_new: bool, places: Places
+) -> None:
+    url, _ = places.urls(name)
+    with RunstreamSaver.from_url(url) as saver, ExitStack() as opened:
+        writers = [opened.enter_context(_writer(url)) for _ in range(2)]
+        for _ in range(ROUNDS):
+            thread_id = new_thread()
+            if not is_new:
+                save(saver, thread_id, {"messages": ["hello"]}, -1)
+            for step in ("load", "save"):
+                for writer in writers:
+                    writer.stdin.write(f"{step} {thread_id}\n")
+                    writer.stdin.flush()
+                said = [writer.stdout.readline().strip() for writer in writers]
+            assert sorted(said) == ["ConcurrencyConflict", "saved"]
+            found = list(saver.list(config_of(thread_id)))
+            assert len(found) == (1 if is_new else 2)
+            assert [each.parent_config and each.parent_config["configurable"]["checkpoint_id"] for each in found] == [
+                *(each.checkpoint["id"] for each in found[1:]),
+                None,
+            ]
+
+
+@contextmanager
+def _writer(url: str) -> Iterator[Any]:
+    program = [sys.executable, "-m", "tests.integrations.langgraph.fenced_writer", url]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_run_that_loaded_the_thread_before_another_wrote_it_is_refused(name: str, places: Places) -> None:
+    with places.sync(name) as saver:
+        thread_id = new_thread()
+        first = save(saver, thread_id, {"messages": ["hello"]}, -1)
+        second = save(saver, thread_id, {"messages": ["hello", "a"]}, 0, first)
+        with pytest.raises(ConcurrencyConflict):
+            save(saver, thread_id, {"messages": ["hello", "b"]}, 0, first)
+        with pytest.raises(ConcurrencyConflict):
+            save(saver, thread_id, {"messages": ["hi"]}, -1)
+        assert ids_of(saver, thread_id) == [second, first]
+
+
+def test_a_branch_from_an_older_checkpoint_may_be_made_once_it_was_asked_for(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        first = save(saver, thread_id, {"messages": ["hello"]}, -1)
+        second = save(saver, thread_id, {"messages": ["hello", "a"]}, 0, first)
+        saver.get_tuple(config_of(thread_id, first))
+        branch = save(saver, thread_id, {"messages": ["hello", "b"]}, 0, first)
+        with pytest.raises(ConcurrencyConflict):  # that was for one branch
+            save(saver, thread_id, {"messages": ["hello", "c"]}, 0, first)
+        assert ids_of(saver, thread_id) == [branch, second, first]
+        latest = saver.get_tuple(config_of(thread_id))
+        assert latest is not None
+        assert latest.checkpoint["channel_values"] == {"messages": ["hello", "b"]}
+
+
+def test_a_thread_that_was_empty_when_it_was_loaded_is_begun_once(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        assert saver.get_tuple(config_of(thread_id)) is None
+        save(saver, thread_id, {"messages": ["a"]}, 3)  # durability="exit" saves the last step alone
+        with pytest.raises(ConcurrencyConflict):
+            save(saver, thread_id, {"messages": ["b"]}, 3)
+
+
+@pytest.mark.parametrize("name", [name for name in ALONE if name not in {"jsonl", "memory"}])
+def test_while_a_lease_is_held_nobody_else_writes_the_thread(name: str, places: Places) -> None:
+    with places.sync(name) as saver, places.sync(name) as other:
+        thread_id = new_thread()
+        with saver.lease(thread_id):
+            first = save(saver, thread_id, {"messages": ["a"]}, -1)
+            with pytest.raises(LeaseHeld):
+                save(other, thread_id, {"messages": ["a", "b"]}, 0, first)
+            with pytest.raises(LeaseHeld):
+                other.put_writes(config_of(thread_id, first), [("messages", "c")], "task")
+            saver.put_writes(config_of(thread_id, first), [("messages", "d")], "task")
+        second = save(other, thread_id, {"messages": ["a", "b"]}, 0, first)
+        assert ids_of(saver, thread_id) == [second, first]
+
+
+async def test_the_lease_of_the_async_saver_is_carried_by_what_it_writes(places: Places) -> None:
+    async with places.asynchronous("fake") as saver:
+        thread_id = new_thread()
+        with places.sync("fake") as other:
+            async with saver.lease(thread_id):
+                with pytest.raises(LeaseHeld):
+                    save(other, thread_id, {"messages": ["a"]}, -1)
+                await saver.aput_writes(config_of(thread_id, "any"), [("messages", "d")], "task")
+            save(other, thread_id, {"messages": ["a"]}, -1)

@@ -1,0 +1,155 @@
+"""Long lists are kept by element: what is loaded is what was saved, and a thread does not grow with its square."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langgraph.checkpoint.serde.base import CipherProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from runstream.integrations.langgraph.channels import Channel, split
+from runstream.integrations.langgraph.values import Values, size_of
+from tests.integrations.langgraph.checkpoints import config_of, new_thread, save
+from tests.integrations.langgraph.savers import Places
+
+
+class Scrambled(CipherProtocol):
+    """A cipher that gives other bytes each time."""
+
+    def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+        key = random.randbytes(4)
+        return "scrambled", key + bytes(each ^ 0x55 for each in plaintext)
+
+    def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+        assert ciphername == "scrambled"
+        return bytes(each ^ 0x55 for each in ciphertext[4:])
+
+
+PLAIN = Values(JsonPlusSerializer())
+ENCRYPTED = Values(EncryptedSerializer(Scrambled(), JsonPlusSerializer()))
+
+ELEMENTS = st.one_of(st.integers(-5, 5), st.text(max_size=3), st.none(), st.binary(max_size=3), st.just("long" * 100))
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.lists(ELEMENTS, max_size=4)),
+        st.tuples(st.just("cut"), st.integers(0, 12)),
+        st.tuples(st.just("change"), st.integers(0, 12)),
+        st.tuples(st.just("set"), ELEMENTS),
+    ),
+    max_size=25,
+)
+
+
+def follow(steps: Any, values: Values) -> list[tuple[Any, Channel]]:
+    """What a channel is after each step, and how it is kept."""
+    now: Any = []
+    channel = None
+    kept = []
+    for offset, (what, how) in enumerate(steps, 1):
+        before = now if isinstance(now, list) else []
+        if what == "add":
+            now = [*before, *how]
+        elif what == "cut":
+            now = before[:how]
+        elif what == "change":
+            now = [*before[:how], "changed", *before[how + 1 :]]
+        else:
+            now = how
+        channel = split(channel, now, values).written_at(offset)
+        kept.append((now, channel))
+    return kept
+
+
+@pytest.mark.parametrize("values", [PLAIN, ENCRYPTED], ids=["plain", "encrypted"])
+@given(steps=STEPS)
+def test_what_is_loaded_of_the_parts_is_what_was_split(values: Values, steps: Any) -> None:
+    for now, channel in follow(steps, values):
+        assert channel.load(values) == now
+        assert list(channel.plain) == list(map(PLAIN.plain, now if isinstance(now, list) and now else [now]))
+
+
+@given(steps=STEPS)
+def test_what_was_encrypted_once_is_not_encrypted_again(steps: Any) -> None:
+    plain, encrypted = follow(steps, PLAIN), follow(steps, ENCRYPTED)
+    for (_, one), (_, other) in zip(plain, encrypted, strict=True):
+        assert [len(part.values) for part in one.parts][:1] or not one.parts
+        assert one.is_list == other.is_list
+        assert [part.offset for part in one.parts][-1] <= len(steps)
+    for (_, former), (_, channel) in zip(encrypted, encrypted[1:], strict=False):
+        for part in channel.parts:
+            for earlier in former.parts:
+                if part.offset == earlier.offset:
+                    assert part.values == earlier.values
+
+
+@pytest.mark.parametrize("size", [10, 1000])
+def test_a_list_that_grows_is_written_about_as_often_as_its_logarithm_says_and_lies_in_few_parts(size: int) -> None:
+    written, channel, messages = 0, None, []
+    for count in range(1, 2001):
+        messages.append("x" * size)
+        channel = split(channel, messages, PLAIN)
+        fresh = channel.fresh
+        assert fresh is not None
+        written += len(fresh.values)
+        channel = channel.written_at(count)
+        assert len(channel.parts) <= 7 * (1 + math.log(count * (size + 5), 8))
+    assert written <= 2000 * (1 + math.log(2000, 8))
+
+
+def test_a_large_part_is_not_written_again_until_what_follows_weighs_as_much() -> None:
+    messages = ["x" * 100_000]
+    channel = split(None, messages, PLAIN).written_at(1)
+    for count in range(2, 200):
+        messages.append("y" * 50)
+        channel = split(channel, messages, PLAIN)
+        assert channel.fresh is not None
+        assert channel.fresh.size < 20_000
+        channel = channel.written_at(count)
+    assert sum(map(size_of, channel.plain)) > 100_000
+
+
+@pytest.mark.parametrize("name", ["memory", "fake"])
+@pytest.mark.parametrize("serde", [None, ENCRYPTED.serde], ids=["plain", "encrypted"])
+def test_the_history_of_a_chat_does_not_grow_with_its_square(name: str, serde: Any, places: Places) -> None:
+    def bytes_of(turns: int) -> int:
+        """What all events of a chat have as the values of its channel, in bytes."""
+        with places.sync(name) as opened:
+            saver = type(opened)(opened.store, serde=serde)
+            thread_id, parent, messages = new_thread(), None, []
+            for turn in range(turns):
+                messages.append(f"{turn:04}" * 25)
+                parent = save(saver, thread_id, {"messages": messages}, turn, parent)
+            found = saver.get_tuple(config_of(thread_id))
+            assert found is not None
+            assert found.checkpoint["channel_values"] == {"messages": messages}
+            events: Any = opened.store.list_events(thread_id)
+            return sum(sum(map(size_of, event.payload["values"]["messages"])) for event in events)
+
+    short, long = bytes_of(40), bytes_of(160)
+    assert long < 4 * short * 1.6  # with the square it were sixteen times
+
+
+def test_a_checkpoint_beside_one_that_stays_takes_little(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id, document = new_thread(), "x" * 100_000
+        first = save(saver, thread_id, {"document": document, "count": 0}, -1)
+        versions = {"document": 1, "count": 2}
+        made = {**_latest(saver, thread_id), "id": "later"}
+        made["channel_values"], made["channel_versions"] = {"document": document, "count": 1}, versions
+        saver.put(config_of(thread_id, first), made, {"source": "loop", "step": 0, "parents": {}}, {"count": 2})
+        events: Any = saver.store.list_events(thread_id)
+        assert list(events[-1].payload["values"]) == ["count"]
+        assert _latest(saver, thread_id)["channel_values"] == {"document": document, "count": 1}
+        found = saver.get_tuple(config_of(thread_id, first))
+        assert found is not None
+        assert found.checkpoint["channel_values"] == {"document": document, "count": 0}
+
+
+def _latest(saver: Any, thread_id: str) -> Any:
+    return saver.get_tuple(config_of(thread_id)).checkpoint
