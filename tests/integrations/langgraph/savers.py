@@ -55,7 +55,9 @@ class Places:
         """A saver over the store of that name."""
         url, archive = self.urls(name)
         with ExitStack() as opened:
-            kind = RunstreamSaver if name != "retiring" else retiring(RunstreamSaver, opened, url, archive)
+            kind = RunstreamSaver
+            if name == "retiring":
+                kind = retiring(kind, opened, url, archive)
             if name == "draining":
                 opened.enter_context(_draining(url, archive))
             yield opened.enter_context(kind.from_url(url, archive=archive))
@@ -65,7 +67,9 @@ class Places:
         """A saver for asyncio over the store of that name."""
         url, archive = self.urls(name)
         with ExitStack() as opened:
-            kind = AsyncRunstreamSaver if name != "retiring" else retiring(AsyncRunstreamSaver, opened, url, archive)
+            kind = AsyncRunstreamSaver
+            if name == "retiring":
+                kind = retiring(kind, opened, url, archive)
             if name == "draining":
                 opened.enter_context(_draining(url, archive))
             async with kind.from_url(url, archive=archive) as saver:
@@ -74,7 +78,7 @@ class Places:
 
 def retiring(kind: Any, opened: ExitStack, url: str, archive: str | None) -> Any:
     """A kind of saver after each write of which everything is archived and leaves Redis."""
-    hot, sink = opened.enter_context(_hot(url)), opened.enter_context(connect(archive or ""))
+    hot, sink = opened.enter_context(_open(url)), opened.enter_context(_open(archive or ""))
 
     class Retiring(kind):  # type: ignore[misc]  # whichever it is
         async def aput(self, *args: Any) -> Any:
@@ -91,7 +95,7 @@ def retiring(kind: Any, opened: ExitStack, url: str, archive: str | None) -> Any
 
 @contextmanager
 def _draining(url: str, archive: str | None) -> Iterator[None]:
-    with _hot(url) as hot, connect(archive or "") as sink:
+    with _open(url) as hot, _open(archive or "") as sink:
         stop = threading.Event()
         worker = threading.Thread(target=DrainWorker(hot, [sink], trim="archived").run, args=(stop,))
         worker.start()
@@ -102,5 +106,5 @@ def _draining(url: str, archive: str | None) -> Iterator[None]:
             worker.join()
 
 
-def _hot(url: str) -> Any:
-    return connect(url if "namespace=" in url else f"{url}?namespace=langgraph")
+def _open(url: str) -> Any:
+    return connect(f"{url}?namespace=langgraph" if url.startswith("fake:") else url)

@@ -16,7 +16,13 @@ from tests.integrations.langgraph.savers import PLACES, Places
 ALL_TESTS = 81
 
 
-BY_DEFAULT = {("memory", "sync"), ("sqlite", "async"), ("jsonl", "sync"), ("valkey", "async"), ("draining", "sync")}
+BY_DEFAULT = {
+    ("memory", "sync"),
+    ("sqlite", "async"),
+    ("jsonl", "sync"),
+    ("valkey", "async"),
+    ("draining", "sync"),
+}
 PAIRS = [
     pytest.param(name, how, marks=() if (name, how) in BY_DEFAULT else pytest.mark.exhaustive)
     for name, how in product(PLACES, ("sync", "async"))

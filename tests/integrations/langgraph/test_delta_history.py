@@ -1,4 +1,4 @@
-"""What a DeltaChannel is rebuilt from, as LangGraph's suite will ask for it: the writes since the nearest value."""
+"""What a DeltaChannel is rebuilt from, as LangGraph's suite will ask for it: writes since the nearest value."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Chain:
         """Of each channel the value before the writes, or None, and the values that were written."""
         found = self.saver.get_delta_channel_history(config=config_of(self.thread_id, at), channels=channels)
         return {
-            name: (_plain(each.get("seed")), [value for _, _, value in each["writes"]]) for name, each in found.items()
+            name: (_plain(each.get("seed")), [value for _, _, value in each["writes"]])
+            for name, each in found.items()
         }
 
 
@@ -66,7 +67,10 @@ def test_writes_come_the_oldest_first(chain: Chain) -> None:
 
 def test_they_begin_at_the_nearest_value(chain: Chain) -> None:
     for step in range(6):
-        chain.add({"ch": _DeltaSnapshot(step)} if step in {0, 3} else {}, [("ch", step)] if step not in {0, 3} else [])
+        if step in {0, 3}:
+            chain.add({"ch": _DeltaSnapshot(step)})
+        else:
+            chain.add(writes=[("ch", step)])
     assert chain.history("ch") == {"ch": (3, [4])}
 
 
@@ -93,7 +97,8 @@ def test_without_a_value_they_begin_with_the_thread(chain: Chain) -> None:
     for step in range(4):
         chain.add(writes=[("ch", step)])
     assert chain.history("ch") == {"ch": (None, [0, 1, 2])}
-    assert "seed" not in chain.saver.get_delta_channel_history(config=config_of(chain.thread_id), channels=["ch"])["ch"]
+    found = chain.saver.get_delta_channel_history(config=config_of(chain.thread_id), channels=["ch"])
+    assert "seed" not in found["ch"]
 
 
 def test_a_plain_value_from_before_the_channel_was_one_of_differences_is_the_beginning(chain: Chain) -> None:

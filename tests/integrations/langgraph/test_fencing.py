@@ -39,10 +39,10 @@ def test_of_two_processes_on_one_thread_one_is_refused_and_nothing_forks(
             assert sorted(said) == ["ConcurrencyConflict", "saved"]
             found = list(saver.list(config_of(thread_id)))
             assert len(found) == (1 if is_new else 2)
-            assert [each.parent_config and each.parent_config["configurable"]["checkpoint_id"] for each in found] == [
-                *(each.checkpoint["id"] for each in found[1:]),
-                None,
+            parents = [
+                each.parent_config and each.parent_config["configurable"]["checkpoint_id"] for each in found
             ]
+            assert parents == [*(each.checkpoint["id"] for each in found[1:]), None]
 
 
 @contextmanager
@@ -82,6 +82,23 @@ def test_a_branch_from_an_older_checkpoint_may_be_made_once_it_was_asked_for(pla
         latest = saver.get_tuple(config_of(thread_id))
         assert latest is not None
         assert latest.checkpoint["channel_values"] == {"messages": ["hello", "b"]}
+
+
+def test_a_checkpoint_that_was_asked_for_may_be_copied_beside_itself(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        assert saver.get_tuple(config_of(thread_id)) is None
+        first = save(saver, thread_id, {"messages": ["hello"]}, -1)
+        second = save(saver, thread_id, {"messages": ["hello", "a"]}, 0, first)
+        last = save(saver, thread_id, {"messages": ["hello", "a", "b"]}, 1, second)
+        saver.get_tuple(config_of(thread_id, second))
+        copy = save(saver, thread_id, {"messages": ["hello", "a"]}, 1, first)
+        saver.get_tuple(config_of(thread_id, first))
+        again = save(saver, thread_id, {"messages": ["hello"]}, 0)
+        for parent in (second, first, None):
+            with pytest.raises(ConcurrencyConflict):
+                save(saver, thread_id, {"messages": ["x"]}, 2, parent)
+        assert ids_of(saver, thread_id) == [again, copy, last, second, first]
 
 
 def test_a_thread_that_was_empty_when_it_was_loaded_is_begun_once(places: Places) -> None:

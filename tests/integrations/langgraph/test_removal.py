@@ -9,7 +9,7 @@ from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
-from runstream import ConfigurationError, DrainWorker, connect
+from runstream import ConfigurationError, DrainWorker, SQLiteCheckpointer, connect
 from runstream.integrations.langgraph import RunstreamSaver
 from runstream.integrations.langgraph.mapping import THREAD_TAGS
 from tests.integrations.langgraph.checkpoints import config_of, ids_of, new_thread, save
@@ -168,10 +168,12 @@ def test_other_runs_of_a_store_are_no_threads(name: str, places: Places) -> None
 def test_everything_is_there_once_all_of_it_has_left_redis(name: str, places: Places) -> None:
     (url, archive), config = places.urls("retiring"), config_of(new_thread())
     assert archive is not None
-    with RunstreamSaver.from_url(url, archive=archive) as saver, connect(url) as hot, connect(archive) as sink:
+    with RunstreamSaver.from_url(url, archive=archive) as saver, connect(url) as hot:
+        sink: Any = SQLiteCheckpointer(archive.removeprefix("sqlite:"))
         graph = turns(saver, config["configurable"]["thread_id"], 3)
         expected = [(each.values, each.next, each.config) for each in graph.get_state_history(config)]
-        DrainWorker(hot, [sink], retire_idle_seconds=0).drain_once()
+        with sink:
+            DrainWorker(hot, [sink], retire_idle_seconds=0).drain_once()
         assert [(each.values, each.next, each.config) for each in graph.get_state_history(config)] == expected
         graph.invoke(Command(resume="yes"), config)
         assert len(list(graph.get_state_history(config))) == len(expected) + 1

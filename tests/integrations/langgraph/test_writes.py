@@ -15,13 +15,19 @@ from runstream.integrations.langgraph import RunstreamSaver
 from tests.integrations.langgraph.checkpoints import checkpoint, config_of, new_thread, save
 from tests.integrations.langgraph.savers import ALONE, PLACES, Places
 
-STEP = {"source": "loop", "step": 0, "parents": {}}
+STEP: Any = {"source": "loop", "step": 0, "parents": {}}
 SPECIAL = sorted(WRITES_IDX_MAP)
 
 
 def pending(saver: Any, thread_id: str, checkpoint_id: str | None = None) -> Any:
     """What was written after a checkpoint."""
     return saver.get_tuple(config_of(thread_id, checkpoint_id)).pending_writes
+
+
+def listed(saver: Any, thread_id: str, **options: Any) -> Any:
+    """What was written after each checkpoint of a list, by its id."""
+    found = saver.list(config_of(thread_id), **options)
+    return {each.checkpoint["id"]: each.pending_writes for each in found}
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -45,12 +51,8 @@ def test_what_is_written_after_a_checkpoint_is_found_whenever_it_comes(name: str
         with places.sync(name) as other:
             for each in (saver, *([other] if name != "memory" else [])):
                 assert {known: pending(each, thread_id, known) for known in expected} == expected
-                listed = {found.checkpoint["id"]: found.pending_writes for found in each.list(config_of(thread_id))}
-                assert listed == expected
-                before = {
-                    found.checkpoint["id"]: found.pending_writes
-                    for found in each.list(config_of(thread_id), before=config_of(thread_id, last))
-                }
+                assert listed(each, thread_id) == expected
+                before = listed(each, thread_id, before=config_of(thread_id, last))
                 assert before == {known: expected[known] for known in (ahead["id"], first)}
 
 
@@ -109,7 +111,8 @@ def test_the_log_says_which_checkpoint_is_the_latest_and_no_clock(name: str, pla
         ids = [f"{number:04}" for number in (5, 3, 9, 1)]  # a clock went back between them
         for step, made in enumerate(ids):
             values = checkpoint({"x": step}, {"x": step + 1}, made)
-            saver.put(config_of(thread_id, parent), values, {**STEP, "step": step}, {"x": step + 1})
+            metadata: Any = {**STEP, "step": step}
+            saver.put(config_of(thread_id, parent), values, metadata, {"x": step + 1})
             parent = made
         latest = saver.get_tuple(config_of(thread_id))
         assert latest is not None

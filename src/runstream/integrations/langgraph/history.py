@@ -180,7 +180,8 @@ def _list_place(
             yield Items((yield from _whole(context, chosen[first : first + _TOGETHER], at_hand)))
         count += len(chosen)
         if limit == 1 and chosen:
-            context.known.note_given(chosen[0].place, chosen[0].saved.id)  # so a replay chooses where to begin
+            saved = chosen[0].saved  # so a replay chooses where to begin
+            context.known.note_given(chosen[0].place, saved.id, saved.parent)
         if count == limit:
             break
     return count

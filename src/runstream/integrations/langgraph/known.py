@@ -49,11 +49,12 @@ class _Remembered:
     """What is remembered of a place beside its latest checkpoint.
 
     ``numbers``: the next number of what is said of a checkpoint. ``given``: the older checkpoints that were asked
-    for by name, from each of which a branch may begin. ``was_empty``: the latest was asked for: there was none.
+    for by name, with their parents: a branch may begin at each, and a copy of it at its parent. ``was_empty``: the
+    latest was asked for, when there was none.
     """
 
     numbers: OrderedDict[str, int] = field(default_factory=OrderedDict)
-    given: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    given: OrderedDict[str, str | None] = field(default_factory=OrderedDict)
     was_empty: bool = False
 
 
@@ -118,10 +119,10 @@ class Known:
 
     # -- who may write -----------------------------------------------------------------------------------
 
-    def note_given(self, place: Place, checkpoint_id: str) -> None:
+    def note_given(self, place: Place, checkpoint_id: str, parent: str | None) -> None:
         """Note that an older checkpoint was asked for by name: a branch may begin there."""
         with self._lock:
-            _remember(self._of(place).given, checkpoint_id, None)
+            _remember(self._of(place).given, checkpoint_id, parent)
 
     def note_empty(self, place: Place) -> None:
         """Note that the latest checkpoint of a place was asked for, and nothing was there."""
@@ -141,7 +142,8 @@ class Known:
             return
         with self._lock:
             remembered = self._of(place)
-            may = not remembered.was_empty and step >= 0 if parent is None else parent in remembered.given
+            may = parent is None and step >= 0 and not remembered.was_empty
+            may = may or _given_for(remembered, parent) is not None
         if not may:
             raise _superseded(place, parent, head)
 
@@ -164,7 +166,10 @@ class Known:
     def note_saved(self, place: Place, parent: str | None, head: Head) -> None:
         """Note that a checkpoint was saved: it is the latest, and no branch begins at its parent unasked."""
         with self._lock:
-            self._of(place).given.pop(parent or "", None)
+            remembered = self._of(place)
+            given = _given_for(remembered, parent)
+            if given is not None:
+                del remembered.given[given]
         self.note_head(place, head)
 
     # -- what else is said of checkpoints -----------------------------------------------------------------
@@ -234,6 +239,12 @@ class Known:
                 self._remembered.popitem(last=False)
         self._remembered.move_to_end(place)
         return remembered
+
+
+def _given_for(remembered: _Remembered, parent: str | None) -> str | None:
+    """The checkpoint that was given last of those after which one with this parent may come; None for none."""
+    pairs = reversed(remembered.given.items())
+    return next((given for given, of_it in pairs if parent in (given, of_it)), None)
 
 
 def _superseded(place: Place, parent: str | None, head: Head) -> ConcurrencyConflict:

@@ -57,8 +57,8 @@ def get_tuple(context: Context, config: RunnableConfig) -> Operation[CheckpointT
     found = yield from find_checkpoint(context, place, checkpoint_id)
     if found is None:
         return None
-    context.known.note_given(place, checkpoint_id)
     head, written = found
+    context.known.note_given(place, checkpoint_id, head.saved.parent)
     return give(context, place, head.saved, head.channels, written, config)
 
 

@@ -22,8 +22,7 @@ try:
     from langgraph.checkpoint.serde.base import SerializerProtocol
 except ImportError as error:
     raise ConfigurationError(
-        "langgraph is not installed, or one before 1.2 (langgraph-checkpoint 4.1): pip install"
-        " 'runstream[langgraph]'"
+        "langgraph is not installed, or a langgraph-checkpoint before 4.3: pip install 'runstream[langgraph]'"
     ) from error
 
 __all__ = [
