@@ -51,7 +51,7 @@ def _plain(seed: Any) -> Any:
     return seed.value if isinstance(seed, _DeltaSnapshot) else seed
 
 
-@pytest.fixture(params=["memory", "sqlite", "fake"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("fake", marks=pytest.mark.exhaustive)])
 def chain(request: pytest.FixtureRequest, places: Places) -> Any:
     with places.sync(request.param) as saver:
         yield Chain(saver)
@@ -127,6 +127,7 @@ def test_only_what_lies_on_the_way_counts(chain: Chain) -> None:
     assert chain.history("ch") == {"ch": (0, [1, "this one"])}
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", PLACES)
 def test_a_long_history_is_that_of_langgraphs_own_saver(name: str, places: Places) -> None:
     with places.sync(name) as saver:

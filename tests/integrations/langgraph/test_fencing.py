@@ -20,7 +20,7 @@ ROUNDS = 20
 
 
 @pytest.mark.parametrize("name", REAL[:1])
-@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("is_new", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_of_two_processes_on_one_thread_one_is_refused_and_nothing_forks(
     name: str, is_new: bool, places: Places
 ) -> None:

@@ -89,7 +89,7 @@ def test_what_was_encrypted_once_is_not_encrypted_again(steps: Any) -> None:
                     assert part.values == earlier.values
 
 
-@pytest.mark.parametrize("size", [10, 1000])
+@pytest.mark.parametrize("size", [10, pytest.param(1000, marks=pytest.mark.exhaustive)])
 def test_a_list_that_grows_is_written_as_often_as_its_logarithm_says_and_lies_in_few_parts(size: int) -> None:
     written, channel, messages = 0, None, []
     for count in range(1, 2001):
@@ -115,6 +115,7 @@ def test_a_large_part_is_not_written_again_until_what_follows_weighs_as_much() -
     assert sum(map(size_of, channel.plain)) > 100_000
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["memory", "fake"])
 @pytest.mark.parametrize("serde", [None, ENCRYPTED.serde], ids=["plain", "encrypted"])
 def test_the_history_of_a_chat_does_not_grow_with_its_square(name: str, serde: Any, places: Places) -> None:

@@ -16,7 +16,7 @@ from tests.integrations.langgraph.checkpoints import config_of, ids_of, new_thre
 from tests.integrations.langgraph.savers import ALONE, PLACES, Places
 from tests.support.kinds import REAL
 
-EVERYWHERE = ["memory", "sqlite", "jsonl", "fake", "draining"]
+EVERYWHERE = ["memory", "fake", "sqlite", "jsonl", "draining"]
 
 
 def extend(state: Any, writes: Any) -> Any:
@@ -49,6 +49,7 @@ def turns(saver: Any, thread_id: str, count: int) -> Any:
     return graph
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_a_pruned_thread_keeps_its_question_and_its_differences_and_goes_on(name: str, places: Places) -> None:
     with places.sync(name) as saver:
@@ -98,6 +99,7 @@ def test_pruning_by_age_leaves_threads_that_are_written_to(places: Places) -> No
             saver.prune(strategy="keep_all")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_a_copy_goes_on_by_itself_and_outlives_the_thread(name: str, places: Places) -> None:
     with places.sync(name) as saver:
@@ -117,6 +119,7 @@ def test_a_copy_goes_on_by_itself_and_outlives_the_thread(name: str, places: Pla
             saver.copy_thread(source, new_thread())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_the_checkpoints_of_a_run_go_and_what_others_need_of_them_stays(name: str, places: Places) -> None:
     with places.sync(name) as saver:
