@@ -12,6 +12,7 @@ import pytest
 
 from runstream import ConcurrencyConflict, LeaseHeld
 from runstream.integrations.langgraph import RunstreamSaver
+from runstream.integrations.langgraph.loading import get_tuple
 from tests.integrations.langgraph.checkpoints import config_of, ids_of, new_thread, save
 from tests.integrations.langgraph.savers import ALONE, Places
 from tests.support.kinds import REAL
@@ -67,6 +68,23 @@ def test_a_run_that_loaded_the_thread_before_another_wrote_it_is_refused(name: s
         with pytest.raises(ConcurrencyConflict):
             save(saver, thread_id, {"messages": ["hi"]}, -1)
         assert ids_of(saver, thread_id) == [second, first]
+
+
+def test_what_another_thread_loaded_too_late_neither_stops_a_run_nor_lets_another_by(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        first = save(saver, thread_id, {"messages": ["hello"]}, -1)
+        looking = get_tuple(saver._context, config_of(thread_id))
+        step: Any = next(looking)
+        found = step.make()  # the answer of the store comes, and is looked at only later
+        second = save(saver, thread_id, {"messages": ["hello", "a"]}, 0, first)
+        with pytest.raises(StopIteration) as done:
+            looking.send(found)
+        assert done.value.value.checkpoint["id"] == first
+        with pytest.raises(ConcurrencyConflict):
+            save(saver, thread_id, {"messages": ["hello", "b"]}, 0, first)
+        third = save(saver, thread_id, {"messages": ["hello", "a", "b"]}, 1, second)
+        assert ids_of(saver, thread_id) == [third, second, first]
 
 
 def test_a_branch_from_an_older_checkpoint_may_be_made_once_it_was_asked_for(places: Places) -> None:

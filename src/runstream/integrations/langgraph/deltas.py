@@ -48,10 +48,15 @@ def history_of(
     parent, log = target.parent, Backward(context, place.thread_id, place, offset, with_cleared=True)
     while walk.open and parent is not None and (page := (yield from log.page())) is not None:
         at_hand = {found.offset: found.payload for found in page}
+        line = []
         for found in page:
-            if found.saved.id != parent or not walk.open:
-                continue
-            saved, parent = found.saved, found.saved.parent
+            if found.saved.id == parent:
+                parent = found.saved.parent
+                line.append(found)
+        for found in (yield from log.completed(line)):
+            if not walk.open:
+                break
+            saved = found.saved
             begins = walk.take_written(saved, found.written)
             of_these = saved._replace(channels={channel: saved.channels[channel] for channel in begins})
             values = yield from gather(context, place, of_these, found.offset, at_hand)

@@ -77,14 +77,16 @@ class Backward:
         self._passed: set[tuple[Place, str]] = set()
 
     def page(self) -> Operation[list[Found] | None]:
-        """The next checkpoints, the latest first; none, or some; None where the log begins."""
+        """The next checkpoints, the latest first; none, or some; None where the log begins.
+
+        What is wanted of them is to be :meth:`completed`.
+        """
         query = ReadQuery(before=self._end, limit=self._size, reverse=True)
         items: list[Recorded[Any]] = yield from collect(self._context.operations.read(self._thread_id, query))
         if not items:
             return None
         self._end, self._size = items[-1].offset, min(2 * self._size, _LARGEST_PAGE)
-        found = [each for each in map(self._look, items) if each is not None]
-        return (yield from self._completed(found))
+        return [each for each in map(self._look, items) if each is not None]
 
     def _look(self, item: Recorded[Any]) -> Found | None:
         """Note what an event says; give the checkpoint if it has one."""
@@ -101,8 +103,11 @@ class Backward:
             return Found(place, item.offset, payload, self._written.pop(named, [])[::-1])
         return None
 
-    def _completed(self, found: list[Found]) -> Operation[list[Found]]:
-        """The checkpoints with all that was said of them, wherever that is in the log."""
+    def completed(self, found: list[Found]) -> Operation[list[Found]]:
+        """Checkpoints of a page with all that was said of them, wherever that is in the log.
+
+        Those that are there no more are left out.
+        """
         unsure = [each for each in found if each.saved.is_preceded or not self._is_from_end]
         if not unsure:
             return found
@@ -168,16 +173,18 @@ def _list_place(
     older_than = None if before is None else get_checkpoint_id(before)
     end = None if older_than is None else (yield from _offset_of(context, place, older_than))
     log = Backward(context, place.thread_id, None if in_all else place, end)
-    count = 0
+    count, used = 0, dict[int, Mapping[str, Any]]()
     while (page := (yield from log.page())) is not None:
         chosen = [each for each in page if _matches(context, each.saved, wanted)]
         if older_than is not None and end is None:  # nobody knows it here: then only its name can tell
             chosen = [each for each in chosen if each.saved.id < older_than]
         if limit is not None:
             chosen = chosen[: limit - count]
+        chosen = yield from log.completed(chosen)
         at_hand = {each.offset: each.payload for each in page}
         for first in range(0, len(chosen), _TOGETHER):
-            yield Items((yield from _whole(context, chosen[first : first + _TOGETHER], at_hand)))
+            whole, used = yield from _whole(context, chosen[first : first + _TOGETHER], {**at_hand, **used})
+            yield Items(whole)
         count += len(chosen)
         if limit == 1 and chosen:
             saved = chosen[0].saved  # so a replay chooses where to begin
@@ -189,8 +196,12 @@ def _list_place(
 
 def _whole(
     context: Context, chosen: Sequence[Found], at_hand: Mapping[int, Mapping[str, Any]]
-) -> Operation[list[CheckpointTuple]]:
-    """Checkpoints with their values, which take one look at the events that are not at hand."""
+) -> Operation[tuple[list[CheckpointTuple], dict[int, Mapping[str, Any]]]]:
+    """Checkpoints with their values, which take one look at the events that are not at hand.
+
+    Returns:
+        The checkpoints, and the payloads that they are made of: those before them have many of them too.
+    """
     wanted = {
         offset
         for each in chosen
@@ -203,7 +214,7 @@ def _whole(
     for each in chosen:
         channels = yield from gather(context, each.place, each.saved, each.offset, payloads)
         whole.append(give(context, each.place, each.saved, channels, each.written))
-    return whole
+    return whole, {offset: payloads[offset] for offset in wanted}
 
 
 def _matches(context: Context, saved: Saved, wanted: Mapping[str, Any] | None) -> bool:

@@ -50,12 +50,13 @@ class _Remembered:
 
     ``numbers``: the next number of what is said of a checkpoint. ``given``: the older checkpoints that were asked
     for by name, with their parents: a branch may begin at each, and a copy of it at its parent. ``was_empty``: the
-    latest was asked for, when there was none.
+    latest was asked for, when there was none. ``saves``: how often this saver has saved a checkpoint there.
     """
 
     numbers: OrderedDict[str, int] = field(default_factory=OrderedDict)
     given: OrderedDict[str, str | None] = field(default_factory=OrderedDict)
     was_empty: bool = False
+    saves: int = 0
 
 
 class Known:
@@ -76,7 +77,7 @@ class Known:
         self._bytes = 0
         self._remembered: OrderedDict[Place, _Remembered] = OrderedDict()
         self._leases: dict[str, Leased] = {}
-        self._tasks: dict[str, set[Place]] = {}
+        self._tasks: OrderedDict[str, set[Place]] = OrderedDict()
         self._saving: dict[Place, str] = {}
 
     _start_anew = _begin_empty  # a fork of the process: what another thread was changing is not whole
@@ -88,15 +89,30 @@ class Known:
         found = self._heads.get(place)
         return (False, None) if found is None else (True, found[0])
 
-    def note_head(self, place: Place, head: Head | None) -> None:
-        """Note which checkpoint is the latest of a place; None: it has none."""
-        size = _HEAD_BYTES if head is None else head.held_bytes
+    def saves(self, place: Place) -> int:
+        """How often this saver has saved a checkpoint of a place."""
         with self._lock:
-            self._drop(place)
-            self._heads[place] = head, size
-            self._bytes += size
-            while self._bytes > self._max_bytes and len(self._heads) > 1:
-                self._drop(next(iter(self._heads)))
+            return self._of(place).saves
+
+    def note_head(self, place: Place, head: Head | None, saves: int) -> None:
+        """Note which checkpoint is the latest of a place, as it was loaded; None: it has none.
+
+        Args:
+            place: The place.
+            head: What was loaded.
+            saves: How often this saver had saved one there before that: if it has since, this is an older one.
+        """
+        with self._lock:
+            if self._of(place).saves == saves:
+                self._keep(place, head)
+
+    def _keep(self, place: Place, head: Head | None) -> None:
+        size = _HEAD_BYTES if head is None else head.held_bytes
+        self._drop(place)
+        self._heads[place] = head, size
+        self._bytes += size
+        while self._bytes > self._max_bytes and len(self._heads) > 1:
+            self._drop(next(iter(self._heads)))
 
     def forget_head(self, place: Place) -> None:
         """Take what is the latest checkpoint of a place as not known."""
@@ -170,7 +186,8 @@ class Known:
             given = _given_for(remembered, parent)
             if given is not None:
                 del remembered.given[given]
-        self.note_head(place, head)
+            remembered.saves += 1
+            self._keep(place, head)
 
     # -- what else is said of checkpoints -----------------------------------------------------------------
 
@@ -210,6 +227,8 @@ class Known:
         """Note that the lane of one call of a subgraph was written to."""
         with self._lock:
             self._tasks.setdefault(place.thread_id, set()).add(place)
+            if len(self._tasks) > _MOST_PLACES:
+                self._tasks.popitem(last=False)
 
     def take_tasks(self, thread_id: str) -> list[Place]:
         """The lanes of calls of subgraphs that were written to: they are over at the graph's next checkpoint."""

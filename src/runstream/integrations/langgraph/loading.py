@@ -64,6 +64,7 @@ def get_tuple(context: Context, config: RunnableConfig) -> Operation[CheckpointT
 
 def load(context: Context, place: Place) -> Operation[Loaded | None]:
     """Load the latest checkpoint of a place: its lane's snapshot, and the events after that."""
+    saves = context.known.saves(place)
     recovery = yield from context.operations.recover(place.thread_id, place.lane_id)
     data = {} if recovery.state is None else recovery.stored.get("data", {})
     said = [(kind_of(item), item.offset, payload_of(item.event)) for item in recovery.events]
@@ -81,7 +82,7 @@ def load(context: Context, place: Place) -> Operation[Loaded | None]:
         saved = Saved.of(payload)
         channels = yield from gather(context, place, saved, offset, dict(own))
     elif saved is None:
-        context.known.note_head(place, None)
+        context.known.note_head(place, None, saves)
         return None
     else:
         offset = own[-1][0] if own else offset
@@ -90,7 +91,7 @@ def load(context: Context, place: Place) -> Operation[Loaded | None]:
             for name, entry in saved.channels.items()
         }
     head = Head(saved, channels, offset)
-    context.known.note_head(place, head)
+    context.known.note_head(place, head, saves)
     written = [
         Written.of(payload) for kind, _, payload in said if kind == WRITES and payload["checkpoint"] == saved.id
     ]

@@ -45,20 +45,24 @@ def put(
     metadata = get_checkpoint_metadata(config, metadata)
     with context.known.saving(place, checkpoint["id"]):
         is_known, head = context.known.head(place)
-        if not is_known:
-            loaded = yield from load(context, place)
-            head = None if loaded is None else loaded.head
-        if not anywhere:
-            context.known.check_follows(place, head, parent, metadata.get("step", 0))
         try:
+            if not is_known:
+                head = yield from _latest(context, place)
+            if not anywhere:
+                context.known.check_follows(place, head, parent, metadata.get("step", 0))
             yield from _put(context, place, head, parent, checkpoint, metadata, new_versions)
         except ConcurrencyConflict:
-            # the store may have forgotten what this saver knows; if nobody else has written, it is sent again
-            loaded = yield from load(context, place)
-            if parent is None or loaded is None or loaded.head.saved.id != parent:
+            # what is known may be what another thread has loaded too late: if nobody else has written, it goes on
+            head = yield from _latest(context, place)
+            if parent is None or head is None or head.saved.id != parent:
                 raise
-            yield from _put(context, place, loaded.head, parent, checkpoint, metadata, new_versions)
+            yield from _put(context, place, head, parent, checkpoint, metadata, new_versions)
     return place.config(checkpoint["id"])  # type: ignore[return-value]  # as LangGraph's own savers give it
+
+
+def _latest(context: Context, place: Place) -> Operation[Head | None]:
+    loaded = yield from load(context, place)
+    return None if loaded is None else loaded.head
 
 
 def _put(
