@@ -13,7 +13,8 @@ import pytest
 from runstream import ConcurrencyConflict, LeaseHeld
 from runstream.integrations.langgraph import RunstreamSaver
 from runstream.integrations.langgraph.loading import get_tuple
-from tests.integrations.langgraph.checkpoints import config_of, ids_of, new_thread, save
+from runstream.integrations.langgraph.saving import put
+from tests.integrations.langgraph.checkpoints import checkpoint, config_of, ids_of, new_thread, save
 from tests.integrations.langgraph.savers import ALONE, Places
 from tests.support.kinds import REAL
 
@@ -85,6 +86,22 @@ def test_what_another_thread_loaded_too_late_neither_stops_a_run_nor_lets_anothe
             save(saver, thread_id, {"messages": ["hello", "b"]}, 0, first)
         third = save(saver, thread_id, {"messages": ["hello", "a", "b"]}, 1, second)
         assert ids_of(saver, thread_id) == [third, second, first]
+
+
+def test_two_checkpoints_of_one_thread_are_not_saved_at_once_through_one_saver(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        first = save(saver, thread_id, {"messages": ["hello"]}, -1)
+        made: Any = checkpoint({"messages": ["a"]}, {"messages": 2})
+        metadata = {"source": "loop", "step": 0, "parents": {}}
+        saving = put(saver._context, config_of(thread_id, first), made, metadata, {"messages": 2})
+        step: Any = next(saving)
+        with pytest.raises(ConcurrencyConflict):
+            save(saver, thread_id, {"messages": ["b"]}, 0, first)
+        with pytest.raises(StopIteration):
+            saving.send(step.make())
+        assert ids_of(saver, thread_id) == [made["id"], first]
+        save(saver, thread_id, {"messages": ["c"]}, 1, made["id"])
 
 
 def test_a_branch_from_an_older_checkpoint_may_be_made_once_it_was_asked_for(places: Places) -> None:

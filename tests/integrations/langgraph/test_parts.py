@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from runstream.integrations.langgraph.channels import Channel, split
 from runstream.integrations.langgraph.values import Values, size_of
-from tests.integrations.langgraph.checkpoints import config_of, new_thread, save
+from tests.integrations.langgraph.checkpoints import checkpoint, config_of, new_thread, save
 from tests.integrations.langgraph.savers import Places
 
 
@@ -151,6 +151,31 @@ def test_a_checkpoint_beside_one_that_stays_takes_little(places: Places) -> None
         found = saver.get_tuple(config_of(thread_id, first))
         assert found is not None
         assert found.checkpoint["channel_values"] == {"document": document, "count": 0}
+
+
+def test_a_value_that_is_said_to_be_new_is_kept_whatever_its_version(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id, parent = new_thread(), None
+        for value in ("a", "b", "b"):
+            made = checkpoint({"x": value}, {"x": 1})
+            saver.put(config_of(thread_id, parent), made, {"source": "loop", "step": 0, "parents": {}}, {"x": 1})
+            parent = made["id"]
+        assert [found.checkpoint["channel_values"]["x"] for found in saver.list(config_of(thread_id))] == [
+            "b",
+            "b",
+            "a",
+        ]
+
+
+def test_a_branch_with_the_versions_of_another_keeps_its_own_values(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        first = save(saver, thread_id, {"x": 0}, -1)
+        save(saver, thread_id, {"x": "of the first branch"}, 0, first)
+        saver.get_tuple(config_of(thread_id, first))
+        made = checkpoint({"x": "of the second branch"}, {"x": 2})
+        saver.put(config_of(thread_id, first), made, {"source": "loop", "step": 0, "parents": {}}, {})
+        assert _latest(saver, thread_id)["channel_values"] == {"x": "of the second branch"}
 
 
 def _latest(saver: Any, thread_id: str) -> Any:

@@ -121,9 +121,6 @@ def _target(context: Context, place: Place, checkpoint_id: str | None) -> Operat
         return None if loaded is None else (loaded.head.saved, loaded.head.offset)
     if known is not None and known.saved.id == checkpoint_id:
         return known.saved, known.offset
-    (offset,) = yield from context.operations.find(place.thread_id, [place.key(checkpoint_id)])
-    if offset is None:
-        return None
-    said = yield from find_said(context, [(place, checkpoint_id)], [offset])
+    said = yield from find_said(context, [(place, checkpoint_id)], with_own=True)
     saved = [item for item in said[place, checkpoint_id] if kind_of(item) == SAVED]
     return (Saved.of(payload_of(saved[-1].event)), saved[-1].offset) if saved else None

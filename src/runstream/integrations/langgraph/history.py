@@ -9,6 +9,7 @@ from runstream.integrations.langgraph.channels import located
 from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.loading import (
     find_checkpoint,
+    find_following,
     find_said,
     gather,
     give,
@@ -39,12 +40,14 @@ class Found(NamedTuple):
         offset: The offset of its event.
         payload: The payload of that.
         written: What was written after it, of what came after it in the log.
+        is_first: Whether what follows it may lie beyond where the reading began.
     """
 
     place: Place
     offset: int
     payload: Mapping[str, Any]
     written: Sequence[Written]
+    is_first: bool
 
     @property
     def saved(self) -> Saved:
@@ -73,7 +76,8 @@ class Backward:
         self._is_from_end = end is None
         self._with_cleared = with_cleared
         self._size = _FIRST_PAGE
-        self._written: dict[tuple[Place, str], list[Written]] = {}
+        self._following: dict[Place, list[Written]] = {}
+        self._apart: dict[tuple[Place, str], list[Written]] = {}
         self._passed: set[tuple[Place, str]] = set()
 
     def page(self) -> Operation[list[Found] | None]:
@@ -95,12 +99,21 @@ class Backward:
             return None
         kind, payload = kind_of(item), payload_of(item.event)
         if kind == WRITES:
-            self._written.setdefault((place, payload["checkpoint"]), []).append(Written.of(payload))
+            written = Written.of(payload, item.offset)
+            if written.is_apart:
+                self._apart.setdefault((place, written.checkpoint_id), []).append(written)
+            else:
+                self._following.setdefault(place, []).append(written)
         elif kind == CLEARED and not self._with_cleared:
             self._passed.add((place, payload["checkpoint"]))
-        elif kind == SAVED and (named := (place, payload["checkpoint"]["id"])) not in self._passed:
-            self._passed.add(named)  # what was saved again later holds
-            return Found(place, item.offset, payload, self._written.pop(named, [])[::-1])
+        elif kind == SAVED:
+            is_first = not self._is_from_end and place not in self._following
+            following, self._following[place] = self._following.get(place, []), []
+            named = place, payload["checkpoint"]["id"]
+            if named not in self._passed:
+                self._passed.add(named)  # what was saved again later holds
+                own = [each for each in following if each.checkpoint_id == named[1]]
+                return Found(place, item.offset, payload, own + self._apart.pop(named, []), is_first)
         return None
 
     def completed(self, found: list[Found]) -> Operation[list[Found]]:
@@ -112,11 +125,19 @@ class Backward:
         if not unsure:
             return found
         said = yield from find_said(self._context, [(each.place, each.saved.id) for each in unsure])
-        return [
-            each._replace(written=written_in(said[named])) if named in said else each
-            for each, named in ((each, (each.place, each.saved.id)) for each in found)
-            if self._with_cleared or not is_cleared(said.get(named, ()))
-        ]
+        completed = []
+        for each in found:
+            written, keyed = each.written, said.get((each.place, each.saved.id))
+            if keyed is not None:
+                if is_cleared(keyed) and not self._with_cleared:
+                    continue
+                written = [*(one for one in written if not one.is_apart), *written_in(keyed)]
+            if each.is_first:
+                apart = [one for one in written if one.is_apart]
+                following = yield from find_following(self._context, each.place, each.saved.id, each.offset)
+                written = [*apart, *following]
+            completed.append(each._replace(written=written))
+        return completed
 
 
 def list_checkpoints(

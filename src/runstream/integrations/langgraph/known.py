@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,6 +79,7 @@ class Known:
         self._leases: dict[str, Leased] = {}
         self._tasks: OrderedDict[str, set[Place]] = OrderedDict()
         self._saving: dict[Place, str] = {}
+        self._writing: Counter[Place] = Counter()
 
     _start_anew = _begin_empty  # a fork of the process: what another thread was changing is not whole
 
@@ -191,14 +192,36 @@ class Known:
 
     # -- what else is said of checkpoints -----------------------------------------------------------------
 
-    def take_number(self, place: Place, checkpoint_id: str) -> int | None:
-        """A number for what is said of a checkpoint, which this saver has not given before.
+    def is_saving(self, place: Place, checkpoint_id: str) -> bool:
+        """Whether that very checkpoint is being saved: its snapshot would cover what nobody has told it."""
+        return self._saving.get(place) == checkpoint_id
 
-        None while that very checkpoint is being saved: its snapshot would cover what nobody has told it.
+    def is_writing(self, place: Place) -> bool:
+        """Whether something is being written that is to follow the latest checkpoint of a place."""
+        return self._writing[place] > 0
+
+    @contextmanager
+    def writing(self, place: Place, checkpoint_id: str) -> Iterator[bool]:
+        """Write what a task did after a checkpoint.
+
+        Gives whether that is the latest one of its place, and stays so until it is written: who saves the next one
+        waits for that.
         """
         with self._lock:
-            if self._saving.get(place) == checkpoint_id:
-                return None
+            known, head = self.head(place)
+            follows = known and head is not None and head.saved.id == checkpoint_id and place not in self._saving
+            self._writing[place] += follows
+        try:
+            yield follows
+        finally:
+            with self._lock:
+                self._writing[place] -= follows
+                if not self._writing[place]:
+                    del self._writing[place]
+
+    def take_number(self, place: Place, checkpoint_id: str) -> int:
+        """A number for what is said of a checkpoint, which this saver has not given before."""
+        with self._lock:
             numbers = self._of(place).numbers
             number = numbers.get(checkpoint_id, 0)
             _remember(numbers, checkpoint_id, number + 1)

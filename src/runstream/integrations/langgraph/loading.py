@@ -21,6 +21,7 @@ from runstream.operations.operation import Operation, collect
 __all__ = [
     "Loaded",
     "find_checkpoint",
+    "find_following",
     "find_said",
     "gather",
     "get_tuple",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _NUMBERS_AT_ONCE = 32
+_FIRST_PAGE, _LARGEST_PAGE = 16, 512  # events
 
 
 class Loaded(NamedTuple):
@@ -93,12 +95,14 @@ def load(context: Context, place: Place) -> Operation[Loaded | None]:
     head = Head(saved, channels, offset)
     context.known.note_head(place, head, saves)
     written = [
-        Written.of(payload) for kind, _, payload in said if kind == WRITES and payload["checkpoint"] == saved.id
+        Written.of(payload, offset)
+        for kind, offset, payload in said
+        if kind == WRITES and payload["checkpoint"] == saved.id
     ]
-    context.known.note_numbers(place, saved.id, len(written))
+    context.known.note_numbers(place, saved.id, sum(each.is_apart for each in written))
     if saved.is_preceded:
         of_it = yield from find_said(context, [(place, saved.id)])
-        written = written_in(of_it[place, saved.id])
+        written = [*(each for each in written if not each.is_apart), *written_in(of_it[place, saved.id])]
     return Loaded(head, written)
 
 
@@ -134,36 +138,65 @@ def find_checkpoint(
     context: Context, place: Place, checkpoint_id: str
 ) -> Operation[tuple[Head, Sequence[Written]] | None]:
     """A checkpoint by its id, with what was written after it; None for one that is not there."""
-    (offset,) = yield from context.operations.find(place.thread_id, [place.key(checkpoint_id)])
-    if offset is None:
-        return None
-    said = (yield from find_said(context, [(place, checkpoint_id)], [offset]))[place, checkpoint_id]
+    said = (yield from find_said(context, [(place, checkpoint_id)], with_own=True))[place, checkpoint_id]
     saved = [item for item in said if kind_of(item) == SAVED]
     if not saved or is_cleared(said):
         return None
     payload, offset = payload_of(saved[-1].event), saved[-1].offset
     channels = yield from gather(context, place, Saved.of(payload), offset, {offset: payload})
-    return Head(Saved.of(payload), channels, offset), written_in(said)
+    following = yield from find_following(context, place, checkpoint_id, offset)
+    return Head(Saved.of(payload), channels, offset), [*following, *written_in(said)]
+
+
+def find_following(context: Context, place: Place, checkpoint_id: str, offset: int) -> Operation[list[Written]]:
+    """What was written while a checkpoint was the latest: what follows it in its lane, up to the next one.
+
+    Args:
+        context: What the saver works with.
+        place: Where the checkpoint is.
+        checkpoint_id: Its id.
+        offset: The offset of its event.
+    """
+    written: list[Written] = []
+    size = _FIRST_PAGE
+    while True:
+        query = ReadQuery(offset, limit=size)
+        items: list[Recorded[Any]] = yield from collect(context.operations.read(place.thread_id, query))
+        for item in items:
+            if lane_of(item.event) != place.lane_id:
+                continue
+            kind, payload = kind_of(item), payload_of(item.event)
+            if kind == SAVED:
+                return written
+            if kind == WRITES and payload["checkpoint"] == checkpoint_id and not payload.get("is_apart"):
+                written.append(Written.of(payload, item.offset))
+        if len(items) < size:
+            return written
+        offset, size = items[-1].offset, min(2 * size, _LARGEST_PAGE)
 
 
 def find_said(
-    context: Context, named: Sequence[tuple[Place, str]], beside: Iterable[int] = ()
+    context: Context, named: Sequence[tuple[Place, str]], *, with_own: bool = False
 ) -> Operation[dict[tuple[Place, str], list[Recorded[Any]]]]:
-    """The events about checkpoints of one thread, by place and id, in the order of the log.
+    """The events about checkpoints of one thread that have a key, by place and id, in the order of the log.
 
     A number that was taken may never have been used: it is looked beyond that, until none follows for long.
 
     Args:
         context: What the saver works with.
         named: The checkpoints.
-        beside: Offsets of further events about them, such as their own.
+        with_own: Whether the events of the checkpoints themselves are wanted, too.
     """
     said: dict[tuple[Place, str], list[Recorded[Any]]] = {each: [] for each in named}
-    offsets, asked, first = set(beside), list(named), 0
+    offsets: set[int] = set()
+    asked, first = list(named), 0
     while asked:
         numbers = range(first, first + _NUMBERS_AT_ONCE)
         keys = [place.further_key(name, number) for place, name in asked for number in numbers]
-        found = yield from context.operations.find(asked[0][0].thread_id, keys)
+        own = [place.key(name) for place, name in asked] if with_own and first == 0 else []
+        found = yield from context.operations.find(asked[0][0].thread_id, [*own, *keys])
+        offsets.update(offset for offset in found[: len(own)] if offset is not None)
+        found = found[len(own) :]
         offsets.update(offset for offset in found if offset is not None)
         for (place, name), number, offset in zip(
             (each for each in asked for _ in numbers), [*numbers] * len(asked), found, strict=True
@@ -183,8 +216,8 @@ def find_said(
 
 
 def written_in(said: Iterable[Recorded[Any]]) -> list[Written]:
-    """What was written after a checkpoint, of the events about it."""
-    return [Written.of(payload_of(item.event)) for item in said if kind_of(item) == WRITES]
+    """What was written after a checkpoint, of the events about it that have a key."""
+    return [Written.of(payload_of(item.event), item.offset) for item in said if kind_of(item) == WRITES]
 
 
 def is_cleared(said: Iterable[Recorded[Any]]) -> bool:

@@ -1,8 +1,8 @@
 """Where a thread's checkpoints lie in a store: names of runs, lanes, keys and tags, and kinds of events. Pure.
 
-A thread is a run, and a checkpoint namespace one of its lanes. Each checkpoint is an event under its id as a key;
-whatever else is said of it later is an event too, under the id and a number: so all of it is found at once, in
-whatever order it came and whoever wrote it.
+A thread is a run, and a checkpoint namespace one of its lanes. Each checkpoint is an event, under its id as a key.
+What tasks write while it is the latest one follows it in its lane, up to the next one. What is said of it at
+another time is an event under the id and a number, by which it is found wherever it lies.
 """
 
 from __future__ import annotations

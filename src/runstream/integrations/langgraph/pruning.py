@@ -105,7 +105,7 @@ def _write_again(
         is_pruned=True,
     )
     said.append((place, saved.id, SAVED, payload_of(saved, channels)))
-    said += [(place, saved.id, WRITES, written.payload) for written in loaded.written]
+    said += [(place, saved.id, WRITES, written.apart.payload) for written in loaded.written]
     there = {name: channel.written_at(offset) for name, channel in channels.items()}
     states[place.lane_id] = context.state(place, state_of(saved._replace(channels=table_of(there)), there, offset))
 

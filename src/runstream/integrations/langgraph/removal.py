@@ -169,7 +169,7 @@ def append_said(
     """
     yield from find_said(context, list(dict.fromkeys((place, name) for place, name, _, _ in said)))
     events = [context.event(place, kind, dict(payload)) for place, _, kind, payload in said]
-    keys = [place.further_key(name, context.known.take_number(place, name) or 0) for place, name, _, _ in said]
+    keys = [place.further_key(name, context.known.take_number(place, name)) for place, name, _, _ in said]
     lease = context.known.lease_on(thread_id)
     options: AppendOptions[Any] = AppendOptions(expected_offset, keys, lease, snapshots=dict(states))
     result = yield from context.operations.append(thread_id, events, options)

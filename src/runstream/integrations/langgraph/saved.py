@@ -154,17 +154,29 @@ def part_name(channel: str, count: int) -> str:
 
 
 class Written(NamedTuple):
-    """What one task wrote after a checkpoint, as an event has it."""
+    """What one task wrote after a checkpoint, as an event has it.
+
+    Attributes:
+        checkpoint_id: The checkpoint.
+        task_id: The task.
+        task_path: Where it is in the graph.
+        writes: Of each write its index, its channel and its value.
+        is_apart: Whether it is found by its key alone, and does not follow the checkpoint in its lane.
+        offset: The event's offset; 0 for one that is to be written.
+    """
 
     checkpoint_id: str
     task_id: str
     task_path: str
     writes: Sequence[Sequence[Any]]
+    is_apart: bool = False
+    offset: int = 0
 
     @classmethod
-    def of(cls, payload: Mapping[str, Any]) -> Written:
-        """What an event's payload says."""
-        return cls(payload["checkpoint"], payload["task"], payload["path"], payload["writes"])
+    def of(cls, payload: Mapping[str, Any], offset: int) -> Written:
+        """What the event at an offset says."""
+        is_apart = payload.get("is_apart", False)
+        return cls(payload["checkpoint"], payload["task"], payload["path"], payload["writes"], is_apart, offset)
 
     @classmethod
     def make(
@@ -185,12 +197,18 @@ class Written(NamedTuple):
     @property
     def payload(self) -> dict[str, Any]:
         """The payload of its event."""
-        return {
+        payload = {
             "checkpoint": self.checkpoint_id,
             "task": self.task_id,
             "path": self.task_path,
             "writes": self.writes,
         }
+        return {**payload, "is_apart": True} if self.is_apart else payload
+
+    @property
+    def apart(self) -> Written:
+        """The same, to be found by its key."""
+        return self._replace(is_apart=True)
 
 
 def pending_writes(
@@ -202,12 +220,12 @@ def pending_writes(
     and their answers, which have numbers of their own, the last.
 
     Args:
-        written: What was written, in the order of the log.
+        written: What was written, each once.
         values: Makes objects of values.
         channels: Only what was written to these; None: all.
     """
     kept: dict[tuple[str, int], tuple[str, str, Value]] = {}
-    for task in written:
+    for task in sorted(written, key=lambda task: task.offset):
         for index, channel, value in task.writes:
             place = task.task_id, index
             if index < 0 or place not in kept:

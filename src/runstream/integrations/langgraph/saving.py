@@ -44,6 +44,8 @@ def put(
     place, parent = Place.of(config), get_checkpoint_id(config)
     metadata = get_checkpoint_metadata(config, metadata)
     with context.known.saving(place, checkpoint["id"]):
+        while context.known.is_writing(place):
+            yield Pause(_MOMENT_SECONDS)
         is_known, head = context.known.head(place)
         try:
             if not is_known:
@@ -150,18 +152,27 @@ def put_writes(
             "the config of put_writes names no checkpoint_id: what was written belongs to one"
         )
     written = Written.make(checkpoint_id, task_id, task_path, writes, context.values)
-    yield from say(context, place, checkpoint_id, WRITES, written.payload)
+    while context.known.is_saving(place, checkpoint_id):
+        yield Pause(_MOMENT_SECONDS)
+    with context.known.writing(place, checkpoint_id) as follows:
+        if follows:
+            event = context.event(place, WRITES, written.payload)
+            options: AppendOptions[Any] = AppendOptions(lease=context.known.lease_on(place.thread_id))
+            yield from context.operations.append(place.thread_id, [event], options)
+        else:
+            yield from _say(context, place, checkpoint_id, WRITES, written.apart.payload)
     if place.is_of_one_task:
         context.known.note_task(place)
 
 
-def say(context: Context, place: Place, checkpoint_id: str, kind: str, payload: dict[str, Any]) -> Operation[None]:
+def _say(
+    context: Context, place: Place, checkpoint_id: str, kind: str, payload: dict[str, Any]
+) -> Operation[None]:
     """Append an event about a checkpoint, under the first number that nobody has taken."""
     event = context.event(place, kind, payload)
     lease = context.known.lease_on(place.thread_id)
     while True:
-        while (number := context.known.take_number(place, checkpoint_id)) is None:
-            yield Pause(_MOMENT_SECONDS)
+        number = context.known.take_number(place, checkpoint_id)
         options: AppendOptions[Any] = AppendOptions(keys=[place.further_key(checkpoint_id, number)], lease=lease)
         try:
             result = yield from context.operations.append(place.thread_id, [event], options)
