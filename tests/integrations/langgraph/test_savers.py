@@ -47,13 +47,9 @@ async def test_a_saver_takes_a_store_of_its_own_kind_alone() -> None:
             with pytest.raises(ConfigurationError, match="cache_bytes"):
                 RunstreamSaver(store, cache_bytes=-1)
         saver: Any = AsyncRunstreamSaver(awaited)
-        for refused in (
-            lambda: saver.get_tuple(config_of("t")),
-            lambda: saver.prune(["t"]),
-            lambda: saver.list(None),
-        ):
+        for method, argument in ((saver.get_tuple, config_of("t")), (saver.prune, ["t"]), (saver.list, None)):
             with pytest.raises(ConfigurationError, match="ainvoke"):
-                refused()
+                method(argument)
 
 
 def test_a_store_that_was_passed_in_stays_open_and_one_that_was_opened_is_closed(tmp_path: Path) -> None:
@@ -90,7 +86,7 @@ def test_a_thread_of_a_store_with_usual_states_is_the_same(places: Places) -> No
 
 def test_what_is_no_plain_data_in_a_checkpoint_comes_back_as_it_was(places: Places) -> None:
     with places.sync("fake") as saver:
-        made = {**checkpoint({"x": 1}, {"x": 1}), "pending_sends": [{1, 2}], "updated_channels": ["x"]}
+        made: Any = {**checkpoint({"x": 1}, {"x": 1}), "pending_sends": [{1, 2}], "updated_channels": ["x"]}
         metadata: Any = {"source": "loop", "step": 0, "parents": {}, "odd": {1, 2}, "pair": {"x": (1, 2)}}
         saver.put(config_of("t"), made, metadata, {"x": 1})
         for each in (saver, RunstreamSaver(saver.store)):

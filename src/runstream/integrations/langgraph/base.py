@@ -15,6 +15,7 @@ from runstream.integrations.langgraph.values import Values
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import random_token, shown
 from runstream.operations.arguments import LeaseRequest
+from runstream.operations.interface import KeepsSnapshots, StoreOperations
 
 __all__ = ["CACHE_BYTES", "SaverBase", "lease_request", "own_options"]
 
@@ -38,7 +39,9 @@ class SaverBase(BaseCheckpointSaver[Any]):
         if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < 0:
             raise ConfigurationError(f"cache_bytes={shown(cache_bytes)}: pass a whole number of bytes, 0 or more")
         # its own writer of the store: what others save through that is a conflict here
-        self._context = Context(store._operations.for_one_writer(), Values(self.serde), Known(cache_bytes))
+        operations: StoreOperations[Any, Any] = store._operations.for_one_writer()
+        reads_archived = isinstance(operations, KeepsSnapshots)
+        self._context = Context(operations, Values(self.serde), Known(cache_bytes), reads_archived)
 
     def get_next_version(self, current: int | str | None, channel: None) -> int | str:  # noqa: ARG002 - LangGraph's
         """The version after one: whole numbers; for a thread that another saver began, texts as that has them."""

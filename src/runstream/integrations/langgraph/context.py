@@ -20,11 +20,13 @@ class Context(NamedTuple):
         operations: The store's.
         values: Makes values of objects, and objects of values.
         known: What the saver knows.
+        reads_archived: Whether the store reads what has left Redis, too.
     """
 
     operations: StoreOperations[Any, Any]
     values: Values
     known: Known
+    reads_archived: bool
 
     def event(self, place: Place, kind: str, payload: dict[str, Any]) -> Any:
         """An event of a place, of the store's type."""

@@ -14,7 +14,6 @@ from runstream.integrations.langgraph.saved import Saved, Written, payload_of, s
 from runstream.integrations.langgraph.upstream import RunnableConfig, get_checkpoint_id, get_checkpoint_metadata
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.operations.arguments import AppendOptions
-from runstream.operations.interface import KeepsSnapshots
 from runstream.operations.operation import Operation, Pause
 
 __all__ = ["put", "put_writes"]
@@ -90,7 +89,7 @@ def _put(
         end_lanes=[task.lane_id for task in done],
         tags=_tags(former, metadata),
     )
-    if not isinstance(context.operations, KeepsSnapshots):
+    if not context.reads_archived:
         # what was ended leaves Redis, once archived; then only a store with that archive can open a new lane
         options = options._replace(end_lanes=())
     event = context.event(place, SAVED, payload_of(saved, channels))
