@@ -5,18 +5,20 @@ new; the others lie in earlier events, whose offsets it names. Many small parts 
 whole: parts of about one size, once there are eight of them. So a list of n elements lies in a few times log n
 parts, each element is written about log n times, with 8 as the base, and the history of a chat of n turns grows as
 n log n, not as the square of n.
+
+A part of a list is one msgpack array, where its elements are msgpack: no layer below looks at each of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from operator import ne
-from typing import Any, NamedTuple
+from typing import Any
 
-from runstream.integrations.langgraph.values import Value, Values, size_of
+from runstream.integrations.langgraph.values import Stored, Value, Values, elements, in_array, joined, size_of
 
-__all__ = ["HERE", "Channel", "Part", "Table", "located", "read_channel", "split", "table_of", "value_of"]
+__all__ = ["HERE", "Channel", "Part", "Table", "located", "merged", "read_channel", "split", "table_of"]
 
 HERE = 0
 """Stands for the offset of the very event that names it: no event has it."""
@@ -29,54 +31,71 @@ _EIGHTS = 3  # bits
 _ENTRY_BYTES = 60  # what Python holds for bytes beside them, about
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Part:
     """What one event has of a channel.
 
     Attributes:
         offset: The event's offset; HERE for one that is to be written.
-        values: The elements of a list, or the one value that is no list.
-        size: How many bytes they have.
+        count: How many elements of a list it has; 1 for a value that is no list.
+        stored: The elements, or the value, as the event has it.
+        size: How many bytes it has.
     """
 
     offset: int
-    values: Sequence[Value]
+    count: int
+    stored: Stored
     size: int
 
 
-class Channel(NamedTuple):
+@dataclass(slots=True)
+class Channel:
     """The value of a channel.
 
     Attributes:
         is_list: Whether it is a list, kept by element.
         parts: The parts, in order.
-        plain: The values of all parts before they were encrypted.
     """
 
     is_list: bool
     parts: Sequence[Part]
-    plain: Sequence[Value]
+    _plain: Sequence[Value] | None = field(default=None, repr=False)
 
     @property
     def held_bytes(self) -> int:
         """What Python holds for it, about."""
-        return sum(part.size for part in self.parts) + _ENTRY_BYTES * len(self.plain)
+        return sum(2 * part.size + _ENTRY_BYTES * part.count for part in self.parts)
 
     @property
     def fresh(self) -> Part | None:
         """The part that is to be written: there is one at most."""
         return next((part for part in self.parts if part.offset == HERE), None)
 
+    def plain(self, values: Values) -> Sequence[Value]:
+        """The elements of all parts, or the value, before they were encrypted."""
+        if self._plain is None:
+            kept = [each for part in self.parts for each in self._elements(part)]
+            self._plain = list(map(values.opened, kept))
+        return self._plain
+
     def load(self, values: Values) -> Any:
         """The value itself, a new object each time."""
-        found = [values.load(value) for part in self.parts for value in part.values]
+        if self.is_list and values.is_joined:
+            whole = joined([part.stored for part in self.parts])
+            if isinstance(whole, bytes):
+                return values.load(whole)
+        found = [values.load(value) for part in self.parts for value in self._elements(part)]
         return found if self.is_list else found[0]
 
     def written_at(self, offset: int) -> Channel:
         """The same once the event that has the new part is written at an offset."""
         if self.fresh is None:
             return self
-        parts = [part if part.offset != HERE else part._replace(offset=offset) for part in self.parts]
-        return self._replace(parts=parts)
+        parts = [part if part.offset != HERE else replace(part, offset=offset) for part in self.parts]
+        return Channel(self.is_list, parts, self._plain)
+
+    def _elements(self, part: Part) -> Sequence[Value]:
+        return elements(part.stored) if self.is_list else [part.stored]
 
 
 def split(former: Channel | None, obj: Any, values: Values) -> Channel:
@@ -89,32 +108,33 @@ def split(former: Channel | None, obj: Any, values: Values) -> Channel:
     """
     is_list = type(obj) is list and bool(obj)
     plain = list(map(values.plain, obj)) if is_list else [values.plain(obj)]
-    if former is None or former.is_list != is_list:
-        former = Channel(is_list, (), ())
-    kept, count = _kept(former, plain)
-    if count == len(plain):
-        return Channel(is_list, kept, plain)
-    fresh = list(map(values.sealed, plain[count:]))
-    return Channel(is_list, _joined(kept, Part(HERE, fresh, sum(map(size_of, fresh)))), plain)
-
-
-def _kept(former: Channel, plain: Sequence[Value]) -> tuple[list[Part], int]:
-    """The parts that are the beginning of a new value, and how many elements they have."""
-    same = next(_indexes_where(ne, former.plain, plain), min(len(former.plain), len(plain)))
     kept: list[Part] = []
     count = 0
-    for part in former.parts:
-        if count + len(part.values) > same:
+    if former is not None and former.is_list == is_list:
+        kept, count = _kept(former.parts, _same(former.plain(values), plain))
+    if count < len(plain):
+        fresh = list(map(values.sealed, plain[count:]))
+        stored = (in_array(fresh) if values.is_joined else fresh) if is_list else fresh[0]
+        kept = _joined(kept, Part(HERE, len(fresh), stored, sum(map(size_of, fresh))))
+    return Channel(is_list, kept, plain)
+
+
+def _same(former: Sequence[Value], plain: Sequence[Value]) -> int:
+    """How many elements two lists begin with that are the same."""
+    differ = enumerate(map(ne, former, plain))
+    return next((index for index, is_other in differ if is_other), min(len(former), len(plain)))
+
+
+def _kept(parts: Sequence[Part], same: int) -> tuple[list[Part], int]:
+    """The parts that lie in so many elements, and how many elements they have."""
+    kept: list[Part] = []
+    count = 0
+    for part in parts:
+        if count + part.count > same:
             break
         kept.append(part)
-        count += len(part.values)
+        count += part.count
     return kept, count
-
-
-def _indexes_where(
-    differ: Callable[[Any, Any], bool], first: Sequence[Value], second: Sequence[Value]
-) -> Iterator[int]:
-    return (index for index, is_other in enumerate(map(differ, first, second)) if is_other)
 
 
 def _joined(kept: Sequence[Part], fresh: Part) -> list[Part]:
@@ -126,10 +146,16 @@ def _joined(kept: Sequence[Part], fresh: Part) -> list[Part]:
             first -= 1
         if len(parts) - first + 1 < _FEW:
             return [*parts, fresh]
-        together = [*parts[first:], fresh]
-        size = sum(part.size for part in together)
-        fresh = Part(HERE, list(chain.from_iterable(part.values for part in together)), size)
+        fresh = merged([*parts[first:], fresh])
         del parts[first:]
+
+
+def merged(parts: Sequence[Part]) -> Part:
+    """Parts of a list as one that is to be written; the one part of a value that is no list, likewise."""
+    if len(parts) == 1:
+        return replace(parts[0], offset=HERE)
+    stored = joined([part.stored for part in parts])
+    return Part(HERE, sum(part.count for part in parts), stored, sum(part.size for part in parts))
 
 
 def _level(part: Part) -> int:
@@ -140,9 +166,7 @@ def _level(part: Part) -> int:
 def table_of(channels: Mapping[str, Channel]) -> dict[str, Any]:
     """Where the values of channels lie, for the event that has the new parts."""
     return {
-        name: [[part.offset, len(part.values)] for part in channel.parts]
-        if channel.is_list
-        else channel.parts[0].offset
+        name: [[part.offset, part.count] for part in channel.parts] if channel.is_list else channel.parts[0].offset
         for name, channel in channels.items()
     }
 
@@ -158,12 +182,7 @@ def located(entry: Any, own: int) -> list[int]:
     return [own if offset == HERE else offset for offset in offsets]
 
 
-def value_of(part: Part, *, is_list: bool) -> Any:
-    """A part as an event has it."""
-    return list(part.values) if is_list else part.values[0]
-
-
-def read_channel(entry: Any, own: int, part_at: Callable[[int, int], Any], values: Values) -> Channel:
+def read_channel(entry: Any, own: int, part_at: Callable[[int, int], Any]) -> Channel:
     """A channel of its parts.
 
     Args:
@@ -171,14 +190,14 @@ def read_channel(entry: Any, own: int, part_at: Callable[[int, int], Any], value
         own: The offset of that event.
         part_at: What is kept of the channel, by the offset of the event that has it, and by how many elements come
             before.
-        values: Makes plain values of those that are kept.
     """
     is_list = isinstance(entry, list)
+    counts = [count for _, count in entry] if is_list else [1]
     parts: list[Part] = []
-    plain: list[Value] = []
-    for offset in located(entry, own):
-        found = part_at(offset, len(plain))
-        kept = found if is_list else [found]
-        parts.append(Part(offset, kept, sum(map(size_of, kept))))
-        plain += map(values.opened, kept)
-    return Channel(is_list, parts, plain)
+    before = 0
+    for offset, count in zip(located(entry, own), counts, strict=True):
+        stored = part_at(offset, before)
+        of_list = is_list and not isinstance(stored, bytes)
+        parts.append(Part(offset, count, stored, sum(map(size_of, stored)) if of_list else size_of(stored)))
+        before += count
+    return Channel(is_list, parts)

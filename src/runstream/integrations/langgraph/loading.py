@@ -89,7 +89,7 @@ def load(context: Context, place: Place) -> Operation[Loaded | None]:
     else:
         offset = own[-1][0] if own else offset
         channels = {
-            name: read_channel(entry, offset, partial(_of_state, data, name), context.values)
+            name: read_channel(entry, offset, partial(_of_state, data, name))
             for name, entry in saved.channels.items()
         }
     head = Head(saved, channels, offset)
@@ -121,7 +121,7 @@ def gather(
     wanted = {each for entry in saved.channels.values() for each in located(entry, offset)}
     payloads = {**at_hand, **(yield from payloads_at(context, place, wanted.difference(at_hand)))}
     return {
-        name: read_channel(entry, offset, partial(_of_events, payloads, name), context.values)
+        name: read_channel(entry, offset, partial(_of_events, payloads, name))
         for name, entry in saved.channels.items()
     }
 

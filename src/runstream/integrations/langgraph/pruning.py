@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runstream.integrations.langgraph.channels import HERE, Channel, Part, table_of
+from runstream.integrations.langgraph.channels import Channel, merged, table_of
 from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.deltas import history_of, kept_history
 from runstream.integrations.langgraph.history import threads
@@ -112,5 +112,4 @@ def _write_again(
 
 def _as_one(channel: Channel) -> Channel:
     """A channel that is to be written whole."""
-    values = [value for part in channel.parts for value in part.values]
-    return channel._replace(parts=[Part(HERE, values, sum(part.size for part in channel.parts))])
+    return Channel(channel.is_list, [merged(channel.parts)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from runstream.integrations.langgraph.channels import Channel, table_of, value_of
+from runstream.integrations.langgraph.channels import Channel, table_of
 from runstream.integrations.langgraph.upstream import WRITES_IDX_MAP, PendingWrite, writes_sort_key
 from runstream.integrations.langgraph.values import Value, Values
 
@@ -116,11 +116,7 @@ class Saved(NamedTuple):
 
 def payload_of(saved: Saved, channels: Mapping[str, Channel]) -> dict[str, Any]:
     """The payload of a checkpoint's event."""
-    fresh = {
-        name: value_of(channel.fresh, is_list=channel.is_list)
-        for name, channel in channels.items()
-        if channel.fresh is not None
-    }
+    fresh = {name: channel.fresh.stored for name, channel in channels.items() if channel.fresh is not None}
     return {**saved.fields, _VALUES: fresh}
 
 
@@ -143,8 +139,8 @@ def state_of(saved: Saved, channels: Mapping[str, Channel], offset: int | None =
     for name, channel in channels.items():
         count = 0
         for part in channel.parts:
-            state[part_name(name, count)] = value_of(part, is_list=channel.is_list)
-            count += len(part.values)
+            state[part_name(name, count)] = part.stored
+            count += part.count
     return state
 
 

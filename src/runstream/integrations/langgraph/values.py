@@ -7,15 +7,22 @@ LangGraph is imported here, so that what only reads needs none of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
-__all__ = ["Serializer", "Value", "Values", "loads", "size_of"]
+import msgpack
+
+__all__ = ["Serializer", "Stored", "Value", "Values", "elements", "in_array", "joined", "loads", "size_of"]
 
 Value: TypeAlias = bytes | list[Any]
 """Bytes, or a type and bytes."""
 
+Stored: TypeAlias = bytes | list[Any]
+"""Elements of a list as they are kept: one msgpack array of them, or a list of values; or one value."""
+
 _USUAL = "msgpack"
+_JOINED = ("langgraph.checkpoint.serde.jsonplus", "JsonPlusSerializer")
+"""LangGraph's own serializer, whose msgpack is msgpack: values of it make an array."""
 _ENCRYPTED = ("langgraph.checkpoint.serde.encrypted", "EncryptedSerializer")
 """LangGraph's own serializer that encrypts what another makes: its ``cipher`` and its ``serde``."""
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
@@ -41,6 +48,54 @@ def size_of(value: Value) -> int:
     return len(value) if isinstance(value, bytes) else len(value[1])
 
 
+def in_array(values: list[Value]) -> Stored:
+    """Values as one msgpack array; the list of them if one is no msgpack."""
+    return _array(len(values), values) if set(map(type, values)) == {bytes} else values
+
+
+def elements(stored: Stored) -> list[Value]:
+    """The values that are kept as elements of a list."""
+    if not isinstance(stored, bytes):
+        return stored
+    count, begin = _head(stored)
+    unpacker = msgpack.Unpacker(max_buffer_size=len(stored))
+    unpacker.feed(stored)
+    unpacker.read_array_header()
+    found: list[Value] = []
+    for _ in range(count):
+        unpacker.skip()
+        end = unpacker.tell()
+        found.append(stored[begin:end])
+        begin = end
+    return found
+
+
+def joined(parts: Sequence[Stored]) -> Stored:
+    """The elements of several parts of a list as one."""
+    arrays = [part for part in parts if isinstance(part, bytes)]
+    if len(arrays) < len(parts):
+        return [value for part in parts for value in elements(part)]
+    heads = list(map(_head, arrays))
+    bodies = [part[begin:] for part, (_, begin) in zip(arrays, heads, strict=True)]
+    return _array(sum(count for count, _ in heads), bodies)
+
+
+def _array(count: int, bodies: Sequence[Any]) -> bytes:
+    if count < 2**4:
+        head = bytes([0x90 | count])
+    elif count < 2**16:
+        head = b"\xdc" + count.to_bytes(2, "big")
+    else:
+        head = b"\xdd" + count.to_bytes(4, "big")
+    return b"".join([head, *bodies])
+
+
+def _head(array: bytes) -> tuple[int, int]:
+    """How many elements a msgpack array has, and where the first begins."""
+    size = {0xDC: 2, 0xDD: 4}.get(array[0], 0)
+    return (int.from_bytes(array[1 : 1 + size], "big") if size else array[0] & 0x0F), 1 + size
+
+
 class Values:
     """Makes values, and objects of them.
 
@@ -51,7 +106,9 @@ class Values:
     def __init__(self, serde: Serializer) -> None:
         self.serde = serde
         of: Any = serde
-        is_encrypted = (type(serde).__module__, type(serde).__qualname__) == _ENCRYPTED
+        name = type(serde).__module__, type(serde).__qualname__
+        is_encrypted = name == _ENCRYPTED
+        self.is_joined = name == _JOINED
         self._cipher = of.cipher if is_encrypted else None
         self._dumps = of.serde.dumps_typed if is_encrypted else serde.dumps_typed
 
