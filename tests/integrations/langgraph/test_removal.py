@@ -121,6 +121,24 @@ def test_a_copy_goes_on_by_itself_and_outlives_the_thread(name: str, places: Pla
 
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", EVERYWHERE)
+def test_a_thread_and_its_copy_are_pruned_each_by_itself(name: str, places: Places) -> None:
+    with places.sync(name) as saver:
+        source, target = new_thread(), new_thread()
+        graph = turns(saver, source, 3)
+        saver.copy_thread(source, target)
+        graph.invoke(Command(resume="of the copy"), config_of(target))
+        of_source, of_target = (graph.get_state(config_of(each)).values for each in (source, target))
+        length = len(ids_of(saver, target))
+        saver.prune([source])
+        assert graph.get_state(config_of(source)).values == of_source
+        assert len(ids_of(saver, target)) == length
+        saver.prune([target])
+        assert graph.get_state(config_of(target)).values == of_target
+        assert [len(ids_of(saver, each)) for each in (source, target)] == [1, 1]
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("name", EVERYWHERE)
 def test_the_checkpoints_of_a_run_go_and_what_others_need_of_them_stays(name: str, places: Places) -> None:
     with places.sync(name) as saver:
         thread_id, parent, messages, ids = new_thread(), None, [], []

@@ -8,9 +8,9 @@ from typing import Any
 from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.history import Backward
 from runstream.integrations.langgraph.loading import find_said, gather, kind_of, load
-from runstream.integrations.langgraph.mapping import SAVED, Place
+from runstream.integrations.langgraph.mapping import SAVED, Place, checkpoint_in
 from runstream.integrations.langgraph.saved import Saved, Written, pending_writes
-from runstream.integrations.langgraph.upstream import DeltaChannelHistory, RunnableConfig, get_checkpoint_id
+from runstream.integrations.langgraph.upstream import DeltaChannelHistory, RunnableConfig
 from runstream.integrations.langgraph.values import Value, Values
 from runstream.operations.filters import payload_of
 from runstream.operations.operation import Operation
@@ -24,7 +24,7 @@ def delta_history(
     """For each channel the writes on the way to a checkpoint, the oldest first, and the value before them."""
     if not channels:
         return {}
-    place, checkpoint_id = Place.of(config), get_checkpoint_id(config)
+    place, checkpoint_id = Place.of(config), checkpoint_in(config)
     target = yield from _target(context, place, checkpoint_id)
     if target is None:
         return {channel: {"writes": []} for channel in channels}

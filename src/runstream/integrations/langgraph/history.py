@@ -18,9 +18,9 @@ from runstream.integrations.langgraph.loading import (
     payloads_at,
     written_in,
 )
-from runstream.integrations.langgraph.mapping import CLEARED, SAVED, THREAD_TAGS, WRITES, Place
+from runstream.integrations.langgraph.mapping import CLEARED, SAVED, THREAD_TAGS, WRITES, Place, checkpoint_in
 from runstream.integrations.langgraph.saved import Saved, Written
-from runstream.integrations.langgraph.upstream import CheckpointTuple, RunnableConfig, get_checkpoint_id
+from runstream.integrations.langgraph.upstream import CheckpointTuple, RunnableConfig
 from runstream.model.results import Recorded, RunInfo
 from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.filters import lane_of, payload_of
@@ -157,7 +157,7 @@ def list_checkpoints(
     for place, in_all in places:
         if left is not None and left <= 0:
             return
-        checkpoint_id = None if config is None else get_checkpoint_id(config)
+        checkpoint_id = None if config is None else checkpoint_in(config)
         if checkpoint_id is not None:
             given = yield from _list_one(context, place, checkpoint_id, wanted)
         else:
@@ -191,7 +191,7 @@ def _list_place(
     *,
     in_all: bool,
 ) -> Operation[int]:
-    older_than = None if before is None else get_checkpoint_id(before)
+    older_than = None if before is None else checkpoint_in(before)
     end = None if older_than is None else (yield from _offset_of(context, place, older_than))
     log = Backward(context, place.thread_id, None if in_all else place, end)
     count, used = 0, dict[int, Mapping[str, Any]]()

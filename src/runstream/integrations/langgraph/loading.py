@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from runstream.integrations.langgraph.channels import Channel, located, read_channel
 from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.known import Head
-from runstream.integrations.langgraph.mapping import CLEARED, SAVED, WRITES, Place
+from runstream.integrations.langgraph.mapping import CLEARED, SAVED, WRITES, Place, checkpoint_in
 from runstream.integrations.langgraph.saved import Saved, Written, part_name, pending_writes, stored_part
-from runstream.integrations.langgraph.upstream import CheckpointTuple, RunnableConfig, get_checkpoint_id
+from runstream.integrations.langgraph.upstream import CheckpointTuple, RunnableConfig
 from runstream.model.errors import ConfigurationError
 from runstream.model.results import Recorded
 from runstream.operations.arguments import ReadQuery
@@ -46,7 +46,7 @@ class Loaded(NamedTuple):
 
 def get_tuple(context: Context, config: RunnableConfig) -> Operation[CheckpointTuple | None]:
     """Load the latest checkpoint of a place, or the one that a config names, with what tasks wrote after it."""
-    place, checkpoint_id = Place.of(config), get_checkpoint_id(config)
+    place, checkpoint_id = Place.of(config), checkpoint_in(config)
     _, known = context.known.head(place)
     if checkpoint_id is None or (known is not None and known.saved.id == checkpoint_id):
         loaded = yield from load(context, place)
@@ -266,7 +266,7 @@ def give(
         written: What was written after it.
         config: The config that asked for it; one that names it comes back as it is.
     """
-    named = config is not None and get_checkpoint_id(config) is not None
+    named = config is not None and checkpoint_in(config) is not None
     parent = None if saved.parent is None else place.config(saved.parent)
     return CheckpointTuple(
         config if named else place.config(saved.id),  # type: ignore[arg-type]  # as LangGraph's own savers give it

@@ -15,7 +15,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.events import EventKind
 from runstream.model.identifiers import MAIN_LANE, shown
 
-__all__ = ["CLEARED", "SAVED", "THREAD_TAGS", "WRITES", "Place", "run_tag"]
+__all__ = ["CLEARED", "SAVED", "THREAD_TAGS", "WRITES", "Place", "checkpoint_in", "run_tag"]
 
 SAVED = EventKind.CHECKPOINT_SAVED.value
 """The kind of the event that has a checkpoint."""
@@ -93,6 +93,11 @@ class Place(NamedTuple):
                 "checkpoint_id": checkpoint_id,
             }
         }
+
+
+def checkpoint_in(config: Mapping[str, Any]) -> str | None:
+    """The id of the checkpoint that a config names; None if it names none."""
+    return config.get("configurable", {}).get("checkpoint_id") or None
 
 
 def run_tag(langgraph_run_id: str) -> str:

@@ -26,26 +26,26 @@ __all__ = ["append_said", "copy_thread", "delete_for_runs", "delete_thread"]
 
 def delete_thread(context: Context, thread_id: str) -> Operation[None]:
     """Remove a thread; its copies get a history of their own first."""
-    operations = context.operations
+    operations, thread_id = context.operations, str(thread_id)
     yield from without_forks(partial(operations.delete_run, thread_id), operations.detach)
     context.known.forget_thread(thread_id)
 
 
 def copy_thread(context: Context, source: str, target: str) -> Operation[None]:
     """Make a thread that has the history of another, by pointer, and goes on by itself."""
-    yield from context.operations.fork(source, target, ForkOptions())
-    context.known.forget_thread(target)
+    yield from context.operations.fork(str(source), str(target), ForkOptions())
+    context.known.forget_thread(str(target))
 
 
 def delete_for_runs(context: Context, run_ids: Sequence[str]) -> Operation[None]:
     """Remove the checkpoints that LangGraph's runs made, with what tasks wrote after them."""
     done: set[str] = set()
     for run_id in run_ids:
-        query = RunsQuery(tags={run_tag(run_id): ""})
+        query = RunsQuery(tags={run_tag(str(run_id)): ""})
         for info in (yield from threads(context, query)):
             if info.run_id not in done:
                 done.add(info.run_id)
-                yield from _clear(context, info.run_id, frozenset(run_ids))
+                yield from _clear(context, info.run_id, frozenset(map(str, run_ids)))
 
 
 class _Thread(NamedTuple):

@@ -9,9 +9,9 @@ from runstream.integrations.langgraph.channels import Channel, split
 from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.known import Head
 from runstream.integrations.langgraph.loading import load
-from runstream.integrations.langgraph.mapping import SAVED, THREAD_TAGS, WRITES, Place, run_tag
+from runstream.integrations.langgraph.mapping import SAVED, THREAD_TAGS, WRITES, Place, checkpoint_in, run_tag
 from runstream.integrations.langgraph.saved import Saved, Written, payload_of, state_of
-from runstream.integrations.langgraph.upstream import RunnableConfig, get_checkpoint_id, get_checkpoint_metadata
+from runstream.integrations.langgraph.upstream import RunnableConfig, get_checkpoint_metadata
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.operations.arguments import AppendOptions
 from runstream.operations.operation import Operation, Pause
@@ -40,7 +40,7 @@ def put(
         new_versions: The versions of the channels that have changed.
         anywhere: Whether it may have any parent: for what copies a history that another saver has.
     """
-    place, parent = Place.of(config), get_checkpoint_id(config)
+    place, parent = Place.of(config), checkpoint_in(config)
     metadata = get_checkpoint_metadata(config, metadata)
     with context.known.saving(place, checkpoint["id"]):
         while context.known.is_writing(place):
@@ -50,7 +50,7 @@ def put(
             if not is_known:
                 head = yield from _latest(context, place)
             if not anywhere:
-                context.known.check_follows(place, head, parent, metadata.get("step", 0))
+                context.known.check_follows(place, head, parent, metadata.get("step") or 0)
             yield from _put(context, place, head, parent, checkpoint, metadata, new_versions)
         except ConcurrencyConflict:
             # what is known may be what another thread has loaded too late: if nobody else has written, it goes on
@@ -145,7 +145,7 @@ def put_writes(
     context: Context, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
 ) -> Operation[None]:
     """Save what a task wrote after a checkpoint, be that there already or not."""
-    place, checkpoint_id = Place.of(config), get_checkpoint_id(config)
+    place, checkpoint_id = Place.of(config), checkpoint_in(config)
     if checkpoint_id is None:
         raise ConfigurationError(
             "the config of put_writes names no checkpoint_id: what was written belongs to one"

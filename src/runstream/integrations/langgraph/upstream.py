@@ -15,7 +15,6 @@ try:
         CheckpointTuple,
         DeltaChannelHistory,
         PendingWrite,
-        get_checkpoint_id,
         get_checkpoint_metadata,
         writes_sort_key,
     )
@@ -36,7 +35,6 @@ __all__ = [
     "PendingWrite",
     "RunnableConfig",
     "SerializerProtocol",
-    "get_checkpoint_id",
     "get_checkpoint_metadata",
     "writes_sort_key",
 ]
