@@ -12,6 +12,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from runstream import connect
 from runstream.integrations.langgraph import RunstreamSaver
+from runstream.integrations.langgraph.saving import put, put_writes
+from runstream.operations.operation import Pause
 from tests.integrations.langgraph.checkpoints import checkpoint, config_of, new_thread, save
 from tests.integrations.langgraph.savers import ALONE, PLACES, Places
 
@@ -84,6 +86,38 @@ def test_what_is_written_while_its_checkpoint_is_being_saved_is_pending() -> Non
         saver.put(config_of(thread_id), ahead, STEP, {"x": 1})
         begun[0].join()
         assert pending(RunstreamSaver(store), thread_id) == [("a", "x", "meanwhile")]
+
+
+def finish(operation: Any, step: Any) -> None:
+    """Make the step that an operation waits for, and all that come after it."""
+    try:
+        while True:
+            step = operation.send(None if isinstance(step, Pause) else step.make())
+    except StopIteration:
+        return
+
+
+@pytest.mark.parametrize("is_writing_first", [True, False])
+def test_what_is_written_after_a_checkpoint_while_the_next_one_is_being_saved_is_found(
+    is_writing_first: bool,
+) -> None:
+    with connect("memory:") as store:
+        saver, thread_id = RunstreamSaver(store), new_thread()
+        first, after = save(saver, thread_id, {"x": 0}, -1), checkpoint({"x": 1}, {"x": 2})
+        writing = put_writes(saver._context, config_of(thread_id, first), [("x", "in flight")], "a", "")
+        saving = put(saver._context, config_of(thread_id, first), after, STEP, {"x": 2})
+        if is_writing_first:
+            sent, step = next(writing), next(saving)
+            assert isinstance(step, Pause)
+            finish(writing, sent)
+            finish(saving, step)
+        else:
+            step, sent = next(saving), next(writing)
+            finish(saving, step)
+            finish(writing, sent)
+        for each in (saver, RunstreamSaver(store)):
+            assert pending(each, thread_id, first) == [("a", "x", "in flight")]
+            assert listed(each, thread_id) == {first: [("a", "x", "in flight")], after["id"]: []}
 
 
 @pytest.mark.parametrize("seed", range(5))
