@@ -46,6 +46,7 @@ EVENTS: list[tuple[PAEvent, str | None]] = [
     ),
     (written("one", b"\xa1c"), None),
     (saved("two", "one", {"messages": [[1, 2], [0, 1]], "name": 1}, {"messages": b"\x91\xa1c"}), "two"),
+    (written("one", b"\xa5stale", task="of a run that was refused"), None),
     (written("one", b"\xa4late", task="later", is_apart=True), "one:0"),
     (saved("gone", "two", {"name": 0}, {"name": ["null", b""]}), "gone"),
     (PAEvent("t", kind="checkpoint.cleared", payload={"checkpoint": "gone"}), "gone:0"),

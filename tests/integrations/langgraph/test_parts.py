@@ -111,6 +111,7 @@ def test_a_list_that_grows_is_written_as_often_as_its_logarithm_says_and_lies_in
         fresh = channel.fresh
         assert fresh is not None
         written += fresh.count
+        assert isinstance(fresh.stored, bytes)  # one array
         channel = channel.written_at(count)
         assert len(channel.parts) <= 7 * (1 + math.log(count * (size + 5), 8))
     assert written <= 2000 * (1 + math.log(2000, 8))

@@ -12,6 +12,7 @@ from langgraph.types import Command, interrupt
 from runstream import ConfigurationError, DrainWorker, SQLiteCheckpointer, connect
 from runstream.integrations.langgraph import RunstreamSaver
 from runstream.integrations.langgraph.mapping import THREAD_TAGS
+from runstream.model.tags import MAX_TAGS
 from tests.integrations.langgraph.checkpoints import config_of, ids_of, new_thread, save
 from tests.integrations.langgraph.savers import ALONE, PLACES, Places
 from tests.support.kinds import REAL
@@ -183,6 +184,17 @@ def test_other_runs_of_a_store_are_no_threads(name: str, places: Places) -> None
         info = saver.store.run_info(thread_id)
         assert info is not None
         assert dict(info.tags) == {**THREAD_TAGS, "run:r1": ""}
+
+
+@pytest.mark.parametrize("name", ["memory", pytest.param("fake", marks=pytest.mark.exhaustive)])
+def test_a_thread_of_more_runs_than_it_may_have_tags_goes_on(name: str, places: Places) -> None:
+    with places.sync(name) as saver:
+        thread_id = new_thread()
+        first = save(saver, thread_id, {"x": 0}, -1)
+        tags = {f"run:{number}": "" for number in range(MAX_TAGS - 1)}
+        saver.store.append(thread_id, [], tags=tags)
+        second = save(saver, thread_id, {"x": 1}, 0, first, run_id="one more")
+        assert ids_of(saver, thread_id) == [second, first]
 
 
 @pytest.mark.parametrize("name", REAL[:1])

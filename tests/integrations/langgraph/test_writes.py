@@ -88,6 +88,16 @@ def test_what_is_written_while_its_checkpoint_is_being_saved_is_pending() -> Non
         assert pending(RunstreamSaver(store), thread_id) == [("a", "x", "meanwhile")]
 
 
+def test_what_a_subgraph_wrote_after_the_checkpoint_to_replay_from_is_part_of_its_history(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        below = save(saver, thread_id, {"x": 0}, -1, namespace="child:1")
+        above = save(saver, thread_id, {"x": 0}, -1)
+        saver.put_writes(config_of(thread_id, below, "child:1"), [("x", "later")], "a")
+        found = saver.list(config_of(thread_id, None, "child:1"), before=config_of(thread_id, above), limit=1)
+        assert [(each.checkpoint["id"], each.pending_writes) for each in found] == [(below, [("a", "x", "later")])]
+
+
 def finish(operation: Any, step: Any) -> None:
     """Make the step that an operation waits for, and all that come after it."""
     try:

@@ -256,7 +256,8 @@ class RunstreamSaver(SaverBase):
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove the checkpoints that these runs of LangGraph made (``run_id`` in the metadata).
 
-        What later checkpoints still need of them stays, out of sight.
+        What later checkpoints still need of them stays, out of sight. Of one thread, its first 10,000 runs are
+        found.
 
         Args:
             run_ids: LangGraph's ids of the runs.

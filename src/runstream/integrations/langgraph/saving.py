@@ -12,11 +12,12 @@ from runstream.integrations.langgraph.loading import load
 from runstream.integrations.langgraph.mapping import SAVED, THREAD_TAGS, WRITES, Place, checkpoint_in, run_tag
 from runstream.integrations.langgraph.saved import Saved, Written, payload_of, state_of
 from runstream.integrations.langgraph.upstream import RunnableConfig, get_checkpoint_metadata
-from runstream.model.errors import ConcurrencyConflict, ConfigurationError
+from runstream.model.errors import ConcurrencyConflict, ConfigurationError, EncodingError
 from runstream.operations.arguments import AppendOptions
+from runstream.operations.interface import AppendResult
 from runstream.operations.operation import Operation, Pause
 
-__all__ = ["put", "put_writes"]
+__all__ = ["put", "put_writes", "save_written"]
 
 _MOMENT_SECONDS = 0.001
 
@@ -94,7 +95,7 @@ def _put(
         options = options._replace(end_lanes=())
     event = context.event(place, SAVED, payload_of(saved, channels))
     try:
-        result = yield from context.operations.append(place.thread_id, [event], options)
+        result = yield from _append(context, place, event, options)
     except BaseException:
         known.forget_head(place)
         raise
@@ -106,6 +107,16 @@ def _put(
     offset = result.cursors[0].offset
     channels = {name: channel.written_at(offset) for name, channel in channels.items()}
     known.note_saved(place, parent, Head(saved, channels, offset))
+
+
+def _append(context: Context, place: Place, event: Any, options: AppendOptions[Any]) -> Operation[AppendResult]:
+    """Append a checkpoint; of a thread that has as many tags as it may, without the one of LangGraph's run."""
+    try:
+        return (yield from context.operations.append(place.thread_id, [event], options))
+    except EncodingError as error:
+        if error.path != "tags" or not options.tags:
+            raise
+    return (yield from context.operations.append(place.thread_id, [event], options._replace(tags=None)))
 
 
 def _channels_of(
@@ -151,6 +162,12 @@ def put_writes(
             "the config of put_writes names no checkpoint_id: what was written belongs to one"
         )
     written = Written.make(checkpoint_id, task_id, task_path, writes, context.values)
+    yield from save_written(context, place, written)
+
+
+def save_written(context: Context, place: Place, written: Written) -> Operation[None]:
+    """Append what a task wrote: right behind the checkpoint while that is the latest, else under a key."""
+    checkpoint_id = written.checkpoint_id
     while context.known.is_saving(place, checkpoint_id):
         yield Pause(_MOMENT_SECONDS)
     with context.known.writing(place, checkpoint_id) as follows:
