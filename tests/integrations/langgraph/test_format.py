@@ -90,6 +90,14 @@ def test_what_is_stored_so_is_read_so() -> None:
         assert ids_of(saver, "t") == [last, "three", "two", "one"]
 
 
+def test_where_the_latest_was_removed_the_one_before_is_the_latest() -> None:
+    with connect("memory:") as store:
+        removed = EVENTS[:7]
+        store.append("t", [event for event, _ in removed], keys=[key for _, key in removed])
+        saver = RunstreamSaver(store)
+        assert saver.get_tuple(config_of("t")) == saver.get_tuple(config_of("t", "two"))
+
+
 @pytest.mark.parametrize("name", ALONE)
 def test_a_thread_that_was_forked_before_its_latest_snapshot_is_loaded_from_its_events(
     name: str, places: Places

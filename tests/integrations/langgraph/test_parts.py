@@ -129,6 +129,16 @@ def test_a_large_part_is_not_written_again_until_what_follows_weighs_as_much() -
     assert sum(map(size_of, channel.plain(PLAIN))) > 100_000
 
 
+def test_no_part_of_a_list_that_grows_is_too_large_for_an_event() -> None:
+    channel, messages = None, []
+    for count in range(1, 121):
+        messages.append(f"{count:05}" * 20_000)
+        channel = split(channel, messages, PLAIN).written_at(count)
+        assert max(part.size for part in channel.parts) <= 2**20
+    assert channel is not None
+    assert channel.load(PLAIN) == messages
+
+
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["memory", "fake"])
 @pytest.mark.parametrize("serde", [None, ENCRYPTED.serde], ids=["plain", "encrypted"])

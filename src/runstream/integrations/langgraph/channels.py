@@ -28,6 +28,7 @@ Table = Mapping[str, Any]
 
 _FEW = 8
 _EIGHTS = 3  # bits
+_MOST_BYTES = 2**20  # of a part that several become: an event has a limit
 _ENTRY_BYTES = 60  # what Python holds for bytes beside them, about
 
 
@@ -144,9 +145,10 @@ def _joined(kept: Sequence[Part], fresh: Part) -> list[Part]:
         first = len(parts)
         while first and _level(parts[first - 1]) <= _level(fresh):
             first -= 1
-        if len(parts) - first + 1 < _FEW:
+        together = [*parts[first:], fresh]
+        if len(together) < _FEW or sum(part.size for part in together) > _MOST_BYTES:
             return [*parts, fresh]
-        fresh = merged([*parts[first:], fresh])
+        fresh = merged(together)
         del parts[first:]
 
 

@@ -285,6 +285,7 @@ class RunstreamSaver(SaverBase):
         Raises:
             ConfigurationError: There is no such strategy.
             ConcurrencyConflict: Somebody writes such a thread meanwhile: call it again.
+            PayloadTooLarge: A checkpoint is larger than an event may be (``max_event_bytes``).
         """
         self._run(pruning.prune(self._context, thread_ids, strategy, idle_seconds))
 
