@@ -136,6 +136,33 @@ def test_a_checkpoint_that_was_asked_for_may_be_copied_beside_itself(places: Pla
         assert ids_of(saver, thread_id) == [again, copy, last, second, first]
 
 
+def test_a_branch_may_be_made_from_what_a_replay_asked_for_first(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        first = save(saver, thread_id, {"x": 0}, -1, namespace="child")
+        above = save(saver, thread_id, {"x": 0}, -1)
+        second = save(saver, thread_id, {"x": 1}, 0, first, namespace="child")
+        to_replay = saver.list(config_of(thread_id, None, "child"), before=config_of(thread_id, above), limit=1)
+        assert next(to_replay).checkpoint["id"] == first  # and no more is asked for
+        branch = save(saver, thread_id, {"x": 2}, 0, first, namespace="child")
+        found = saver.list(config_of(thread_id, None, "child"))
+        assert [each.checkpoint["id"] for each in found] == [branch, second, first]
+
+
+def test_a_replay_from_before_a_subgraph_was_begun_begins_it_anew(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        above = save(saver, thread_id, {"x": 0}, -1)
+        below = save(saver, thread_id, {"x": 0}, -1, namespace="child")
+        with pytest.raises(ConcurrencyConflict):
+            save(saver, thread_id, {"x": 1}, -1, namespace="child")
+        to_replay = saver.list(config_of(thread_id, None, "child"), before=config_of(thread_id, above), limit=1)
+        assert list(to_replay) == []
+        anew = save(saver, thread_id, {"x": 1}, -1, namespace="child")
+        found = saver.list(config_of(thread_id, None, "child"))
+        assert [each.checkpoint["id"] for each in found] == [anew, below]
+
+
 def test_a_thread_that_was_empty_when_it_was_loaded_is_begun_once(places: Places) -> None:
     with places.sync("memory") as saver:
         thread_id = new_thread()

@@ -98,6 +98,19 @@ def test_what_a_subgraph_wrote_after_the_checkpoint_to_replay_from_is_part_of_it
         assert [(each.checkpoint["id"], each.pending_writes) for each in found] == [(below, [("a", "x", "later")])]
 
 
+def test_what_a_subgraph_saved_before_the_checkpoint_of_its_own_step_came_is_of_that_step(places: Places) -> None:
+    with places.sync("memory") as saver:
+        thread_id = new_thread()
+        first = save(saver, thread_id, {"x": 0}, -1)
+        earlier = save(saver, thread_id, {"x": 0}, -1, namespace="child", parents={"": first})
+        above = checkpoint({"x": 1}, {"x": 2})
+        save(saver, thread_id, {"x": 1}, 0, earlier, namespace="child", parents={"": above["id"]})
+        saver.put(config_of(thread_id, first), above, STEP, {"x": 2})
+        for before, expected in ((above["id"], [earlier]), (first, [])):
+            found = saver.list(config_of(thread_id, None, "child"), before=config_of(thread_id, before), limit=1)
+            assert [each.checkpoint["id"] for each in found] == expected
+
+
 def finish(operation: Any, step: Any) -> None:
     """Make the step that an operation waits for, and all that come after it."""
     try:

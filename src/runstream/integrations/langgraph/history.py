@@ -192,26 +192,30 @@ def _list_place(
     in_all: bool,
 ) -> Operation[int]:
     older_than = None if before is None else checkpoint_in(before)
-    end = None if older_than is None else (yield from _offset_of(context, place, older_than))
+    whose, end = (place, None) if older_than is None else (yield from _position_of(context, place, older_than))
     log = Backward(context, place.thread_id, None if in_all else place, end)
     count, used = 0, dict[int, Mapping[str, Any]]()
     while (page := (yield from log.page())) is not None:
         chosen = [each for each in page if _matches(context, each.saved, wanted)]
         if older_than is not None and end is None:  # nobody knows it here: then only its name can tell
             chosen = [each for each in chosen if each.saved.id < older_than]
+        if whose != place and end is not None:
+            chosen = yield from _of_earlier_steps(context, chosen, whose, end)
         if limit is not None:
             chosen = chosen[: limit - count]
         chosen = yield from log.completed(chosen)
+        if limit == 1 and chosen:
+            saved = chosen[0].saved  # a replay chooses so where to begin
+            context.known.note_given(chosen[0].place, saved.id, saved.parent)
         at_hand = {each.offset: each.payload for each in page}
         for first in range(0, len(chosen), _TOGETHER):
             whole, used = yield from _whole(context, chosen[first : first + _TOGETHER], {**at_hand, **used})
             yield Items(whole)
         count += len(chosen)
-        if limit == 1 and chosen:
-            saved = chosen[0].saved  # so a replay chooses where to begin
-            context.known.note_given(chosen[0].place, saved.id, saved.parent)
         if count == limit:
             break
+    if limit == 1 and older_than is not None and not count:
+        context.known.note_given(place, "", None)  # there was nothing yet: a replay begins anew
     return count
 
 
@@ -245,8 +249,27 @@ def _matches(context: Context, saved: Saved, wanted: Mapping[str, Any] | None) -
     return all(metadata.get(name) == value for name, value in wanted.items())
 
 
-def _offset_of(context: Context, place: Place, checkpoint_id: str) -> Operation[int | None]:
-    """The offset of a checkpoint of a place, or of one that it lies in: subgraphs are replayed so."""
-    keys = [each.key(checkpoint_id) for each in place.outwards()]
-    found = yield from context.operations.find(place.thread_id, keys)
-    return next((offset for offset in found if offset is not None), None)
+def _position_of(context: Context, place: Place, checkpoint_id: str) -> Operation[tuple[Place, int | None]]:
+    """Where a checkpoint is, and its offset: it is of the place, or of one that this lies in; None for neither."""
+    around = place.outwards()
+    found = yield from context.operations.find(place.thread_id, [each.key(checkpoint_id) for each in around])
+    known = [(each, offset) for each, offset in zip(around, found, strict=True) if offset is not None]
+    return known[0] if known else (place, None)
+
+
+def _of_earlier_steps(context: Context, found: Sequence[Found], above: Place, end: int) -> Operation[list[Found]]:
+    """The checkpoints of subgraphs that were made in earlier steps of their graph.
+
+    A graph saves in the background: what a subgraph saves in a step may come before the checkpoint of that step.
+
+    Args:
+        context: What the saver works with.
+        found: The checkpoints.
+        above: The place of the graph.
+        end: The offset of a checkpoint of it: the steps before that are meant.
+    """
+    steps = [each.saved.metadata.get("parents", {}).get(above.namespace) for each in found]
+    named = sorted({step for step in steps if step is not None})
+    offsets = yield from context.operations.find(above.thread_id, [above.key(step) for step in named])
+    later = {step for step, offset in zip(named, offsets, strict=True) if offset is None or offset >= end}
+    return [each for each, step in zip(found, steps, strict=True) if step not in later]
