@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from purpose_agent.runtime import events as their_events
 
 from runstream import connect
-from runstream.integrations.purpose_agent.importer import Imported, Importer
+from runstream.integrations.imported import Imported
+from runstream.integrations.purpose_agent.importer import Importer
 from tests.support.commands import Said, run
 
 KIND = their_events.EventKind

@@ -24,8 +24,8 @@ from runstream import (
     TieredCheckpointer,
     connect,
 )
+from runstream.integrations.imported import Imported
 from runstream.integrations.purpose_agent.additions import Additions
-from runstream.integrations.purpose_agent.importer import Imported
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from tests.integrations.purpose_agent.sources import their_event

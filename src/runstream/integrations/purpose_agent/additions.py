@@ -12,8 +12,9 @@ from typing import Any
 
 from runstream.codec.stored_fields import EventFields, StateFields
 from runstream.history.hot import HotHistory
-from runstream.integrations.purpose_agent.importer import CODEC, Imported, Notes
-from runstream.integrations.purpose_agent.source import SourceEvent, Unreadable, event_in, object_in
+from runstream.integrations.imported import Imported, Notes, Unreadable
+from runstream.integrations.purpose_agent.importer import CODEC
+from runstream.integrations.purpose_agent.source import SourceEvent, event_in, object_in
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import sqlite3
 import zlib
 from array import array
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+from runstream.integrations.imported import Unreadable
 from runstream.integrations.purpose_agent.source import (
     Item,
     Source,
     SourceRun,
     SourceSnapshot,
-    Unreadable,
     event_in,
     object_in,
 )
-from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
+from runstream.integrations.read_only_database import ReadOnlyDatabase
+from runstream.model.errors import ConfigurationError, UnsupportedVersion
 from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed
 from runstream.stores.archive.sqlite.schema import SCHEMA_VERSION
 
@@ -61,28 +58,22 @@ _GET_LAST_WRITTEN = "SELECT max(created_at) FROM events WHERE run_id = ?"
 
 
 class DatabaseSource(Source):
-    """A database with purpose-agent's tables. Each page is a read of its own, so that no writer waits for long."""
+    """A database with purpose-agent's tables."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.location = str(path)
-        self._log = Path(f"{path}-wal")
-        self._had_log = self._log.exists()
-        with _reading(path):
-            self._connection = _open_read_only(path)
+        self._database = ReadOnlyDatabase(path)
+        self.rows = self._database.rows
         try:
             self.is_archive = self._check()
         except BaseException:  # an interrupt too: nobody else would close it
-            self._connection.close()
+            self._database.close()
             raise
 
     def close(self) -> None:
         """Close the file, and leave nothing beside it that was not there."""
-        self._connection.close()
-        if not self._had_log and self._log.exists() and self._log.stat().st_size == 0:
-            # who may only read leaves them where they are; the last one who may write does not
-            with contextlib.suppress(sqlite3.Error), contextlib.closing(_open(self.path, "mode=rw")) as connection:
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        self._database.close()
 
     def runs(self) -> Iterator[SourceRun]:
         """The runs that have events or a state."""
@@ -97,11 +88,6 @@ class DatabaseSource(Source):
         """Count the rows of events."""
         return int(self.rows("SELECT count(*) FROM events")[0][0])
 
-    def rows(self, query: str, parameters: Any = ()) -> list[Any]:
-        """The rows that a query finds. Raises StoreUnavailable where the database does not answer."""
-        with _reading(self.path):
-            return self._connection.execute(query, parameters).fetchall()
-
     def our_rows(self, query: str, parameters: Any) -> list[Any]:
         """The rows of an archive of ours, without checksums where it is of version 1, which has none."""
         columns = query if self._has_checksums else re.sub(r"\b(state_)?checksum\b", "NULL", query)
@@ -113,7 +99,7 @@ class DatabaseSource(Source):
         self._has_checksums = version > 1
         tables = {name for (name,) in self.rows("SELECT name FROM sqlite_master")}
         for table, expected in _COLUMNS.items():
-            if not expected <= {name for (name,) in self.rows("SELECT name FROM pragma_table_info(?)", (table,))}:
+            if not expected <= self._database.columns(table):
                 raise ConfigurationError(f"{self.path} is another program's database: it has no table of {table}")
         is_ours = tables >= _OURS
         if is_ours and version > SCHEMA_VERSION:
@@ -216,36 +202,3 @@ def _checksum(seed: int, offset: int, chain: int, key: str | None, data: bytes) 
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _open_read_only(path: Path) -> sqlite3.Connection:
-    for how in ("mode=ro", "mode=ro&immutable=1"):
-        connection = _open(path, how)
-        connection.text_factory = lambda stored: stored.decode(errors="surrogateescape")
-        try:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError as error:
-            connection.close()
-            # a write-ahead log in a directory that cannot be written: if there is none, nobody has it open
-            is_refused = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN
-            if not is_refused or "immutable" in how or Path(f"{path}-wal").exists():
-                raise
-        else:
-            break
-    return connection
-
-
-def _open(path: Path, how: str) -> sqlite3.Connection:
-    url = f"file:{quote(os.fsencode(path.absolute()))}?{how}"
-    return sqlite3.connect(url, uri=True, timeout=30.0, isolation_level=None)
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Raise StoreUnavailable in place of what sqlite3 raises."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StoreUnavailable(
-            f"{path} cannot be read ({error}); see the file, then send the same again"
-        ) from error

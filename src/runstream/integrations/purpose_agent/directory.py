@@ -16,6 +16,7 @@ from typing import Any
 
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.foreign_json import load_foreign_json
+from runstream.integrations.imported import Unreadable
 from runstream.integrations.purpose_agent.database import DatabaseSource
 from runstream.integrations.purpose_agent.homes import TwoHomes
 from runstream.integrations.purpose_agent.source import (
@@ -24,7 +25,6 @@ from runstream.integrations.purpose_agent.source import (
     SourceEvent,
     SourceRun,
     SourceSnapshot,
-    Unreadable,
     event_in,
 )
 from runstream.model.errors import ConfigurationError, CorruptRecordError

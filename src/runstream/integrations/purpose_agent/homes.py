@@ -6,7 +6,8 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 
-from runstream.integrations.purpose_agent.source import Item, SourceRun, SourceSnapshot, Unreadable
+from runstream.integrations.imported import Unreadable
+from runstream.integrations.purpose_agent.source import Item, SourceRun, SourceSnapshot
 
 __all__ = ["TwoHomes"]
 

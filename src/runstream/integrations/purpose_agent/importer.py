@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from runstream.codec.chain import next_chain
@@ -24,7 +23,8 @@ from runstream.codec.upcasts import without_mark
 from runstream.history.archived import ArchivedHistory
 from runstream.history.base import History
 from runstream.history.hot import HotHistory
-from runstream.integrations.purpose_agent.source import Item, SourceEvent, SourceRun, SourceSnapshot, Unreadable
+from runstream.integrations.imported import Imported, Notes, Unreadable
+from runstream.integrations.purpose_agent.source import Item, SourceEvent, SourceRun, SourceSnapshot
 from runstream.model.errors import (
     ConcurrencyConflict,
     ConfigurationError,
@@ -43,41 +43,13 @@ from runstream.stores.capabilities import Archive, MarksRecovered, part_of
 from runstream.stores.facade import Store
 from runstream.stores.redis.namespace import Namespace
 
-__all__ = ["CODEC", "Imported", "Importer", "Notes"]
+__all__ = ["CODEC", "Importer"]
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 2**20
 
 CODEC: Codec[Any, Any] = Codec(state_type=dict, fallback=None, limits=False)
 """What has been stored once is stored again, whatever the limits of the store at hand."""
-
-
-@dataclass(slots=True)
-class Imported:
-    """The result of importing one run.
-
-    Attributes:
-        run_id: The run.
-        events: How many events of the source read.
-        there: How many of them the store had already.
-        added: How many it has now besides; in a dry run, how many it would have.
-        snapshots: How many states were saved.
-        unreadable: How many lines, rows or files did not read.
-        refused: Why nothing more was added, if that is so; else ''.
-    """
-
-    run_id: str
-    events: int = 0
-    there: int = 0
-    added: int = 0
-    snapshots: int = 0
-    unreadable: int = 0
-    refused: str = ""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the store has all of it."""
-        return not self.unreadable and not self.refused
 
 
 class Importer:
@@ -132,36 +104,6 @@ class Importer:
         except RunstreamError as error:
             done.refused = str(error)
         return done
-
-
-class Notes:
-    """Reports what was read, and what does not read.
-
-    Args:
-        strict: Raise CorruptRecordError at the first that does not read.
-        on_progress: Called with how many more events are done.
-        on_unreadable: Called with each line or row that does not read.
-    """
-
-    def __init__(
-        self,
-        strict: bool,
-        on_progress: Callable[[int], None] = lambda _: None,
-        on_unreadable: Callable[[Unreadable], None] = lambda _: None,
-    ) -> None:
-        self._strict = strict
-        self._on_progress = on_progress
-        self._on_unreadable = on_unreadable
-
-    def take(self, found: Unreadable | None) -> None:
-        """Report an event that was read (None), or what does not read."""
-        if found is None:
-            self._on_progress(1)
-            return
-        self._on_unreadable(found)
-        if self._strict:
-            message = f"{found.where}: {found.reason}; what came before it is imported"
-            raise CorruptRecordError(message, run_id="", offset=0, raw=found.raw)
 
 
 class _Target:

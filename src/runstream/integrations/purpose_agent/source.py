@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 from runstream.codec.foreign_json import load_foreign_json
 from runstream.codec.lossless_json import load_object
+from runstream.integrations.imported import Unreadable
 
-__all__ = ["Item", "Source", "SourceEvent", "SourceRun", "SourceSnapshot", "Unreadable", "event_in", "object_in"]
+__all__ = ["Item", "Source", "SourceEvent", "SourceRun", "SourceSnapshot", "event_in", "object_in"]
 
 
 class SourceEvent(NamedTuple):
@@ -22,14 +23,6 @@ class SourceEvent(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """The fields: this is an event as stores take them."""
         return self.fields
-
-
-class Unreadable(NamedTuple):
-    """A line, row or file of a source that is no event, or no state, and why."""
-
-    where: str
-    reason: str
-    raw: bytes = b""
 
 
 class SourceSnapshot(NamedTuple):
