@@ -34,6 +34,9 @@ _WORLDS = "tests.support.processes.worlds"
 _MAINS = {"runstream": "runstream.cli", _WORLDS: _WORLDS}
 """What is asked for as ``python -m`` and is imported already, and the modules that have the ``main`` of each."""
 
+_LATER = {"tests.integrations.langgraph.programs"}
+"""What is imported when it is asked for first, since it takes long and few tests need it; it has a ``main``."""
+
 _PR_SET_CHILD_SUBREAPER = 36
 _MESSAGE_BYTES = 2**17
 
@@ -118,6 +121,12 @@ def _wait_for_request(line: socket.socket) -> tuple[Any, list[int]]:
         message, files, _, _ = socket.recv_fds(line, _MESSAGE_BYTES, 3)
         if not message:
             sys.exit()
+        request = json.loads(message)
+        if request["what"] in _LATER and request["what"] not in _MAINS:
+            importlib.import_module(request["what"])
+            _MAINS[request["what"]] = request["what"]
+            gc.collect()
+            gc.freeze()
         hear, tell = os.pipe()
         between = os.fork()
         if between == 0:
@@ -129,7 +138,7 @@ def _wait_for_request(line: socket.socket) -> tuple[Any, list[int]]:
             os.close(tell)
             while os.getppid() == former:
                 time.sleep(0.0005)
-            return json.loads(message), files
+            return request, files
         os.waitpid(between, 0)
         line.send(os.read(hear, 100))  # by now it is a child of whoever asked
         for handle in (hear, tell, *files):
