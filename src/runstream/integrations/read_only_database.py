@@ -10,9 +10,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from runstream.model.errors import StoreUnavailable
+from runstream.model.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ["ReadOnlyDatabase"]
+__all__ = ["ReadOnlyDatabase", "is_database"]
+
+
+_HEADER = b"SQLite format 3\0"
+
+
+def is_database(path: Path) -> bool:
+    """Whether a file begins as those of SQLite do. Raises ConfigurationError for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HEADER)) == _HEADER
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path}: there is nothing at that path") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 class ReadOnlyDatabase:

@@ -19,6 +19,8 @@ try:
         writes_sort_key,
     )
     from langgraph.checkpoint.serde.base import SerializerProtocol
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+    from ormsgpack import Ext
 except ImportError as error:
     raise ConfigurationError(
         "langgraph is not installed, or a langgraph-checkpoint before 4.3: pip install 'runstream[langgraph]'"
@@ -32,6 +34,8 @@ __all__ = [
     "CheckpointMetadata",
     "CheckpointTuple",
     "DeltaChannelHistory",
+    "Ext",
+    "JsonPlusSerializer",
     "PendingWrite",
     "RunnableConfig",
     "SerializerProtocol",

@@ -27,6 +27,7 @@ from runstream.integrations.purpose_agent.source import (
     SourceSnapshot,
     event_in,
 )
+from runstream.integrations.read_only_database import is_database
 from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.stores.archive.access import Access
 from runstream.stores.archive.jsonl import file_names
@@ -41,7 +42,6 @@ from runstream.stores.archive.jsonl.spans import Span, outside
 
 __all__ = ["DirectorySource", "open_source"]
 
-_SQLITE_HEADER = b"SQLite format 3\0"
 _SNAPSHOT, _BACKUP = "snapshot.json", "snapshot.backup.json"
 
 
@@ -49,14 +49,7 @@ def open_source(path: Path) -> Source:
     """Open the runs at a path. Raises ConfigurationError where there are none that can be read."""
     if path.is_dir():
         return DirectorySource(path)
-    try:
-        with path.open("rb") as file:
-            is_database = file.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"{path}: there is nothing at that path") from error
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not is_database:
+    if not is_database(path):
         raise ConfigurationError(
             f"{path} is no SQLite database: name a database of purpose-agent, its directory of runs (the one that"
             " has RUN/events.jsonl), or an archive"
