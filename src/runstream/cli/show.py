@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -14,6 +15,12 @@ from rich.table import Table
 from runstream.cli.runs import questions_of, run_facts, tags_text
 from runstream.cli.support.branches import ancestors_of, branch_rows, forks_of
 from runstream.cli.support.exit_codes import NoSuchRun
+from runstream.cli.support.langgraph_texts import (
+    is_checkpoint,
+    pending_questions,
+    readable_payload,
+    readable_state,
+)
 from runstream.cli.support.options import AsJson, InLocalTime, OfArchive, OfUpcasts, Url, Wide, open_to_read
 from runstream.cli.support.output import (
     ago,
@@ -140,7 +147,7 @@ def show(
             raise ConfigurationError(
                 f"--at {at}: run {run!r} ends at offset {info.last_offset}; name one that it has"
             )
-        snapshots = _snapshots(store, run, lane, at)
+        snapshots = _snapshots(store, run, lane, at, as_read=not as_json)
         if after is None:
             after = 0 if at is None else _begin(snapshots, lane)
         timeline = _timeline(store, run, _Wanted(lane, after, at, limit))
@@ -162,8 +169,13 @@ def show(
         say(f"there are more events; go on with --after {timeline.next_after}")
 
 
-def _snapshots(store: RunStore[Any, Any], run_id: str, lane: str | None, at: int | None) -> _Snapshots:
-    """The run's own snapshot and those of its lanes, or of one lane: the latest, or those nearest to an offset."""
+def _snapshots(
+    store: RunStore[Any, Any], run_id: str, lane: str | None, at: int | None, *, as_read: bool
+) -> _Snapshots:
+    """The run's own snapshot and those of its lanes, or of one lane: the latest, or those nearest to an offset.
+
+    With ``as_read``, as people read them.
+    """
     lanes: list[str | None] = [None]
     if lane is not None:
         lanes = [lane]
@@ -179,7 +191,7 @@ def _snapshots(store: RunStore[Any, Any], run_id: str, lane: str | None, at: int
             say(str(error))
         else:
             if snapshot is not None:
-                found[lane_id] = snapshot
+                found[lane_id] = _as_read(store, run_id, snapshot, at) if as_read else snapshot
     return found
 
 
@@ -188,6 +200,18 @@ def _snapshot(store: RunStore[Any, Any], run_id: str, lane_id: str | None, at: i
         return store.snapshot_at(run_id, at, lane_id=lane_id)
     latest = store.load_snapshot(run_id, lane_id=lane_id)
     return latest if at is None or latest is None or latest.offset <= at else None
+
+
+def _as_read(store: RunStore[Any, Any], run_id: str, snapshot: Snapshot[Any], at: int | None) -> Snapshot[Any]:
+    """A snapshot as people read it: of a checkpointer's, the channels, and what was asked since."""
+    if not is_checkpoint(snapshot.state):
+        return snapshot
+    since: list[Any] = []
+    with suppress(EventsArchived):
+        before = None if at is None else at + 1
+        since = [item.event for item in store.read(run_id, snapshot.offset, before=before, on_corrupt="skip")]
+    questions = pending_questions(snapshot.state["data"]["checkpoint"].get("id"), since)
+    return replace(snapshot, state=readable_state(snapshot.state, questions))
 
 
 def _begin(snapshots: _Snapshots, lane: str | None) -> int:
@@ -304,7 +328,7 @@ class _Page:
             yield offset, at, event.lane_id, event.kind, payload
 
     def _payload(self, event: Any) -> str:
-        text = payload_text(event.payload, local=self.local)
+        text = payload_text(readable_payload(event.kind, event.payload), local=self.local)
         return text if self.wide or (self.join and is_delta(event)) else cut(text)
 
     def _state_rows(self, snapshot: Snapshot[Any]) -> Iterator[tuple[object, ...]]:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from runstream.cli.support.ages import age_seconds
 from runstream.cli.support.exit_codes import ExitCode
+from runstream.cli.support.langgraph_texts import readable_payload
 from runstream.cli.support.options import (
     InLocalTime,
     OfArchive,
@@ -326,7 +327,8 @@ def _printer(*, local: bool, wide: bool, join: bool) -> Callable[[Recorded[Any]]
             today = date
         lane, kind = printable(str(event.lane_id)), printable(str(event.kind))
         width = max(width, min(len(lane), _WIDEST_LANE))
-        text, whole = payload_text(event.payload, local=local), wide or (join and is_delta(event))
+        text = payload_text(readable_payload(event.kind, event.payload), local=local)
+        whole = wide or (join and is_delta(event))
         payload = printable(text if whole else cut(text))
         rest = f" {item.offset:>6} {lane:<{width}} {event.seq!s:>5} {kind:<14} {payload}"
         put((clock(event.ts, local=local), "dim"), (rest, lane_style(lane)), whole=whole)
