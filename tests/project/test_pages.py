@@ -19,7 +19,7 @@ from runstream import JSONLCheckpointer, SQLiteCheckpointer
 from runstream.stores.redis.namespace import namespace_of
 from tests.project.test_project import check_command_line
 from tests.support.commands import QUIET, Place, run
-from tests.support.servers import DEADLINE_SECONDS, eventually, needs_server
+from tests.support.servers import DEADLINE_SECONDS, eventually, needs_embedded_server, needs_server
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "runstream"
@@ -70,7 +70,8 @@ def test_the_examples_of_a_page_run_as_they_stand(
 
 
 @pytest.mark.parametrize(
-    "page", ["docs/rights.md", "docs/people.md", "docs/diffs.md", "docs/forks.md", "docs/tags.md"]
+    "page",
+    ["docs/rights.md", "docs/people.md", "docs/diffs.md", "docs/forks.md", "docs/tags.md", "docs/langgraph.md"],
 )
 def test_the_commands_of_a_page_are_commands(page: str) -> None:
     (commands,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
@@ -186,3 +187,36 @@ def test_the_page_about_purpose_agent_does_what_it_says(
         assert [event.seq for event in archive.list_events("trip")] == [1, 2]
     theirs = ForeignCheckpointer("runs.db")
     assert [event.seq for event in theirs.list_events("trip")] == [1, 2]
+
+
+def test_the_page_about_langgraph_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its examples go on with one another's graph and threads; the commands about its files show these threads."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/langgraph.md").read_text("utf-8")
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        exec(compile(block, "docs/langgraph.md", "exec", dont_inherit=True), names)
+    assert "a person said no" in run("show", "trip-42-again", "--url", "sqlite:threads.db").out
+
+
+@needs_embedded_server
+@pytest.mark.exhaustive  # its steps are run by tests/integrations/langgraph/test_programs.py, too
+def test_the_example_of_an_approval_goes_on_after_it_was_killed() -> None:
+    """What was done before is not done again, and what it was killed in is."""
+    program = [sys.executable, str(ROOT / "examples/langgraph_approval.py")]
+    said = subprocess.run(
+        program, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": SRC}
+    )
+    assert said.stdout == EXAMPLE_SAYS, said.stderr
+
+
+SRC = str(ROOT / "src")
+EXAMPLE_SAYS = """a process is to ask
+  searches
+  asks: Book it?
+a process is to answer
+  books
+a process is to go on
+  books
+  has booked: Lisbon, 420 EUR
+"""
