@@ -231,6 +231,8 @@ class TieredOperations(TieredSnapshots[E, S]):
         try:
             recovery = yield from self.hot.recover(run_id, lane_id)
             boundary = yield from self.locate(run_id)
+            if boundary.is_hot or boundary.archived is None:
+                self.writable.add(run_id)  # it goes on in Redis, or begins there
             if boundary.is_hot and recovery == Recovery(None, 0, []):
                 # it may have been put back since: then this is not all
                 recovery = yield from self.hot.recover(run_id, lane_id)
