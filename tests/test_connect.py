@@ -146,9 +146,18 @@ def test_a_fake_server_is_shared_by_its_name() -> None:
 def test_a_tls_url_makes_a_tls_client(opener: Any) -> None:
     client = opener("rediss://user:pass@example.invalid:7000/3")
     pool = client.connection_pool
-    assert pool.connection_class in (redis.SSLConnection, redis.asyncio.SSLConnection)
+    assert issubclass(pool.connection_class, redis.SSLConnection | redis.asyncio.SSLConnection)
     known = {name: pool.connection_kwargs[name] for name in ("host", "port", "db", "username", "password")}
     assert known == {"host": "example.invalid", "port": 7000, "db": 3, "username": "user", "password": "pass"}
+
+
+@pytest.mark.parametrize(
+    "command", [("EVALSHA", b"\0\r\n", 1, "ü", -7, 2.5, b""), (b"HMGET k", *range(2_000)), ("GET", "x" * 9_999)]
+)
+def test_commands_are_packed_for_asyncio_as_for_threads(command: Any) -> None:
+    packing = [opener("redis://example.invalid").connection_pool for opener in (open_client, open_async_client)]
+    first, second = (b"".join(pool.connection_class().pack_command(*command)) for pool in packing)
+    assert first == second
 
 
 def test_the_environment_names_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

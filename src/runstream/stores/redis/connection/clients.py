@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -13,6 +13,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.retry import Retry
 
 from runstream.model.errors import ConfigurationError
@@ -69,8 +70,22 @@ def open_async_client(url: str) -> redis.asyncio.Redis:
     with _client_options(url):
         retry = AsyncRetry(NoBackoff(), 0)
         client = redis.asyncio.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
+        pool: Any = client.connection_pool
+        pool.connection_class = _packing_in_c(pool.connection_class)
         unconnected(client)
         return client
+
+
+@cache
+def _packing_in_c(kind: Any) -> Any:
+    """A connection of redis-py for asyncio that packs commands by hiredis, as those for threads do."""
+    serializer = HiredisRespSerializer()
+
+    def pack_command(_: Any, *command: Any) -> list[bytes]:
+        packed: list[bytes] = serializer.pack(*command)
+        return packed
+
+    return type(kind.__name__, (kind,), {"pack_command": pack_command})
 
 
 @contextmanager
