@@ -16,7 +16,10 @@ from runstream.model.errors import ConcurrencyConflict
 from runstream.model.protocols import Leased
 from runstream.operations.forks import starts_anew
 
-__all__ = ["Head", "Known"]
+__all__ = ["FOLLOWS", "Head", "Known"]
+
+FOLLOWS = -1
+"""Stands for the number of what follows its checkpoint in the lane, and needs none."""
 
 T = TypeVar("T")
 
@@ -192,45 +195,49 @@ class Known:
 
     # -- what else is said of checkpoints -----------------------------------------------------------------
 
-    def is_saving(self, place: Place, checkpoint_id: str) -> bool:
-        """Whether that very checkpoint is being saved: its snapshot would cover what nobody has told it."""
-        return self._saving.get(place) == checkpoint_id
-
     def is_writing(self, place: Place) -> bool:
         """Whether something is being written that is to follow the latest checkpoint of a place."""
         return self._writing[place] > 0
 
-    @contextmanager
-    def writing(self, place: Place, checkpoint_id: str) -> Iterator[bool]:
-        """Write what a task did after a checkpoint.
+    def begin_writing(self, place: Place, checkpoint_id: str) -> int | None:
+        """Begin to write what a task did after a checkpoint. What is asked here is asked in one step.
 
-        Gives whether that is the latest one of its place, and stays so until it is written: who saves the next one
-        waits for that.
+        Returns:
+            FOLLOWS if that is the latest checkpoint of its place, and stays so until :meth:`end_writing`: to save
+            the next one waits for that. Else a number, as :meth:`take_number` gives it. None while that very
+            checkpoint is being saved: its snapshot would cover what nobody has told it.
         """
         with self._lock:
-            known, head = self.head(place)
-            follows = known and head is not None and head.saved.id == checkpoint_id and place not in self._saving
-            self._writing[place] += follows
-        try:
-            yield follows
-        finally:
-            with self._lock:
-                self._writing[place] -= follows
-                if not self._writing[place]:
-                    del self._writing[place]
+            if self._saving.get(place) == checkpoint_id:
+                return None
+            _, head = self.head(place)
+            if head is not None and head.saved.id == checkpoint_id and place not in self._saving:
+                self._writing[place] += 1
+                return FOLLOWS
+            return self._take_number(place, checkpoint_id)
+
+    def end_writing(self, place: Place) -> None:
+        """End to write what follows the latest checkpoint of a place."""
+        with self._lock:
+            self._writing[place] -= 1
+            if not self._writing[place]:
+                del self._writing[place]
 
     def take_number(self, place: Place, checkpoint_id: str) -> int:
         """A number for what is said of a checkpoint, which this saver has not given before."""
         with self._lock:
-            numbers = self._of(place).numbers
-            number = numbers.get(checkpoint_id, 0)
-            _remember(numbers, checkpoint_id, number + 1)
+            return self._take_number(place, checkpoint_id)
+
+    def _take_number(self, place: Place, checkpoint_id: str) -> int:
+        numbers = self._of(place).numbers
+        number = numbers.get(checkpoint_id, 0)
+        _remember(numbers, checkpoint_id, number + 1)
         return number
 
     def was_written_after(self, place: Place, checkpoint_id: str) -> bool:
         """Whether something was said of a checkpoint."""
         with self._lock:
-            return self._of(place).numbers.get(checkpoint_id, 0) > 0
+            return checkpoint_id in self._of(place).numbers
 
     def note_numbers(self, place: Place, checkpoint_id: str, count: int) -> None:
         """Note that so many things were said of a checkpoint, by whomever."""

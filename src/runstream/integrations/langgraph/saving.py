@@ -7,7 +7,7 @@ from typing import Any
 
 from runstream.integrations.langgraph.channels import Channel, split
 from runstream.integrations.langgraph.context import Context
-from runstream.integrations.langgraph.known import Head
+from runstream.integrations.langgraph.known import FOLLOWS, Head
 from runstream.integrations.langgraph.loading import load
 from runstream.integrations.langgraph.mapping import SAVED, THREAD_TAGS, WRITES, Place, checkpoint_in, run_tag
 from runstream.integrations.langgraph.saved import Saved, Written, payload_of, state_of
@@ -167,33 +167,34 @@ def put_writes(
 
 def save_written(context: Context, place: Place, written: Written) -> Operation[None]:
     """Append what a task wrote: right behind the checkpoint while that is the latest, else under a key."""
-    checkpoint_id = written.checkpoint_id
-    while context.known.is_saving(place, checkpoint_id):
+    known = context.known
+    while (number := known.begin_writing(place, written.checkpoint_id)) is None:
         yield Pause(_MOMENT_SECONDS)
-    with context.known.writing(place, checkpoint_id) as follows:
-        if follows:
+    if number == FOLLOWS:
+        try:
             event = context.event(place, WRITES, written.payload)
-            options: AppendOptions[Any] = AppendOptions(lease=context.known.lease_on(place.thread_id))
+            options: AppendOptions[Any] = AppendOptions(lease=known.lease_on(place.thread_id))
             yield from context.operations.append(place.thread_id, [event], options)
-        else:
-            yield from _say(context, place, checkpoint_id, WRITES, written.apart.payload)
+        finally:
+            known.end_writing(place)
+    else:
+        yield from _say(context, place, written.apart, number)
     if place.is_of_one_task:
-        context.known.note_task(place)
+        known.note_task(place)
 
 
-def _say(
-    context: Context, place: Place, checkpoint_id: str, kind: str, payload: dict[str, Any]
-) -> Operation[None]:
-    """Append an event about a checkpoint, under the first number that nobody has taken."""
-    event = context.event(place, kind, payload)
+def _say(context: Context, place: Place, written: Written, number: int) -> Operation[None]:
+    """Append what a task wrote under a number, or the first one after that which nobody has taken."""
+    event = context.event(place, WRITES, written.payload)
     lease = context.known.lease_on(place.thread_id)
     while True:
-        number = context.known.take_number(place, checkpoint_id)
-        options: AppendOptions[Any] = AppendOptions(keys=[place.further_key(checkpoint_id, number)], lease=lease)
+        key = place.further_key(written.checkpoint_id, number)
         try:
+            options: AppendOptions[Any] = AppendOptions(keys=[key], lease=lease)
             result = yield from context.operations.append(place.thread_id, [event], options)
         except BaseException:
-            context.known.give_back(place, checkpoint_id, number)
+            context.known.give_back(place, written.checkpoint_id, number)
             raise
         if not result.known:
             return
+        number = context.known.take_number(place, written.checkpoint_id)
