@@ -136,6 +136,18 @@ def test_a_checkpoint_that_was_asked_for_may_be_copied_beside_itself(places: Pla
         assert ids_of(saver, thread_id) == [again, copy, last, second, first]
 
 
+@pytest.mark.parametrize("name", ["memory", "fake"])
+def test_what_the_store_has_forgotten_of_a_thread_that_nobody_else_wrote_stops_no_run(
+    name: str, places: Places
+) -> None:
+    with places.sync(name) as saver:
+        thread_id = new_thread()
+        first = save(saver, thread_id, {"x": 0}, -1)
+        saver._run(saver._context.operations.forget(thread_id))  # and the saver knows it still
+        second = save(saver, thread_id, {"x": 1}, 0, first)
+        assert ids_of(saver, thread_id) == [second, first]
+
+
 def test_a_branch_may_be_made_from_what_a_replay_asked_for_first(places: Places) -> None:
     with places.sync("memory") as saver:
         thread_id = new_thread()

@@ -174,6 +174,20 @@ def test_the_checkpoints_of_a_run_go_and_what_others_need_of_them_stays(name: st
         assert ids_of(saver, thread_id) == [again]
 
 
+def test_a_channel_of_differences_is_whole_without_the_run_that_wrote_some_of_them(places: Places) -> None:
+    with places.sync("memory") as saver:
+        graph, thread_id = graph_over(saver), new_thread()
+        for turn in range(4):
+            config = {**config_of(thread_id), "metadata": {"run_id": f"run-{turn}"}}
+            graph.invoke({"said": [f"q{turn}"], "count": turn}, config)
+            graph.invoke(Command(resume=f"yes{turn}"), config)
+        before, length = graph.get_state(config_of(thread_id)).values, len(ids_of(saver, thread_id))
+        saver.delete_for_runs(["run-1"])
+        assert len(ids_of(saver, thread_id)) < length
+        for each in (saver, RunstreamSaver(saver.store)):
+            assert graph_over(each).get_state(config_of(thread_id)).values == before
+
+
 @pytest.mark.parametrize("name", ["memory", "fake"])
 def test_other_runs_of_a_store_are_no_threads(name: str, places: Places) -> None:
     with places.sync(name) as saver:

@@ -120,6 +120,19 @@ def finish(operation: Any, step: Any) -> None:
         return
 
 
+def test_what_is_being_written_when_its_checkpoint_is_saved_is_pending() -> None:
+    with connect("memory:") as store:
+        saver, thread_id, ahead = RunstreamSaver(store), new_thread(), checkpoint({"x": 1}, {"x": 1})
+        writing = put_writes(saver._context, config_of(thread_id, ahead["id"]), [("x", "in flight")], "a", "")
+        sent: Any = next(writing)
+        saving = put(saver._context, config_of(thread_id), ahead, STEP, {"x": 1})
+        step: Any = next(saving)  # it looks what is there
+        step = saving.send(step.make())
+        finish(writing, sent)
+        finish(saving, step)
+        assert pending(RunstreamSaver(store), thread_id) == [("a", "x", "in flight")]
+
+
 @pytest.mark.parametrize("is_writing_first", [True, False])
 def test_what_is_written_after_a_checkpoint_while_the_next_one_is_being_saved_is_found(
     is_writing_first: bool,
