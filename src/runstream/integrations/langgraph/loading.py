@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _NUMBERS_AT_ONCE = 32
-_FIRST_PAGE, _LARGEST_PAGE = 16, 512  # events
+_FIRST_PAGE, _LARGEST_PAGE = 4, 512  # events: the next checkpoint mostly follows what one or two tasks wrote
 
 
 class Loaded(NamedTuple):
