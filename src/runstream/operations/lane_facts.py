@@ -8,7 +8,26 @@ from typing import NamedTuple
 from runstream.model.results import LaneInfo
 from runstream.model.run_head import EndedLane, SnapshotHead
 
-__all__ = ["LaneFacts"]
+__all__ = ["HotLanes", "LaneFacts"]
+
+
+class HotLanes(NamedTuple):
+    """What Redis tells of the lanes of a run.
+
+    Attributes:
+        infos: The lanes that it knows, by name.
+        are_all: Whether the run has no others.
+        leases: Who holds which lane, also one that Redis does not know; None: the whole run.
+    """
+
+    infos: list[LaneInfo]
+    are_all: bool
+    leases: Mapping[str | None, str]
+
+    @property
+    def names(self) -> list[str]:
+        """The lanes that it knows."""
+        return [info.lane_id for info in self.infos]
 
 
 class LaneFacts(NamedTuple):

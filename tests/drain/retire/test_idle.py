@@ -119,6 +119,18 @@ def test_a_run_that_is_leased_or_not_all_archived_stays(
     assert raw.exists(namespace_of(hot).keys.run("r").events)
 
 
+def test_who_holds_a_lane_that_is_in_the_archive_alone_is_told(hot: Hot, archives: list[Archive]) -> None:
+    """Of the run, and of a fork that has the lane from it."""
+    store = TieredCheckpointer(hot, archives[0])
+    store.append("r", [make_event("r", 1, lane_id="a"), make_event("r", 1, lane_id="b")])
+    store.fork("r", "f")
+    DrainWorker(hot, archives, retire_idle_seconds=0).drain_once()
+    for run_id in ("r", "f"):
+        with store.lease(run_id, owner="me", lane_id="a"):
+            assert [(lane.lane_id, lane.lease) for lane in store.lanes(run_id)] == [("a", "me"), ("b", None)]
+        assert [lane.lease for lane in store.lanes(run_id)] == [None, None]
+
+
 def test_idle_runs_keep_no_run_that_has_ended_from_being_retired(
     hot: Hot, raw: Any, archives: list[Archive]
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from runstream.model.archive_records import ArchiveSnapshot
@@ -123,9 +123,11 @@ def last_seq_back(tiers: HotAndArchive[E, S], run_id: str, lane_id: str) -> Oper
         before = recorded[-1].offset
 
 
-def all_lanes(tiers: HotAndArchive[E, S], run_id: str, known: Sequence[LaneInfo]) -> Operation[list[LaneInfo]]:
-    """The lanes of a fork, by name: those that are known, and those that only what it shares has."""
-    found = {one.lane_id: one for one in known}
+def all_lanes(
+    tiers: HotAndArchive[E, S], run_id: str, known: Mapping[str, LaneInfo]
+) -> Operation[dict[str, LaneInfo]]:
+    """The lanes of a fork: those that are known, and those that only what it shares has. Leases are left out."""
+    found = dict(known)
     lasts: dict[str, tuple[int, int]] = {}
     recorded: list[Recorded[E]] = yield from collect(tiers.read(run_id, ReadQuery(on_corrupt="skip")))
     for item in recorded:
@@ -134,6 +136,5 @@ def all_lanes(tiers: HotAndArchive[E, S], run_id: str, known: Sequence[LaneInfo]
         if lane_id not in found or found[lane_id].last_offset < offset:
             former = found.get(lane_id)
             snapshot = None if former is None else former.snapshot_offset
-            is_ended, lease = former is not None and former.ended, None if former is None else former.lease
-            found[lane_id] = LaneInfo(lane_id, offset, seq, snapshot, is_ended, lease)
-    return [found[name] for name in sorted(found)]
+            found[lane_id] = LaneInfo(lane_id, offset, seq, snapshot, former is not None and former.ended)
+    return found

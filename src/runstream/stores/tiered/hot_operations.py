@@ -7,11 +7,12 @@ from typing import Protocol, runtime_checkable
 
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import Erasure
-from runstream.model.results import Cursor, E, LaneInfo, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import StateChange
 from runstream.operations.erase_arguments import TruncateOptions
 from runstream.operations.interface import StoreOperations
+from runstream.operations.lane_facts import HotLanes
 from runstream.operations.operation import Operation
 from runstream.operations.run_forks import Brought, ForkOptions
 
@@ -118,8 +119,8 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
             EventsArchived: That is not the snapshot that was retired last.
         """
 
-    def hot_lanes(self, run_id: str) -> Operation[tuple[list[LaneInfo], bool]]:
-        """The lanes of a run that are known here, by name, and whether these are all."""
+    def hot_lanes(self, run_id: str) -> Operation[HotLanes]:
+        """What is told here of the lanes of a run."""
 
     def known_to(self, run_id: str, lane_id: str | None) -> int:
         """Up to where this writer knows a run, or one lane of it, without a hole."""

@@ -323,16 +323,18 @@ class TieredOperations(TieredSnapshots[E, S]):
     def lanes(self, run_id: str) -> Operation[list[LaneInfo]]:
         """The lanes of a run, by name: of those that have left Redis, what the archive knows."""
         while True:
-            hot, are_all = yield from self.hot.hot_lanes(run_id)
-            if are_all and (hot or (yield from self.hot.run_info(run_id)) is not None):
-                return hot
+            hot = yield from self.hot.hot_lanes(run_id)
+            if hot.are_all and (hot.infos or (yield from self.hot.run_info(run_id)) is not None):
+                return hot.infos
             archived = yield from self.archive.own_lanes(run_id)
-            again, _ = yield from self.hot.hot_lanes(run_id)
-            if [one.lane_id for one in again] == [one.lane_id for one in hot]:  # else one has left meanwhile
-                known = {one.lane_id: one for one in (*archived, *again)}
+            again = yield from self.hot.hot_lanes(run_id)
+            if [one.lane_id for one in again.infos] == [
+                one.lane_id for one in hot.infos
+            ]:  # else one has left meanwhile
+                known = {one.lane_id: one for one in (*archived, *again.infos)}
                 if (yield from self.locate(run_id)).parent is not None:
-                    return (yield from all_lanes(self, run_id, list(known.values())))
-                return [known[name] for name in sorted(known)]
+                    known = yield from all_lanes(self, run_id, known)
+                return [replace(known[name], lease=again.leases.get(name)) for name in sorted(known)]
 
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run; of one that has left Redis, what the archive knows."""

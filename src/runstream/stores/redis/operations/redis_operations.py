@@ -23,6 +23,7 @@ from runstream.operations.arguments import (
 from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
+from runstream.operations.lane_facts import HotLanes
 from runstream.operations.operation import Operation, Stream
 from runstream.operations.run_forks import Brought, ForkOptions
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
@@ -157,8 +158,8 @@ class RedisOperations(Generic[E, S]):
         """The lanes of a run, by name."""
         return lanes.lanes(self.session, run_id)
 
-    def hot_lanes(self, run_id: str) -> Operation[tuple[list[LaneInfo], bool]]:
-        """The lanes of a run that Redis knows, by name, and whether these are all."""
+    def hot_lanes(self, run_id: str) -> Operation[HotLanes]:
+        """What Redis tells of the lanes of a run."""
         return lanes.hot_lanes(self.session, run_id)
 
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:

@@ -8,7 +8,7 @@ from runstream.model.clock import unix_seconds
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, LaneInfo, S
-from runstream.operations.lane_facts import LaneFacts
+from runstream.operations.lane_facts import HotLanes, LaneFacts
 from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import lanes_away
@@ -24,14 +24,14 @@ __all__ = ["hot_lanes", "lanes"]
 
 def lanes(session: Session[E, S], run_id: str) -> Operation[list[LaneInfo]]:
     """The lanes of a run, by name. Raises EventsArchived if some have left Redis."""
-    infos, are_all = yield from hot_lanes(session, run_id)
-    if not are_all:
+    hot = yield from hot_lanes(session, run_id)
+    if not hot.are_all:
         raise (yield from lanes_away(session, run_id))
-    return infos
+    return hot.infos
 
 
-def hot_lanes(session: Session[E, S], run_id: str) -> Operation[tuple[list[LaneInfo], bool]]:
-    """The lanes of a run that Redis knows, by name, and whether these are all."""
+def hot_lanes(session: Session[E, S], run_id: str) -> Operation[HotLanes]:
+    """What Redis tells of the lanes of a run."""
     check_run_id(run_id)
     yield from resolve_unanswered(session, [run_id])
     keys = session.keys.run(run_id)
@@ -40,7 +40,7 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[tuple[list[LaneI
     with parsing(keys):
         run = run_of(run_id, meta, is_partial=False)
         if run is None:
-            return [], True
+            return HotLanes([], True, {})
         fields = {name.decode(): value for name, value in meta.items() if b":" in name}
         lasts, are_all = lane_marks(meta), not {b"retired", b"ended"} & meta.keys()
         now = session.server_clock.now() or round(unix_seconds() * MICROSECONDS)
@@ -52,7 +52,7 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[tuple[list[LaneI
         except EventsArchived:  # of a lane that has gone on in the parent, only its events tell where it was
             shared = SharedLanes({}, {}, are_all=False)
         lasts, ends, are_all = shared.lasts | lasts, {**shared.ends, **ends}, are_all and shared.are_all
-    return LaneFacts(lasts, run.head.snapshots, ends, leases).infos(), are_all
+    return HotLanes(LaneFacts(lasts, run.head.snapshots, ends, leases).infos(), are_all, leases)
 
 
 def _leases(fields: Mapping[str, bytes], now: int) -> dict[str | None, str]:
