@@ -105,6 +105,20 @@ def test_a_lane_goes_on_with_its_seq_after_its_last_event_was_erased(store: Stor
         assert run.emit("agent.message", {"text": "next"}).event.seq == 7
 
 
+def test_a_step_that_is_repeated_after_its_event_was_erased_gets_no_other_one(store: Store) -> None:
+    """It gets the offset, and what it gave itself; and so where the event was truncated."""
+    with store.open_run("r") as run:
+        for number in (1, 2, 3):
+            run.emit("agent.message", {"text": f"of {number}"}, key=f"step-{number}")
+    store.erase("r", [2])
+    store.truncate("r", before=2)
+    with store.open_run("r") as run:
+        for number, text in ((1, "again"), (2, "again"), (3, "of 3")):
+            recorded = run.emit("agent.message", {"text": "again"}, key=f"step-{number}")
+            assert (recorded.offset, recorded.event.payload) == (number, {"text": text})
+    assert offsets(store) == [3]
+
+
 def test_a_durable_step_whose_result_was_erased_is_not_made_again(store: Store) -> None:
     made: list[int] = []
 

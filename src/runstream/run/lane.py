@@ -276,7 +276,7 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _reading(self, cursor: Cursor) -> Operation[Recorded[E] | None]:
         """The event at a cursor, or None where this store cannot give it (any more)."""
-        query = ReadQuery(cursor.offset - 1, limit=1)
+        query = ReadQuery.one(cursor.offset)
         try:
             found = yield from collect(self._operations.read(self.run_id, query))
         except (EventsArchived, CorruptRecordError, EventRefused):
