@@ -9,7 +9,7 @@ from runstream.testing.simulation import Choices, play
 from tests.simulation import test_exploration
 from tests.simulation.breaks import BREAK_PLANS, BREAKS, Break, InScript
 
-MOST_SEEDS = 60
+MOST_SEEDS = 300
 
 
 @pytest.mark.one_in(52, exhaustively=2)

@@ -126,8 +126,8 @@ class StoreOperations(Protocol[E, S]):
     def wait_for_news(self, run_id: str, known: Inbox, seconds: float | None) -> Stream:
         """Wait until there may be something new in a run's inbox, for so many seconds at most; gives nothing."""
 
-    def load_answer(self, run_id: str, question: Question) -> Operation[E]:
-        """The event that answers a question. It counts as known to this writer."""
+    def load_answer(self, run_id: str, question: Question) -> Operation[E | None]:
+        """The event that answers a question, which counts as known to this writer; None if it is gone since."""
 
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
         """The lanes of which snapshots are here; first None, if there are some of the run's own."""

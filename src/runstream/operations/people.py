@@ -81,21 +81,24 @@ def _saying(
     (cursor,) = placement.cursors
     if placement.known:
         if question is not None and question.answer_offset == cursor.offset:
-            event = yield from operations.load_answer(run_id, question)
+            found = yield from operations.load_answer(run_id, question)
         else:
-            event = yield from answer_at(partial(operations.read, run_id), cursor.offset)
+            found = yield from answer_at(partial(operations.read, run_id), cursor.offset)
+        event = (
+            event if found is None else found
+        )  # it was erased, or lost since: then it is the one that was given
     return Recorded(cursor.offset, str(cursor), event)
 
 
 def answer_at(read: Callable[[ReadQuery], Stream], offset: int) -> Operation[Any]:
-    """The event at an offset that is there.
+    """The event at an offset; None where there is none any more.
 
     Args:
         read: Reads the run.
         offset: The offset.
     """
     found: list[Recorded[Any]] = yield from collect(read(ReadQuery.one(offset)))
-    return found[0].event
+    return found[0].event if found else None
 
 
 def _choose(run_id: str, found: Inbox, lane_id: str | None, question_id: str | None) -> Question | None:
@@ -139,8 +142,11 @@ def waiting(
         if question is None or question_id not in (None, question.question_id):
             raise not_asked(run_id, lane_id, question_id)
         if question.answer_offset is not None:
-            yield Items([(yield from operations.load_answer(run_id, question))])
-            return
+            event = yield from operations.load_answer(run_id, question)
+            if event is not None:
+                yield Items([event])
+                return
+            # it was erased, or a failover has lost it since it was looked: then the next look tells
         if found.status in ENDED_STATUSES:
             raise run_ended(run_id, found.status)
         idle.check()

@@ -261,11 +261,13 @@ class MemoryOperations(LocalOperations[E, S]):
             self._changed.wait_for(lambda: self._inbox(run_id) != known, limit)
 
     @in_one_call
-    def load_answer(self, run_id: str, question: Question) -> E:
-        """The event that answers a question. It counts as known to this writer."""
+    def load_answer(self, run_id: str, question: Question) -> E | None:
+        """The event that answers a question, which counts as known to this writer; None if it is gone since."""
         offset = question.answer_offset or 0
-        (recorded,) = self._read(run_id, ReadQuery.one(offset))
+        recorded = next(iter(self._read(run_id, ReadQuery.one(offset))), None)
         head = self._load_head(run_id)
+        if recorded is None:
+            return None
         if head is not None:
             self._coverage.appended(run_id, head.run_start, offset - 1, offset, {})
         return recorded.event

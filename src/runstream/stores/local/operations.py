@@ -138,7 +138,7 @@ class LocalOperations(Erasing[E, S]):
         """Wait until there may be something new in a run's inbox."""
         raise _no_live_end(run_id)
 
-    def load_answer(self, run_id: str, question: Question) -> Operation[E]:  # noqa: ARG002 - memory has a live end
+    def load_answer(self, run_id: str, question: Question) -> Operation[E | None]:  # noqa: ARG002 - memory has a live end
         """The event that answers a question."""
         raise _no_live_end(run_id)
 

@@ -310,12 +310,12 @@ class TieredOperations(TieredSnapshots[E, S]):
         """Wait until there may be something new in a run's inbox."""
         return self.hot.wait_for_news(run_id, known, seconds)
 
-    def load_answer(self, run_id: str, question: Question) -> Operation[E]:
+    def load_answer(self, run_id: str, question: Question) -> Operation[E | None]:
         """The event that answers a question; a long one may be in the archive by now."""
         try:
             return (yield from self.hot.load_answer(run_id, question))
         except EventsArchived:
-            event: E = yield from answer_at(partial(self.read, run_id), question.answer_offset or 0)
+            event: E | None = yield from answer_at(partial(self.read, run_id), question.answer_offset or 0)
             return event
 
     # -- runs ----------------------------------------------------------------------------------------

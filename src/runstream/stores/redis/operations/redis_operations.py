@@ -146,7 +146,7 @@ class RedisOperations(Generic[E, S]):
         """Wait until there may be something new in a run's inbox."""
         return inbox.wait_for_news(self.session, run_id, known, seconds)
 
-    def load_answer(self, run_id: str, question: Question) -> Operation[E]:
+    def load_answer(self, run_id: str, question: Question) -> Operation[E | None]:
         """The event that answers a question."""
         return inbox.load_answer(self.session, run_id, question)
 

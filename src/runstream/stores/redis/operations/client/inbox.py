@@ -46,8 +46,8 @@ def wait_for_news(session: Session[E, S], run_id: str, known: Inbox, seconds: fl
     yield Wait(keys.events, known.last_offset, look, partial(_differs, keys, known), seconds)
 
 
-def load_answer(session: Session[E, S], run_id: str, question: Question) -> Operation[E]:
-    """The event that answers a question. It counts as known to this writer: its next snapshot covers it."""
+def load_answer(session: Session[E, S], run_id: str, question: Question) -> Operation[E | None]:
+    """The event that answers a question; None if it is gone since. This writer's next snapshot covers it."""
     keys, offset = session.keys.run(run_id), question.answer_offset or 0
     fields = (b"start", b"questions", b"answer:%b" % question.lane_id.encode())
     ((start, questions, record),) = yield Exchange([(b"HMGET", keys.meta, *fields)])
@@ -57,7 +57,7 @@ def load_answer(session: Session[E, S], run_id: str, question: Question) -> Oper
         event = session.codec.decode_event(run_id, offset, encoded)
     else:
         event = yield from answer_at(partial(read, session, run_id), offset)
-    if start is not None:
+    if start is not None and event is not None:
         with parsing(keys):
             session.coverage.appended(run_id, parse_start(start), offset - 1, offset, {})
     return event
