@@ -83,7 +83,7 @@ def import_(
     next drain. A state is saved if nothing was written to the run after it. Of this, too, nothing is added twice.
     """
     unread = _Unread()
-    if is_threads_file(source) and not append:
+    if not append and is_threads_file(source):
         results = _import_threads(url, source, run, unread, strict=strict, dry_run=dry_run)
     elif append:
         results = _append(url, source, run, unread, strict=strict, dry_run=dry_run)

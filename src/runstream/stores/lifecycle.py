@@ -6,7 +6,17 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-__all__ = ["AsyncLifecycle", "Lifecycle", "own", "own_async", "place_at", "place_like", "reopen_with"]
+__all__ = [
+    "AsyncClosing",
+    "AsyncLifecycle",
+    "Closing",
+    "Lifecycle",
+    "own",
+    "own_async",
+    "place_at",
+    "place_like",
+    "reopen_with",
+]
 
 T = TypeVar("T", bound="_Reopened")
 
@@ -43,13 +53,13 @@ class _Reopened:
         return self._reopen
 
 
-class Lifecycle(_Reopened):
-    """A store that is a context manager. What it owns is given back once, when it is closed."""
+class Closing:
+    """What is a context manager, and gives back what it owns once, when it is closed."""
 
     _release: Callable[[], None] | None = None
 
     def close(self) -> None:
-        """Give back what the store holds open. Closing twice is fine."""
+        """Give back what is held open. Closing twice is fine."""
         release, self._release = self._release, None
         if release is not None:
             release()
@@ -63,13 +73,13 @@ class Lifecycle(_Reopened):
         self.close()
 
 
-class AsyncLifecycle(_Reopened):
-    """A store that is an async context manager. What it owns is given back once, when it is closed."""
+class AsyncClosing:
+    """What is an async context manager, and gives back what it owns once, when it is closed."""
 
     _release: Callable[[], Awaitable[None]] | None = None
 
     async def close(self) -> None:
-        """Give back what the store holds open. Closing twice is fine."""
+        """Give back what is held open. Closing twice is fine."""
         release, self._release = self._release, None
         if release is not None:
             await release()
@@ -83,14 +93,22 @@ class AsyncLifecycle(_Reopened):
         await self.close()
 
 
-def own(store: Lifecycle, release: Callable[[], None]) -> None:
-    """Set what to call when a store is closed."""
-    store._release = release
+class Lifecycle(Closing, _Reopened):
+    """A store that is closed, and opened again elsewhere."""
 
 
-def own_async(store: AsyncLifecycle, release: Callable[[], Awaitable[None]]) -> None:
-    """Set what to await when a store is closed."""
-    store._release = release
+class AsyncLifecycle(AsyncClosing, _Reopened):
+    """A store for asyncio that is closed, and opened again elsewhere."""
+
+
+def own(owner: Closing, release: Callable[[], None]) -> None:
+    """Set what to call when something is closed, such as a store."""
+    owner._release = release
+
+
+def own_async(owner: AsyncClosing, release: Callable[[], Awaitable[None]]) -> None:
+    """Set what to await when something is closed, such as a store."""
+    owner._release = release
 
 
 def place_at(store: Lifecycle | AsyncLifecycle, place: str) -> None:

@@ -53,27 +53,26 @@ class Places:
     @contextmanager
     def sync(self, name: str) -> Iterator[RunstreamSaver]:
         """A saver over the store of that name."""
-        url, archive = self.urls(name)
-        with ExitStack() as opened:
-            kind = RunstreamSaver
-            if name == "retiring":
-                kind = retiring(kind, opened, url, archive)
-            if name == "draining":
-                opened.enter_context(_draining(url, archive))
-            yield opened.enter_context(kind.from_url(url, archive=archive))
+        with self._opening(name, RunstreamSaver) as opening, opening as saver:
+            yield saver
 
     @asynccontextmanager
     async def asynchronous(self, name: str) -> AsyncIterator[AsyncRunstreamSaver]:
         """A saver for asyncio over the store of that name."""
+        with self._opening(name, AsyncRunstreamSaver) as opening:
+            async with opening as saver:
+                yield saver
+
+    @contextmanager
+    def _opening(self, name: str, kind: Any) -> Iterator[Any]:
+        """What opens such a saver, while what drains or retires beside it does so."""
         url, archive = self.urls(name)
         with ExitStack() as opened:
-            kind = AsyncRunstreamSaver
             if name == "retiring":
                 kind = retiring(kind, opened, url, archive)
             if name == "draining":
                 opened.enter_context(_draining(url, archive))
-            async with kind.from_url(url, archive=archive) as saver:
-                yield saver
+            yield kind.from_url(url, archive=archive)
 
 
 def retiring(kind: Any, opened: ExitStack, url: str, archive: str | None) -> Any:

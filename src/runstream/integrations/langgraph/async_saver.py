@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, Unpack
 
 from runstream.connect import connect_async
@@ -30,6 +29,7 @@ from runstream.model.identifiers import shown
 from runstream.operations.operation import Operation
 from runstream.run.lease import AsyncLease
 from runstream.stores.async_facade import AsyncStore
+from runstream.stores.lifecycle import AsyncClosing, own_async
 from runstream.stores.options import StoreOptions
 
 __all__ = ["AsyncRunstreamSaver"]
@@ -37,7 +37,7 @@ __all__ = ["AsyncRunstreamSaver"]
 T = TypeVar("T")
 
 
-class AsyncRunstreamSaver(SaverBase):
+class AsyncRunstreamSaver(SaverBase, AsyncClosing):
     """Keeps the checkpoints of LangGraph's threads in a store for asyncio.
 
     It does what :class:`~runstream.integrations.langgraph.saver.RunstreamSaver` does, which has the documentation
@@ -66,7 +66,6 @@ class AsyncRunstreamSaver(SaverBase):
             )
         super().__init__(store, serde, cache_bytes)
         self.store = store
-        self._is_own = False
 
     @classmethod
     def from_url(
@@ -102,21 +101,8 @@ class AsyncRunstreamSaver(SaverBase):
     @classmethod
     async def _opened(cls, open_store: Any, serde: SerializerProtocol | None, cache_bytes: int) -> Self:
         saver = cls(await open_store(), serde=serde, cache_bytes=cache_bytes)
-        saver._is_own = True
+        own_async(saver, saver.store.close)
         return saver
-
-    async def close(self) -> None:
-        """Close the store, if the saver has opened it. Closing twice is fine."""
-        if self._is_own:
-            await self.store.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     @asynccontextmanager
     async def lease(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from runstream.connect import connect
@@ -29,6 +28,7 @@ from runstream.model.identifiers import shown
 from runstream.operations.operation import Operation
 from runstream.run.lease import Lease
 from runstream.stores.facade import Store
+from runstream.stores.lifecycle import Closing, own
 from runstream.stores.options import StoreOptions
 
 __all__ = ["RunstreamSaver"]
@@ -37,7 +37,7 @@ T = TypeVar("T")
 _END = object()
 
 
-class RunstreamSaver(SaverBase):
+class RunstreamSaver(SaverBase, Closing):
     """Keeps the checkpoints of LangGraph's threads in a store: a thread is a run, a checkpoint an event of it.
 
     A second writer of a thread is refused with ConcurrencyConflict, and nothing of it is written. A list that
@@ -65,7 +65,6 @@ class RunstreamSaver(SaverBase):
             )
         super().__init__(store, serde, cache_bytes)
         self.store = store
-        self._is_own = False
 
     @classmethod
     def from_url(
@@ -96,21 +95,8 @@ class RunstreamSaver(SaverBase):
         given: Any = own_options(url, options)
         store: Any = connect(url, archive=archive, **given)
         saver = cls(store, serde=serde, cache_bytes=cache_bytes)
-        saver._is_own = True
+        own(saver, store.close)
         return saver
-
-    def close(self) -> None:
-        """Close the store, if the saver has opened it. Closing twice is fine."""
-        if self._is_own:
-            self.store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @contextmanager
     def lease(

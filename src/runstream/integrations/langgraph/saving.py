@@ -87,12 +87,10 @@ def _put(
         lease=known.lease_on(place.thread_id),
         snapshot=context.state(place, state_of(saved, channels)),
         lane_id=place.lane_id,
-        end_lanes=[task.lane_id for task in done],
+        # what was ended leaves Redis, once archived; then only a store with that archive can open a new lane
+        end_lanes=[task.lane_id for task in done] if context.reads_archived else (),
         tags=_tags(former, metadata),
     )
-    if not context.reads_archived:
-        # what was ended leaves Redis, once archived; then only a store with that archive can open a new lane
-        options = options._replace(end_lanes=())
     event = context.event(place, SAVED, payload_of(saved, channels))
     try:
         result = yield from _append(context, place, event, options)

@@ -266,10 +266,9 @@ class MemoryOperations(LocalOperations[E, S]):
         offset = question.answer_offset or 0
         recorded = next(iter(self._read(run_id, ReadQuery.one(offset))), None)
         head = self._load_head(run_id)
-        if recorded is None:
+        if recorded is None or head is None:
             return None
-        if head is not None:
-            self._coverage.appended(run_id, head.run_start, offset - 1, offset, {})
+        self._coverage.appended(run_id, head.run_start, offset - 1, offset, {})
         return recorded.event
 
     def _load_snapshot(
