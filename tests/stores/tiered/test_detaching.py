@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runstream import DrainWorker
+from runstream import DrainWorker, SQLiteCheckpointer
+from runstream.model.archive_records import RunBatch
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
@@ -14,7 +17,7 @@ from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.test_forks import ALL, PLACES, make_family, move, seqs
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
 from tests.support.backends import RedisBackend, info_of
-from tests.support.drain_tools import parked
+from tests.support.drain_tools import Hooked, parked
 from tests.support.samples import make_event, make_events
 
 
@@ -111,3 +114,35 @@ def test_what_is_detached_in_redis_alone_a_worker_copies_into_every_archive(
         assert archive.delete_run(run_id)
     check_alone(tiered)
     assert namespace_of(hot).first_hot("g") is None
+
+
+class _Forgetful(Hooked):
+    """An archive to which nothing of some runs comes."""
+
+    def __init__(self, inner: Any, run_ids: Sequence[str]) -> None:
+        super().__init__(inner)
+        self._run_ids = run_ids
+
+    def write(self, batches: Sequence[RunBatch]) -> None:
+        self._inner.write([batch for batch in batches if batch.header.run_id not in self._run_ids])
+
+
+@pytest.mark.parametrize("parent", ["hot", "trimmed"])
+def test_archives_without_the_parent_of_a_fork_have_all_of_it_by_those_from_which_that_comes(
+    tiered: Tiered, hot: Hot, archive: Any, parent: str, tmp_path: Path
+) -> None:
+    with SQLiteCheckpointer(tmp_path / "other.db") as other:
+        both = [archive, other]
+        make_family(tiered, hot, archive, "hot")
+        if parent == "trimmed":
+            DrainWorker(hot, [_Forgetful(one, ["f", "g"]) for one in both]).drain_once()
+            namespace_of(hot).unpark("g")
+        away = ["f", "r"] if parent == "hot" else ["f"]
+        DrainWorker(hot, [_Forgetful(one, away) for one in both], trim="never").drain_once()
+        assert [one.run_info("f") for one in both] == [None, None]
+        assert {info_of(one, "g").parent for one in both} == {("f", 5)}
+        assert tiered.delete_run("f", detach=True)
+        assert DrainWorker(hot, both).drain_once().parked == 0
+        for store in (archive, other, tiered):
+            check_alone(store)
+        assert verify_run("g", hot=hot, sinks=both).difference is None

@@ -12,9 +12,9 @@ from runstream.codec.archive_entries import renamed, unread
 from runstream.codec.kept_states import state_text
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch, RunHeader
 from runstream.model.erasures import ErasureNote
-from runstream.model.errors import ArchiveGap
+from runstream.model.errors import AcknowledgedWritesLost, ArchiveGap, HistoryDiverged
 from runstream.model.identifiers import check_run_id
-from runstream.model.results import E, S
+from runstream.model.results import Cursor, E, S
 from runstream.model.run_head import RunHead, SnapshotHead, written_as
 from runstream.operations.lineage import Segment
 from runstream.operations.run_forks import Brought
@@ -119,23 +119,36 @@ class ArchiveForks(LocalOperations[E, S]):
         """
         if head is not None and head.creation != header.creation:
             return None
+        shared = [(origin.run_id, origin.upto) for origin in header.origins]
+        shared += [(segment.run_id, segment.upto()) for segment in of]
         if head is not None and head.fork_of is not None:
-            of = [Segment(head.fork_of[0], 0, header.start)]
+            shared.append(head.fork_of)
         elif head is not None and head.last.offset >= header.start.offset:
             return None
-        for segment in reversed(of):
-            there = self._load_head(segment.run_id)
-            if there is None:
-                continue
-            start = min(segment.end or header.start, header.start, there.last)
-            was = RunHead(start, start, parent=(segment.run_id, start.offset), parent_identity=there.creation)
-            root = self._load_head(self._segments(header.run_id, was)[0].run_id)
-            is_same = head is not None and head.parent_identity == there.creation
-            if start.offset > header.lowest.offset and (
-                is_same or (root is not None and root.before_first == header.before_first)
+        ends = [segment.end for segment in of if segment.end is not None]
+        borders = {end.offset: end for end in (*ends, header.start)}
+        for ancestor, upto in reversed(shared):  # the archive need not have the nearest
+            was, begin = self._as_fork_of(ancestor, min(upto, header.start.offset))
+            is_same = head is not None and head.parent_identity == was.parent_identity
+            if (
+                was.start.offset > header.lowest.offset
+                and (is_same or begin == header.before_first)
+                and borders.get(was.start.offset, was.start) == was.start
             ):
                 return was
         return RunHead()
+
+    def _as_fork_of(self, ancestor: str, upto: int) -> tuple[RunHead, Cursor]:
+        """The head of a fork of a run at an offset, or at the end of what the archive has, and where that begins."""
+        there = self._load_head(ancestor) or RunHead()
+        at = min(upto, there.last.offset)
+        try:
+            root = self._segments(ancestor, there)[0].run_id
+            start = self._cursor_of(ancestor, there, at)
+        except (HistoryDiverged, AcknowledgedWritesLost):  # the archive lacks some of what it comes from
+            return RunHead(), there.before_first
+        was = RunHead(start, start, parent=(ancestor, at), parent_identity=there.creation)
+        return was, (self._load_head(root) or there).before_first
 
     def _begin_with(self, header: RunHeader, head: RunHead | None, entries: Iterator[ArchiveEntry]) -> None:
         """Begin a run with these entries, or go on with them."""

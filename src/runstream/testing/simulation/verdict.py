@@ -100,7 +100,7 @@ def faults_of(world: World) -> Iterator[str]:
                 if not losses or run_id in world.settled:
                     found = chain(found, _faults_of_halves([stream, *copies.values()]))
                 yield from (f"{run_id}: {fault}" for fault in found)
-            elif losses:
+            elif losses and _has_one_parent(run_id, [hot, *archives]):
                 reason = world.were_parked.get(run_id, "")
                 yield from (f"{run_id}: {fault}" for fault in _faults_of_parking(stream, copies, reason))
             if run_id in parked or losses:
@@ -121,6 +121,12 @@ def _faults_of_parking(stream: Copy, copies: Mapping[str, Copy], reason: str) ->
     is_one = all(place in stream for copy in copies.values() for place in copy if place[0] >= first)
     if stream and is_one and not any(why in reason for why in _LATER):
         yield f"it is parked, and the archives have nothing else than Redis from {first} on: {reason}"
+
+
+def _has_one_parent(run_id: str, stores: Sequence[Any]) -> bool:
+    """Whether the stores that have a run take it for a fork of one run, or all of them for none."""
+    infos = [store.run_info(run_id) for store in stores]
+    return len({info.parent for info in infos if info is not None}) <= 1
 
 
 def _faults_of_halves(copies: Sequence[Copy]) -> Iterator[str]:

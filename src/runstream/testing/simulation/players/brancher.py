@@ -59,8 +59,7 @@ class BrancherPlayer(OperatorPlayer):
             self._known: list[str] = []  # the keys of its own run, in order
             self._grow()
             acts: list[Callable[[], None]] = [self._fork, self._fork, self._grow, self._write, self._write]
-            acts += [self._repeat, self._cut, self._read, self._hold]
-            acts += [] if world.plan.loses else [self._detach, self._detach, self._detach]
+            acts += [self._repeat, self._cut, self._read, self._hold, self._detach, self._detach, self._detach]
             for _ in range(world.plan.turns):
                 choices.one_of(acts)()
                 world.sleep(choices.one_of(_PAUSE_SECONDS))
@@ -139,11 +138,13 @@ class BrancherPlayer(OperatorPlayer):
 
     def _cut(self) -> None:
         """Delete a fork that nobody has forked, in Redis and each archive."""
-        parents = {one.parent for one in self.world.branches.values()}  # or were, and they may be their own
+        branches = self.world.branches
+        parents = {one.parent for one in branches.values() if not one.may_be_gone}  # or were: some are their own
         leaves = [one for one in self._own() if one.run_id not in parents]
         if leaves:
-            run_id = self.world.choices.one_of(leaves).run_id
-            del self.world.branches[run_id]
+            leaf = self.world.choices.one_of(leaves)
+            run_id = leaf.run_id
+            branches[run_id] = leaf._replace(may_be_gone=True)
             self.diary.note(["deletes", run_id])
             try:
                 for store in self._stores:
@@ -152,6 +153,7 @@ class BrancherPlayer(OperatorPlayer):
                 assert self._has_lost(), f"nobody has forked {run_id}"
             else:
                 self.diary.note(["deleted", run_id])
+                del branches[run_id]
                 self._free.append(run_id)
 
     def _detach(self) -> None:
@@ -172,10 +174,11 @@ class BrancherPlayer(OperatorPlayer):
             try:
                 self._until_told(lambda store=store: store.delete_run(parent.run_id, detach=True))  # type: ignore[misc]
             except (ConfigurationError, EventsArchived):  # some has left Redis, for several archives
-                if number:
+                if number and not self._has_lost():  # else one may be a fork again, of what is deleted
                     raise
                 self.world.scheduler.note(f"keeps {parent.run_id}")
-                branches[parent.run_id] = parent
+                if not number:
+                    branches[parent.run_id] = parent
                 return
         self.diary.note(["deleted", parent.run_id])
 

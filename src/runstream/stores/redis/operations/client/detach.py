@@ -194,7 +194,16 @@ def let_go(keys: Keys, run_id: str, of: str) -> Operation[None]:
     """Let a run not count another one as its fork any more, which was detached from it.
 
     What is to be erased of the run by then is erased there, too.
+
+    Raises:
+        StoreUnavailable: It is a fork of the run again: a failover has lost that it was detached. Send the same
+            again.
     """
+    (fork,) = yield from load_runs(keys, [run_id])
+    if fork is not None and fork.head.fork_of is not None and fork.head.fork_of[0] == of:
+        raise StoreUnavailable(
+            f"a failover has lost that run {run_id!r} was detached from run {of!r}: send the same call again"
+        )
     for noted in (yield from fork_notes(keys, of)):
         if noted.run_id == run_id:
             yield from _erase_shared(keys, of)
