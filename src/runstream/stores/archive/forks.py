@@ -139,7 +139,7 @@ class ArchiveForks(LocalOperations[E, S]):
         return RunHead()
 
     def _as_fork_of(self, ancestor: str, upto: int) -> tuple[RunHead, Cursor]:
-        """The head of a fork of a run at an offset, or at the end of what the archive has, and where that begins."""
+        """The head of a fork of a run at an offset, or at the end of what is here, and where that begins."""
         there = self._load_head(ancestor) or RunHead()
         at = min(upto, there.last.offset)
         try:

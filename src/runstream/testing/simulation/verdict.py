@@ -137,7 +137,12 @@ def _faults_of_halves(copies: Sequence[Copy]) -> Iterator[str]:
 
 
 def _faults_of_erasing(run_id: str, gone: Collection[str], world: World, hot: Any) -> Iterator[str]:
-    """What is pending, and where the bytes of what was erased are still, in Redis or in a file of an archive."""
+    """What is pending, and where the bytes of what was erased are still, in Redis or in a file of an archive.
+
+    What a worker has asked for again as it ended is left to the next one: the run is due.
+    """
+    if namespace_of(hot).is_due(run_id):
+        return
     yield from (f"{one} is pending" for one in hot.erasures(run_id) if not one.done)
     texts = [mark.encode() for mark in sorted(gone)]
     if not texts:
