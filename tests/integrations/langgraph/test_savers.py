@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from runstream import ConfigurationError, connect, connect_async
+from runstream import ConfigurationError, PayloadTooLarge, connect, connect_async
 from runstream.integrations.langgraph import AsyncRunstreamSaver, RunstreamSaver
 from runstream.integrations.langgraph.mapping import Place
 from tests.integrations.langgraph.checkpoints import checkpoint, config_of, new_thread, save
@@ -71,6 +71,26 @@ def test_on_a_server_threads_have_a_namespace_of_their_own(monkeypatch: pytest.M
         assert list(other.list(None)) == []
         with connect(url, namespace="langgraph") as store:
             assert store.list_runs() == ["t"]
+
+
+def test_how_large_a_checkpoint_may_be_is_a_savers_own_unless_it_is_said(places: Places) -> None:
+    document = "p" * 9 * 2**20  # more than events of agents have
+    url, archive = places.urls("draining")
+    with RunstreamSaver.from_url(url, archive=archive) as saver:
+        save(saver, "t", {"document": "", "parts": [document]}, -1)
+        for step in range(2):
+            save(saver, "t", {"document": document, "parts": [document, "more"]}, step)
+        saver.prune(["t"])
+        (found,) = saver.list(config_of("t"))
+        assert found.checkpoint["channel_values"] == {"document": document, "parts": [document, "more"]}
+    for limited in (
+        RunstreamSaver.from_url(f"{url}&max_event_bytes=1000"),
+        RunstreamSaver.from_url(url, max_event_bytes=1000),
+    ):
+        with limited as saver:
+            with pytest.raises(PayloadTooLarge, match="max_event_bytes"):
+                save(saver, "other", {"document": document}, -1)
+            assert saver.get_tuple(config_of("other")) is None
 
 
 def test_a_thread_of_a_store_with_usual_states_is_the_same(places: Places) -> None:

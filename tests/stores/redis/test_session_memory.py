@@ -12,13 +12,14 @@ import pytest
 import runstream
 from runstream.codec.msgpack_values import Packer
 from runstream.codec.snapshot_fields import pack_state
-from runstream.model.errors import AcknowledgedWritesLost
+from runstream.model.errors import AcknowledgedWritesLost, ConcurrencyConflict
 from runstream.stores.redis.append_batch import Seen
 from runstream.stores.redis.session import seen, snapshot_cache
 from runstream.stores.redis.session.packed_cursors import PackedCursors
 from runstream.stores.redis.session.seen import SeenBook
 from runstream.stores.redis.session.snapshot_cache import SnapshotCache
-from tests.support.samples import make_event
+from tests.support.backends import RedisBackend
+from tests.support.samples import make_event, make_state
 from tests.support.servers import Server, needs_server
 
 
@@ -38,6 +39,7 @@ def _held_by(make: Callable[[], Any]) -> tuple[Any, int]:
 def test_snapshots_take_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch, fields: int) -> None:
     """Also where they have thousands of small fields, which take ten times their bytes, or no state at all."""
     monkeypatch.setattr(snapshot_cache, "_MAX_BYTES", 2**21)
+    monkeypatch.setattr(snapshot_cache, "_MOST_KNOWN", 5_000)
     packer = Packer()
 
     def fill() -> SnapshotCache:
@@ -50,8 +52,24 @@ def test_snapshots_take_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch, f
         return cache
 
     cache, held = _held_by(fill)
-    assert 2**20 < held < 1.2 * 2**21
-    assert cache.get("run 0", "a lane") == ("", 0, None)
+    assert 2**20 < held < 1.2 * (2**21 + 400 * 5_000)
+    assert cache.get("run 0", "a lane") == (("", 0, None) if fields < 100 else (f"{0:020x}", 0, None))
+
+
+def test_a_snapshot_is_the_base_of_the_next_one_also_when_its_state_is_not_held_any_more(
+    redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_cache, "_MAX_BYTES", 2_000)
+    one, other = redis_backend.open(), redis_backend.open()
+    for step in range(2):
+        for run_id in ("a", "b", "c"):
+            state = make_state(run_id, purpose="long" * 500, current_step=step)
+            assert one.append(run_id, [make_event(run_id, step + 1)], snapshot=state).last_offset == step + 1
+    recovered = other.recover("a").state
+    assert (recovered.purpose, recovered.current_step) == ("long" * 500, 1)
+    other.append("a", [make_event("a", 3)], snapshot=make_state("a", current_step=2))
+    with pytest.raises(ConcurrencyConflict, match="snapshot 3 was saved by another"):
+        one.append("a", [make_event("a", 4)], snapshot=make_state("a", current_step=3))
 
 
 def test_the_cursors_of_many_runs_are_packed() -> None:

@@ -22,6 +22,8 @@ __all__ = ["CACHE_BYTES", "SaverBase", "lease_request", "own_options"]
 CACHE_BYTES = 64 * 2**20
 """How many bytes of the latest checkpoints a saver holds, about, if nothing is said."""
 _NAMESPACE = "langgraph"
+_MAX_EVENT_BYTES = 64 * 2**20
+"""How large a checkpoint may be in a store that is opened for a saver: states may hold whole documents."""
 _SERVERS = (*SERVER_SCHEMES, "embedded", "fake")
 
 
@@ -63,9 +65,14 @@ def lease_request(thread_id: str, owner: str | None, ttl: float, wait: float) ->
 
 
 def own_options(url: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a store that is opened for a saver: on a server, a namespace of its own if none is named."""
-    given = {"state_type": dict, **options}
+    """The options of a store that is opened for a saver: what neither these nor the URL say is a saver's.
+
+    That is a namespace of its own on a server, and how large a checkpoint may be.
+    """
     scheme, _, rest = str(os.environ.get("RUNSTREAM_URL", "") if url is None else url).partition(":")
-    if scheme in _SERVERS and "namespace=" not in rest.partition("?")[2]:
-        given.setdefault("namespace", _NAMESPACE)
-    return given
+    query = rest.partition("?")[2]
+    own: dict[str, Any] = {"max_event_bytes": _MAX_EVENT_BYTES}
+    if scheme in _SERVERS:
+        own["namespace"] = _NAMESPACE
+    unsaid = {name: value for name, value in own.items() if f"{name}=" not in query}
+    return {"state_type": dict, **unsaid, **options}
