@@ -66,6 +66,17 @@ def test_a_history_that_is_truncated_begins_later(place: Place) -> None:
         assert [item.offset for item in archive.read("r")] == [4, 5, 6]
 
 
+def test_what_was_erased_or_cut_off_is_neither_damaged_nor_archived_for_show_and_tail(place: Place) -> None:
+    place.emit("s", 6)
+    place.store.truncate("s", before=4)
+    place.store.erase("s", [5])
+    said = run("show", "s", "--url", place.url, "--json")
+    assert (said.err, said.document["unreadable"], said.document["archived_up_to"]) == ("", [], 0)
+    assert [event["offset"] for event in said.document["events"]] == [4, 6]
+    tailed = run("tail", "s", "--url", place.url, "--idle-timeout", "0.1")
+    assert (len(tailed.out.splitlines()), "archive" in tailed.err) == (2, False)
+
+
 def test_nothing_is_shown_of_a_run_of_which_nothing_was_erased(place: Place) -> None:
     shown = run("erasures", "r", "--url", place.url)
     assert (shown.code, "nothing was erased" in shown.err) == (0, True)

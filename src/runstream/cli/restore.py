@@ -86,7 +86,7 @@ def restore(
     Nothing that Redis has is overwritten. A run that it has as far as the archive, or further, is left as it is;
     one of which it has another history is refused, the others go on, and the exit code is 1. A retired run is
     made hot again. Each run is put back completely or not at all: killed at any point, the same command goes on.
-    Branches, RUN~OFFSET-CHAIN, stay in the archive.
+    Branches, RUN~OFFSET-CHAIN, stay in the archive, but for those that are named.
     """
     began = time.monotonic()
     with ExitStack() as opened:
@@ -113,7 +113,7 @@ def restore(
 
 
 def _wanted(archive: Archive, run_ids: Sequence[str] | None) -> dict[str, int]:
-    """The runs to put back, the first updated first, and how many events each has. A branch stays in the archive.
+    """The runs to put back, the first updated first, and how many events each has. A branch must be named.
 
     Raises:
         NoSuchRun: The archive does not have one that was named.

@@ -71,7 +71,7 @@ class _Timeline:
     Attributes:
         events: The events.
         archived_up_to: The last offset that was asked for and has left the store; 0 if none has.
-        unreadable: The offsets without an event that reads.
+        unreadable: The offsets of the events that do not read.
         next_after: The offset after which to go on; None if there is no more.
     """
 
@@ -238,13 +238,14 @@ def _read(store: RunStore[Any, Any], run_id: str, wanted: _Wanted, after: int, a
     timeline = _Timeline(archived_up_to=archived_up_to)
     position = after
     before = None if wanted.upto is None else wanted.upto + 1
-    for item in store.read(run_id, after, before=before, on_corrupt="skip"):
+    for item in store.read(run_id, after, before=before, on_corrupt="raw"):
         if len(timeline.events) == wanted.limit:
             timeline.next_after = position
             break
-        timeline.unreadable += range(position + 1, item.offset)
         position = item.offset
-        if wanted.lane is None or item.event.lane_id == wanted.lane:
+        if isinstance(item.event, dict | bytes):
+            timeline.unreadable.append(position)
+        elif wanted.lane is None or item.event.lane_id == wanted.lane:
             timeline.events.append(item)
     return timeline
 

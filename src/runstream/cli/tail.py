@@ -25,7 +25,6 @@ from runstream.cli.support.options import (
     OfUpcasts,
     Url,
     Wide,
-    is_redis_alone,
     open_to_read,
 )
 from runstream.cli.support.output import clock, console, day, emit_json, event_facts, printable, say
@@ -182,20 +181,18 @@ def _back_to(store: RunStore[Any, Any], run_id: str, is_before: Callable[[Record
 
     A Redis store alone does not have all: that is said.
     """
-    info = store.run_info(run_id)
-    first = info.first_hot - 1 if info is not None and is_redis_alone(store) else 0
-    events: Any = store.read(run_id, first, reverse=True, on_corrupt="skip")
+    events: Any = store.read(run_id, reverse=True, on_corrupt="skip")
     try:
         with closing(events):
             for item in events:
                 if is_before(item):
                     cursor: str = item.cursor
                     return cursor
-    except EventsArchived as moved:  # a worker has trimmed meanwhile
+    except EventsArchived as moved:
         first = moved.first_hot - 1
-    if first:
         say(f"offsets up to {first} of this run are in the archive; name it with --archive to see them too")
-    return first
+        return first
+    return 0
 
 
 # -- following -----------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ import typer
 from runstream.cli.support.upcasts import load_upcasts
 from runstream.connect import ARCHIVE_SCHEMES, connect
 from runstream.model.errors import ConfigurationError, RunstreamError
-from runstream.model.protocols import Sink
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
@@ -40,7 +39,6 @@ __all__ = [
     "check_archive_url",
     "ending_with_parent",
     "hot_namespace",
-    "is_redis_alone",
     "open_archive",
     "open_existing",
     "open_to_read",
@@ -264,11 +262,6 @@ def hot_namespace(store: RunStore[Any, Any]) -> Namespace:
             "this command works on Redis: --url (or RUNSTREAM_URL) is a redis:, rediss:, unix: or embedded: URL"
         )
     return namespace
-
-
-def is_redis_alone(store: RunStore[Any, Any]) -> bool:
-    """Whether a store is Redis without an archive beside it, which has not all of a run."""
-    return part_of(store, Namespace) is not None and part_of(store, Sink) is None
 
 
 @contextmanager

@@ -82,8 +82,9 @@ def _of_batch(batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> Runstream
 def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
     if outcome == b"retired":
         text = (
-            "was retired, and the snapshot that this one was to follow has left Redis for the archive: nothing was"
-            " written; load it there and go on from it, or replace it by this one (save_snapshot)"
+            "was retired, or lanes of it have ended, and the snapshot that this one was to follow has left Redis"
+            " for the archive: nothing was written; load it there and go on from it, or replace it by this one"
+            " (save_snapshot)"
         )
     else:
         text = (
