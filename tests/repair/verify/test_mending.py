@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from runstream import CorruptRecordError, DrainWorker, EventKind, SQLiteCheckpointer, TieredCheckpointer
+from runstream import (
+    CorruptRecordError,
+    DrainWorker,
+    EventKind,
+    RunHasForks,
+    SQLiteCheckpointer,
+    TieredCheckpointer,
+)
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.model.erasures import ErasureNote
 from runstream.repair.mend import mend_run
@@ -179,6 +186,29 @@ def test_a_meta_of_a_run_that_was_a_fork_is_made_anew(
     assert again.append("f", make_events("f", 1, first=53)).last_offset == 8
     assert DrainWorker(again, archives).drain_once().parked == 0
     assert verify_run("f", hot=again, sinks=archives).is_sound
+
+
+def test_a_meta_of_a_fork_that_shares_no_event_is_made_anew(
+    redis_backend: RedisBackend, hot: Hot, archive: Any
+) -> None:
+    """Its stream alone looks like that of a run of its own: the archive tells which fork it was, and whose."""
+    hot.fork("r", "f", at=0)
+    hot.append("f", make_events("f", 2), keys=["k", None])
+    DrainWorker(hot, [archive], trim="never").drain_once()
+    hot.append("f", make_events("f", 1, first=3))
+    (before,) = namespace_of(hot).load_runs(["f"])
+    redis_backend.raw.delete(session_of(hot).keys.run("f").meta)
+    again = open_hot(redis_backend)
+    assert mend_run(again, "f", [archive]) == ["took offsets 1 to 3 from its stream into its history"]
+    (after,) = namespace_of(again).load_runs(["f"])
+    assert before is not None
+    assert after is not None
+    assert replace(after.head, mark=before.head.mark, updated_at=before.head.updated_at) == before.head
+    assert again.append("f", make_events("f", 1), keys=["k"]).last_offset == 1
+    with pytest.raises(RunHasForks):
+        again.delete_run("r")
+    assert DrainWorker(again, [archive]).drain_once().parked == 0
+    assert verify_run("f", hot=again, sinks=[archive]).is_sound
 
 
 def test_an_unfinished_append_is_finished(redis_backend: RedisBackend, hot: Hot, run: RunKeys) -> None:

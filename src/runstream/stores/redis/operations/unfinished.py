@@ -277,12 +277,12 @@ def _without_meta(
     (reply,) = yield Exchange([(b"HGETALL", run.erasures)])
     with parsing(run, run.erasures):
         left = _Left(run, before, before, found.covered, erasures=parse_erasures(parse_map(reply), None))
-    if before.offset == 0 and is_own:
-        left.beginning = {b"start": str(before).encode()}
-        return left, found
     beginning = (
         None if rebuild is None else (yield Call(partial(rebuild, before, found.covered, left.erasures.base)))
     )
+    if beginning is None and before.offset == 0 and is_own:  # a fork may begin there, too, as an archive may know
+        left.beginning = {b"start": str(before).encode()}
+        return left, found
     if beginning is None:
         why = ": no archive at hand has what came before" if is_own else ", which does not read"
         raise corrupt_key(run.run_id, run.meta, f"it was removed, and the stream begins with {at}{why}")
