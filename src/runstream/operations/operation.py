@@ -58,7 +58,8 @@ class Exchange(NamedTuple):
     ``atomic``: they are queries, and nothing of anybody else's comes between them. ``tolerant``: a command that
     the server refuses gives a :class:`Refusal` in place of a reply instead of an error, unless the user may not
     call it, or the server does not have it; ``permissive``: in that case too. ``smaller`` makes the exchange to
-    send after this one has failed: one whose replies are smaller; None: the same again.
+    send after this one has failed: one whose replies are smaller; None: the same again. ``is_long``: its replies
+    may be long, so that nobody else is to wait for them.
     """
 
     commands: Sequence[Command]
@@ -66,6 +67,7 @@ class Exchange(NamedTuple):
     tolerant: bool = False
     permissive: bool = False
     smaller: Callable[[], Exchange] | None = None
+    is_long: bool = False
 
 
 class Refusal(NamedTuple):

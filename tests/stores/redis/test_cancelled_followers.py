@@ -6,12 +6,15 @@ import asyncio
 import random
 import time
 from contextlib import suppress
+from typing import Any
 
 import pytest
+import redis.asyncio
 
-from runstream import StoreUnavailable, connect_async
-from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
+from runstream import connect_async
+from runstream.operations.operation import Exchange
 from runstream.stores.redis.connection.driver import AsyncDriver
+from runstream.stores.redis.connection.single import AsyncSingleServerTransport
 from tests.support.exhaustive import ROUNDS
 from tests.support.samples import make_event
 from tests.support.servers import Server
@@ -71,18 +74,13 @@ async def test_cancelled_followers_end(server: Server, namespace: str, seed: int
     server.raw.flushall()
 
 
-class _Losing:
-    """A transport that loses the cancellation of what it sends, and then waits, fails or replies."""
+class _Losing(redis.asyncio.Redis):
+    """A client that loses the cancellation of what it sends, and then waits, fails or replies."""
 
-    max_block_seconds = 1.0
-    is_fake = False
-    place = "redis://nowhere"
+    ending = ""
+    calls = 0
 
-    def __init__(self, ending: str) -> None:
-        self.ending = ending
-        self.calls = 0
-
-    async def exchange(self, exchange: Exchange) -> Replies:
+    async def execute_command(self, *_: Any, **__: Any) -> Any:
         """Lose one cancellation."""
         self.calls += 1
         with suppress(asyncio.CancelledError):
@@ -90,34 +88,21 @@ class _Losing:
         if self.ending == "waits":
             await asyncio.sleep(60)
         if self.ending == "fails":
-            raise StoreUnavailable("no answer")
-        return [None]
-
-    async def wait(self, wait: Wait) -> bool:
-        """Nobody follows."""
-        raise NotImplementedError
-
-    async def wait_any(self, wait: WaitAny) -> list[int]:
-        """Nobody follows."""
-        raise NotImplementedError
-
-    async def turn(self) -> asyncio.Semaphore:
-        """Nobody follows."""
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """Nothing is open."""
+            raise redis.ConnectionError("no answer")
+        return None
 
 
 @pytest.mark.parametrize("ending", ["waits", "fails", "replies"])
 async def test_a_lost_cancellation_comes_again(ending: str) -> None:
     """However the exchange goes on, its task ends cancelled, once, and sends nothing more."""
-    transport = _Losing(ending)
-    task = asyncio.create_task(AsyncDriver(transport, 5.0).exchange(Exchange([(b"PING",)])))
+    client = _Losing()
+    client.ending = ending
+    driver = AsyncDriver(AsyncSingleServerTransport(client), 5.0)
+    task = asyncio.create_task(driver.exchange(Exchange([(b"PING",)])))
     await asyncio.sleep(0.01)
     task.cancel()
     _, left = await asyncio.wait([task], timeout=1)
     assert not left
     assert task.cancelled()
     assert task.cancelling() == 1
-    assert transport.calls == 1
+    assert client.calls == 1

@@ -18,6 +18,7 @@ __all__ = ["PageSize", "first_entries", "size_bound"]
 
 _FIRST = 8
 _LEAST_BOUND = 4096
+_SHORT_BYTES = 65_536
 
 
 def size_bound(size: int) -> int:
@@ -76,7 +77,8 @@ class PageSize:
             self.halve()
             return self.exchange(commands)
 
-        return Exchange(commands(), atomic=True, smaller=smaller)
+        is_long = self._untold > _FIRST if self.largest is None else self.bytes_of(self._most) > _SHORT_BYTES
+        return Exchange(commands(), atomic=True, smaller=smaller, is_long=is_long)
 
 
 def first_entries(streams: Sequence[str], largest: Sequence[int | None]) -> Operation[list[Any]]:
@@ -102,4 +104,4 @@ def _first_of(streams: Sequence[str]) -> Exchange:
         return _first_of(streams[: (len(streams) + 1) // 2])
 
     commands = [(b"XRANGE", stream, "-", "+", b"COUNT", 1) for stream in streams]
-    return Exchange(commands, tolerant=True, smaller=smaller)
+    return Exchange(commands, tolerant=True, smaller=smaller, is_long=True)

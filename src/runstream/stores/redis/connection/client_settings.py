@@ -7,15 +7,19 @@ What redis-py has no public name for is here and nowhere else; where another ver
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import redis.asyncio
+from redis import exceptions
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -23,15 +27,22 @@ from redis.retry import Retry
 from runstream.model.errors import ConfigurationError
 
 __all__ = [
+    "LEAST_CONNECTIONS",
     "abandon",
+    "are_commands_watched",
     "breaker_of",
     "client_like",
     "connection_beside",
     "connections_of",
+    "let_go",
     "renew_locks",
     "socket_timeout_of",
+    "take_over",
     "unconnected",
 ]
+
+LEAST_CONNECTIONS = 16
+"""A pool that may have fewer connections has none to spare."""
 
 # what a pool adds to the arguments of its connections: a pool of the same settings adds its own
 _OF_ITS_POOL = ("event_dispatcher", "himport_registry", "maint_notifications_pool_handler")
@@ -132,6 +143,49 @@ def renew_locks(client: Any) -> None:
         for name, value in vars(thing).items():
             if isinstance(value, _LOCKS):
                 setattr(thing, name, threading.RLock())
+
+
+def take_over(
+    connection: Any, protocol: asyncio.BufferedProtocol
+) -> tuple[asyncio.Transport, Callable[[str], Exception]]:
+    """Let a protocol have what comes over a connection for asyncio that was just connected.
+
+    Args:
+        connection: The connection, which is kept and given up by :func:`let_go`.
+        protocol: The protocol.
+
+    Returns:
+        What to write to, and what makes an error of what the server says.
+
+    Raises:
+        ConnectionError: The server has said something of itself already, or has gone.
+    """
+    transport = connection._writer.transport
+    if connection._reader._buffer or connection._reader.at_eof() or transport.is_closing():
+        raise exceptions.ConnectionError("Connection closed by server.")
+    transport.set_protocol(protocol)
+    return transport, connection._parser.parse_error
+
+
+def let_go(connection: Any) -> None:
+    """Close a connection for asyncio at once, connected or not."""
+    writer, connection._writer, connection._reader = connection._writer, None, None
+    if writer is not None:
+        writer.transport.abort()
+
+
+def are_commands_watched(kind: Any, module: Any) -> bool:
+    """Whether a tracer has replaced the method of a client by which it sends, or redis-py measures commands.
+
+    Args:
+        kind: The class of the client.
+        module: redis-py's own module that has it.
+    """
+    execute: Any = kind.execute_command
+    if type(execute) is not FunctionType or execute.__globals__ is not vars(module):
+        return True
+    measuring = sys.modules.get("redis.observability.providers")  # from 7.2 on redis-py imports it itself
+    return measuring is not None and measuring.get_observability_instance().is_enabled()
 
 
 def _is_of_redis(part: Any) -> bool:

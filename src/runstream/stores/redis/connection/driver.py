@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from types import TracebackType
 
 from redis.backoff import FullJitterBackoff
 
@@ -28,7 +27,6 @@ __all__ = ["DEFAULT_RETRY_SECONDS", "AsyncDriver", "SyncDriver"]
 DEFAULT_RETRY_SECONDS = 5.0
 """For how long an exchange is sent again while the server cannot be reached."""
 
-_CANCEL_AGAIN_SECONDS = 0.2
 _LONGEST_AFTER = 10  # failures: the pauses grow no further
 _AT_ONCE: nullcontext[None] = nullcontext()
 
@@ -184,37 +182,4 @@ class AsyncDriver:
         if (join := self._join) is not None:
             await asyncio.to_thread(join)
             self._join = None
-        with _CancellationKept():
-            return await self._transport.exchange(exchange)
-
-
-class _CancellationKept:
-    """Keeps a task's cancellation from being lost within this context.
-
-    redis-py sends by ``asyncio.wait_for``, which before Python 3.12 loses a cancellation that comes just as it is
-    done. So the task is cancelled again while it waits on, and where the context ends otherwise, it ends so.
-    """
-
-    __slots__ = ("_before", "_task", "_timer")
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "unreachable: redis-py needs a task, too"  # noqa: S101 - for mypy
-        self._task, self._before = task, task.cancelling()
-        self._wait()
-
-    def _wait(self) -> None:
-        self._timer = self._task.get_loop().call_later(_CANCEL_AGAIN_SECONDS, self._cancel_again)
-
-    def _cancel_again(self) -> None:
-        if self._task.cancelling() > self._before:
-            self._task.cancel()
-            self._task.uncancel()  # it is still the one cancellation
-        self._wait()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        if self._task.cancelling() > self._before and not isinstance(error, asyncio.CancelledError):
-            raise asyncio.CancelledError
+        return await self._transport.exchange(exchange)

@@ -7,25 +7,22 @@ Exchanges that follow closely upon each other need none of that.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import FunctionType
 from typing import Any
 from weakref import WeakValueDictionary, ref
 
 import redis
 
 from runstream.operations.forks import starts_anew
+from runstream.stores.redis.connection.client_settings import LEAST_CONNECTIONS, are_commands_watched
+from runstream.stores.redis.connection.transactions import executed, in_transaction
 
 __all__ = ["piped", "sender_of"]
 
 _TRUSTED_SECONDS = 0.05
 """For how long a connection is taken to be open without checking."""
-
-_LEAST_CONNECTIONS = 16
-"""A pool that may have fewer connections has none to spare."""
 
 
 class _PinnedConnection:
@@ -130,8 +127,7 @@ def _reply_to(connection: Any, command: tuple[Any, ...]) -> Any:
 
 
 def _replies_to(connection: Any, commands: Sequence[tuple[Any, ...]], *, atomic: bool) -> list[Any]:
-    if atomic:
-        commands = [(b"MULTI",), *commands, (b"EXEC",)]
+    commands = in_transaction(commands) if atomic else commands
     connection.send_packed_command(connection.pack_commands(commands))
     replies: list[Any] = []
     for _ in commands:
@@ -139,13 +135,7 @@ def _replies_to(connection: Any, commands: Sequence[tuple[Any, ...]], *, atomic:
             replies.append(connection.read_response())
         except redis.ResponseError as error:  # the replies after it are read, too
             replies.append(error)
-    if not atomic:
-        return replies
-    for reply in replies:  # the first error is the reason for that of EXEC
-        if isinstance(reply, redis.ResponseError):
-            raise reply
-    executed: list[Any] = replies[-1]
-    return executed
+    return executed(replies) if atomic else replies
 
 
 def piped(client: Any, commands: Sequence[tuple[Any, ...]], *, atomic: bool) -> list[Any]:
@@ -207,20 +197,11 @@ def sender_of(client: Any) -> Any:
     if (
         type(client) is not redis.Redis
         or type(pool) is not redis.ConnectionPool
-        or pool.max_connections < _LEAST_CONNECTIONS
+        or pool.max_connections < LEAST_CONNECTIONS
         or client.connection is not None  # it has one of its own
         or "execute_command" in vars(client)
-        or _are_commands_watched()
+        or are_commands_watched(redis.Redis, redis.client)
         or pool.connection_kwargs.get("credential_provider") is not None  # new tokens reach what is given back
     ):
         return client
     return _PINNED.setdefault(id(pool), _PinnedConnection(client))
-
-
-def _are_commands_watched() -> bool:
-    """Whether a tracer has replaced redis-py's own method, or redis-py measures for OpenTelemetry."""
-    execute: Any = redis.Redis.execute_command
-    if type(execute) is not FunctionType or execute.__globals__ is not vars(redis.client):
-        return True
-    measuring = sys.modules.get("redis.observability.providers")  # from 7.2 on redis-py imports it itself
-    return measuring is not None and measuring.get_observability_instance().is_enabled()

@@ -26,7 +26,8 @@ from runstream.stores.redis.connection.errors import (
 )
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
 from runstream.stores.redis.connection.followers_hub import hub_of
-from runstream.stores.redis.connection.loop_clients import LoopClients
+from runstream.stores.redis.connection.kept_cancellation import CancellationKept
+from runstream.stores.redis.connection.loop_clients import LoopClient, LoopClients
 from runstream.stores.redis.connection.pinned_connection import piped, sender_of
 from runstream.stores.redis.connection.rights import refused, rights_of
 from runstream.stores.redis.scripts.script import Script, script_of
@@ -148,8 +149,9 @@ class AsyncSingleServerTransport:
         _check_client(client)
         self._rights = rights_of(client)
         self.max_block_seconds = _block_seconds(client)
-        self._clients = LoopClients(make, self.max_block_seconds, lent)
         self.is_fake = _is_fake(client)
+        shares = lent is None and not self.is_fake
+        self._clients = LoopClients(make, self.max_block_seconds, lent, shares=shares)
         self.place = _place_of(client)
         self._is_tls = _speaks_tls(client)
         hold_over_fork(client)
@@ -158,55 +160,33 @@ class AsyncSingleServerTransport:
         """Send an exchange once; see :meth:`Transport.exchange`."""
         commands = exchange.commands
         try:
-            # redis-py's stubs cover neither names nor arguments as bytes
-            client: Any = await self._client()
+            of_loop = self._clients.found() or await self._begun()
             if not self._rights.cover(commands):
-                answers = await self._send(client, self._rights.question(commands), atomic=False)
+                answers = await _send(of_loop, Exchange(self._rights.question(commands)))
                 if (missing := self._rights.hear(commands, answers)) is not None:
                     return refused(missing, exchange)
-            if len(commands) == 1:
-                try:
-                    return [await client.execute_command(*commands[0])]
-                except exceptions.ResponseError as error:
-                    replies: Replies = [error]
-            else:
-                replies = await self._send(client, commands, atomic=exchange.atomic)
-                if not _have_error(replies):
-                    return replies
+            replies = await _send(of_loop, exchange)
+            if not _have_error(replies):
+                return replies
             if unknown := _unknown_scripts(replies):
                 for script in {_script(commands[index]) for index in unknown}:
-                    await client.execute_command(b"SCRIPT", b"LOAD", script.source)
-                again = await self._send(client, [commands[index] for index in unknown], atomic=False)
+                    await of_loop.load(script)
+                again = await _send(of_loop, Exchange([commands[index] for index in unknown]))
                 for index, reply in zip(unknown, again, strict=True):
                     replies[index] = reply
             self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
-            types = await self._send(client, [(b"TYPE", key) for key in keys], atomic=False) if keys else ()
+            types = await _send(of_loop, Exchange([(b"TYPE", key) for key in keys])) if keys else ()
             return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
         except (exceptions.RedisError, OSError) as error:
             raise translate(error, is_tls=self._is_tls) from error
 
-    async def _client(self) -> Any:
-        """The client of the loop that runs."""
+    async def _begun(self) -> LoopClient:
+        """What the loop that runs has from now on."""
         try:
-            return (await self._clients.get()).client
+            return await self._clients.get()
         except ConfigurationError as error:  # this loop can have none
             mark_unsent(error)
-            raise
-
-    @staticmethod
-    async def _send(client: Any, commands: Sequence[Command], *, atomic: bool) -> Replies:
-        try:
-            async with client.pipeline(transaction=atomic) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                replies: Replies = await pipeline.execute(raise_on_error=False)
-                return replies
-        except exceptions.OutOfMemoryError:  # it queues nothing, be it a read
-            send = AsyncSingleServerTransport._send
-            for _ in range(_MOST_LOOKS):
-                if (seen := _seen_at_once(await send(client, [*commands, *commands], atomic=False))) is not None:
-                    return seen
             raise
 
     async def wait(self, wait: Wait) -> bool:
@@ -224,6 +204,36 @@ class AsyncSingleServerTransport:
     async def close(self) -> None:
         """Close the connections, but for those of the caller's client."""
         await self._clients.close()
+
+
+async def _send(of_loop: LoopClient, exchange: Exchange) -> Replies:
+    """The replies to an exchange over the connection that tasks share, or over one of the client's pool."""
+    shared, commands = of_loop.shared, exchange.commands
+    try:
+        if shared is not None and (packed := shared.packed(exchange)) is not None:
+            return await shared.ask(packed)
+        return await _piped(of_loop.client, commands, atomic=exchange.atomic)
+    except exceptions.OutOfMemoryError:  # it queues nothing, be it a read
+        for _ in range(_MOST_LOOKS):
+            twice = await _piped(of_loop.client, [*commands, *commands], atomic=False)
+            if (seen := _seen_at_once(twice)) is not None:
+                return seen
+        raise
+
+
+async def _piped(client: Any, commands: Sequence[Command], *, atomic: bool) -> Replies:
+    """The same over the pool. redis-py's stubs cover neither names nor arguments as bytes."""
+    with CancellationKept():
+        if len(commands) == 1:
+            try:
+                return [await client.execute_command(*commands[0])]
+            except exceptions.ResponseError as error:
+                return [error]
+        async with client.pipeline(transaction=atomic) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: Replies = await pipeline.execute(raise_on_error=False)
+            return replies
 
 
 def _speaks_tls(client: Any) -> bool:

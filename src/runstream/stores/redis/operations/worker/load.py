@@ -252,7 +252,7 @@ def _exchange_for(together: list[_Reading], snapshot_size: PageSize) -> Exchange
 
     commands = [command for reading in together for command in reading.commands()]
     # a snapshot of another type is one that does not read; else nothing may be refused
-    return Exchange(commands, tolerant=True, smaller=smaller)
+    return Exchange(commands, tolerant=True, smaller=smaller, is_long=True)
 
 
 def load_entries(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[LoadedEntries]]:
