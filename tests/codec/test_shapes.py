@@ -126,6 +126,7 @@ def test_no_uuid_is_made_for_an_event_that_is_read(monkeypatch: pytest.MonkeyPat
     codec: Codec[Any, Any] = Codec(TheirEvent)
     event = TheirEvent("r", kind=TheirKind.TOOL_RESULT)
     record = codec.encode_event("r", event).record
+    monkeypatch.delattr("os.urandom")
     monkeypatch.delattr("uuid.uuid4")
     assert codec.decode_event("r", 1, record) == event
     assert codec.make_event(1, fields_of("r", decode_record("r", 1, record))) == event

@@ -6,9 +6,9 @@ to a stated depth. Whatever is refused is named by its path.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from datetime import datetime, timezone
-from itertools import chain
 from typing import Any
 
 from runstream.codec.extension_types import CONTAINERS, SCALARS, form_of, is_twofold
@@ -75,26 +75,15 @@ def _is_all(
 ) -> bool:
     """Whether the parts of a value are of these types at every depth, and those of no depth are odd."""
     found = [value]
-    while found:
+    while True:
         kinds = set(map(type, found))
-        if not kinds <= (allowed if level <= MAX_DEPTH else allowed - _HOLDERS) or is_odd(found, kinds):
+        holders = kinds & _HOLDERS
+        if not kinds <= allowed or (holders and level > MAX_DEPTH) or is_odd(found, kinds):
             return False
-        level, found = level + 1, _below(found, kinds)
-    return True
-
-
-def _below(found: list[Any], kinds: set[type[Any]]) -> list[Any]:
-    """What these values hold, but for keys that are strings; collected in C."""
-    below: list[Any] = []
-    for kind in kinds & _HOLDERS:
-        holders = found if len(kinds) == 1 else [part for part in found if type(part) is kind]
-        if kind is not dict:
-            below += chain.from_iterable(holders)
-            continue
-        below += chain.from_iterable(map(dict.values, holders))
-        if not set(map(type, chain.from_iterable(holders))) <= {str}:
-            below += chain.from_iterable(holders)
-    return below
+        if not holders:
+            return True
+        parts = found if len(holders) == len(kinds) else [part for part in found if type(part) in holders]
+        level, found = level + 1, gc.get_referents(*parts)  # what they hold, keys included, collected in C
 
 
 def _is_twofold(value: Any) -> bool:

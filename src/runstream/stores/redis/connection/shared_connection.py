@@ -38,7 +38,7 @@ _LARGEST_BYTES = 65_536
 _MOST_BYTES = 524_288
 """While commands of so many bytes are without a reply, what else is asked goes over the pool."""
 
-_AT_ONCE = 8
+_AT_ONCE = 32
 """So many exchanges are written before the turn ends: the server works on them meanwhile."""
 
 _BUFFER_BYTES = 65_536
