@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
+from datetime import date
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.serde.base import CipherProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from runstream.integrations.langgraph import RunstreamSaver
 from runstream.integrations.langgraph.channels import Channel, split
 from runstream.integrations.langgraph.values import Values, elements, in_array, joined, size_of
 from tests.integrations.langgraph.checkpoints import checkpoint, config_of, new_thread, save
@@ -204,3 +208,73 @@ def test_a_branch_with_the_versions_of_another_keeps_its_own_values(places: Plac
 
 def _latest(saver: Any, thread_id: str) -> Any:
     return saver.get_tuple(config_of(thread_id)).checkpoint
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "content": lambda one: setattr(one, "content", "other"),
+    "a part of the content": lambda one: one.content[0].update(text="other"),
+    "nested": lambda one: one.additional_kwargs["deep"][0].append(3),
+    "a number that is a truth": lambda one: one.additional_kwargs.update(count=True),
+    "a number of another kind": lambda one: one.additional_kwargs.update(count=1.0),
+    "id": lambda one: setattr(one, "id", None),
+    "a field of its own": lambda one: setattr(one, "further", "other"),
+    "a call of a tool": lambda one: one.tool_calls[0]["args"].update(city="Lisbon"),
+    "an object": lambda one: one.additional_kwargs.update(at=date(2026, 11, 30)),
+}
+
+
+@pytest.mark.parametrize("values", [PLAIN, ENCRYPTED], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_message_that_was_changed_in_place_is_written_again(values: Values, change: str) -> None:
+    call = {"name": "look", "args": {"city": "Porto"}, "id": "1", "type": "tool_call"}
+    message = AIMessage([{"type": "text", "text": "what"}], id="i", tool_calls=[call], further="more", name="n")
+    message.additional_kwargs.update(count=1, deep=[[1, 2]])
+    messages = [HumanMessage("before"), message]
+    former = split(None, messages, values).written_at(1)
+    assert split(former, messages, values).fresh is None
+    CHANGES[change](message)
+    channel = split(former, messages, values)
+    assert channel.fresh is not None
+    assert PLAIN.plain(channel.load(values)) == PLAIN.plain(messages)
+
+
+MESSAGES = st.builds(
+    lambda kind, content, more, name: kind(content, additional_kwargs=more, name=name, tool_call_id="t"),
+    st.sampled_from([HumanMessage, AIMessage, ToolMessage]),
+    st.sampled_from(["a", "b", "\ud800"]),
+    st.dictionaries(
+        st.sampled_from("xy"), st.sampled_from([0, False, 0.0, "", b"", (), [], {}, None, date(2026, 1, 1)])
+    ),
+    st.sampled_from([None, "", "n"]),
+)
+
+
+@given(one=MESSAGES, other=MESSAGES)
+def test_messages_of_one_glance_have_one_value(one: BaseMessage, other: BaseMessage) -> None:
+    for values in (PLAIN, ENCRYPTED):
+        assert values.glance(one) == values.glance(one.model_copy(deep=True))
+        if values.glance(one) == values.glance(other):
+            assert values.plain(one) == values.plain(other)
+
+
+def test_a_message_is_turned_into_bytes_once() -> None:
+    """Not again with each checkpoint of a chat, be that loaded in between or not."""
+    with RunstreamSaver.from_url("memory:") as saver:
+        thread, messages, dumped = new_thread(), list[Any](), list[Any]()
+        values = saver._context.values
+        dump = values._dumps
+
+        def note(obj: Any) -> Any:
+            dumped.append(obj)
+            return dump(obj)
+
+        values._dumps = note
+        parent: str | None = None
+        for turn in range(30):
+            messages.append(HumanMessage(f"{turn}"))
+            parent = save(saver, thread, {"messages": messages}, turn, parent)
+            if turn % 3 == 0:
+                saver.get_tuple(config_of(thread))
+        assert [obj.content for obj in dumped if isinstance(obj, HumanMessage)] == [
+            f"{turn}" for turn in range(30)
+        ]

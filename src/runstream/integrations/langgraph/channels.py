@@ -11,12 +11,20 @@ A part of a list is one msgpack array, where its elements are msgpack: no layer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import ne
 from typing import Any
 
-from runstream.integrations.langgraph.values import Stored, Value, Values, elements, in_array, joined, size_of
+from runstream.integrations.langgraph.values import (
+    Glance,
+    Stored,
+    Value,
+    Values,
+    elements,
+    in_array,
+    joined,
+    size_of,
+)
 
 __all__ = ["HERE", "Channel", "Part", "Table", "located", "merged", "read_channel", "split", "table_of"]
 
@@ -56,11 +64,12 @@ class Channel:
     Attributes:
         is_list: Whether it is a list, kept by element.
         parts: The parts, in order.
+        glances: What its elements, or the value, are told by; None where it was loaded.
     """
 
     is_list: bool
     parts: Sequence[Part]
-    _plain: Sequence[Value] | None = field(default=None, repr=False)
+    glances: Sequence[Glance] | None = field(default=None, repr=False, compare=False)
 
     @property
     def held_bytes(self) -> int:
@@ -74,10 +83,7 @@ class Channel:
 
     def plain(self, values: Values) -> Sequence[Value]:
         """The elements of all parts, or the value, before they were encrypted."""
-        if self._plain is None:
-            kept = [each for part in self.parts for each in self._elements(part)]
-            self._plain = list(map(values.opened, kept))
-        return self._plain
+        return [values.opened(each) for part in self.parts for each in self._elements(part)]
 
     def load(self, values: Values) -> Any:
         """The value itself, a new object each time."""
@@ -93,7 +99,7 @@ class Channel:
         if self.fresh is None:
             return self
         parts = [part if part.offset != HERE else replace(part, offset=offset) for part in self.parts]
-        return Channel(self.is_list, parts, self._plain)
+        return Channel(self.is_list, parts, self.glances)
 
     def _elements(self, part: Part) -> Sequence[Value]:
         return elements(part.stored) if self.is_list else [part.stored]
@@ -108,22 +114,34 @@ def split(former: Channel | None, obj: Any, values: Values) -> Channel:
         values: Makes values of objects.
     """
     is_list = type(obj) is list and bool(obj)
-    plain = list(map(values.plain, obj)) if is_list else [values.plain(obj)]
+    objects = obj if is_list else [obj]
+    glances = list(map(values.glance, objects))
     kept: list[Part] = []
     count = 0
     if former is not None and former.is_list == is_list:
-        kept, count = _kept(former.parts, _same(former.plain(values), plain))
-    if count < len(plain):
-        fresh = list(map(values.sealed, plain[count:]))
+        if former.glances is None:
+            same = _same(former.plain(values), map(values.plain, objects))
+        else:
+            same = _same(former.glances, glances)
+        kept, count = _kept(former.parts, same)
+    if count < len(glances):
+        fresh = [
+            values.sealed(values.plain(each) if isinstance(glance, tuple) else glance)
+            for each, glance in zip(objects[count:], glances[count:], strict=True)
+        ]
         stored = (in_array(fresh) if values.is_joined else fresh) if is_list else fresh[0]
-        kept = _joined(kept, Part(HERE, len(fresh), stored, sum(map(size_of, fresh))))
-    return Channel(is_list, kept, plain)
+        kept = _joined(kept, Part(HERE, len(fresh), stored, _bytes_in(stored, is_list=is_list)))
+    return Channel(is_list, kept, glances)
 
 
-def _same(former: Sequence[Value], plain: Sequence[Value]) -> int:
+def _same(former: Sequence[Glance], now: Iterable[Glance]) -> int:
     """How many elements two lists begin with that are the same."""
-    differ = enumerate(map(ne, former, plain))
-    return next((index for index, is_other in differ if is_other), min(len(former), len(plain)))
+    count = 0
+    for was, each in zip(former, now, strict=False):
+        if was != each:
+            break
+        count += 1
+    return count
 
 
 def _kept(parts: Sequence[Part], same: int) -> tuple[list[Part], int]:
@@ -157,7 +175,7 @@ def merged(parts: Sequence[Part]) -> Part:
     if len(parts) == 1:
         return replace(parts[0], offset=HERE)
     stored = joined([part.stored for part in parts])
-    return Part(HERE, sum(part.count for part in parts), stored, sum(part.size for part in parts))
+    return Part(HERE, sum(part.count for part in parts), stored, _bytes_in(stored, is_list=True))
 
 
 def _level(part: Part) -> int:
@@ -199,7 +217,11 @@ def read_channel(entry: Any, own: int, part_at: Callable[[int, int], Any]) -> Ch
     before = 0
     for offset, count in zip(located(entry, own), counts, strict=True):
         stored = part_at(offset, before)
-        of_list = is_list and not isinstance(stored, bytes)
-        parts.append(Part(offset, count, stored, sum(map(size_of, stored)) if of_list else size_of(stored)))
+        parts.append(Part(offset, count, stored, _bytes_in(stored, is_list=is_list)))
         before += count
     return Channel(is_list, parts)
+
+
+def _bytes_in(stored: Stored, *, is_list: bool) -> int:
+    """How many bytes a part of a channel has."""
+    return sum(map(size_of, stored)) if is_list and not isinstance(stored, bytes) else size_of(stored)

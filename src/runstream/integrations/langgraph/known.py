@@ -108,7 +108,8 @@ class Known:
         """
         with self._lock:
             if self._of(place).saves == saves:
-                self._keep(place, head)
+                _, known = self.head(place)
+                self._keep(place, known if known == head else head)  # it knows more of itself than what was loaded
 
     def _keep(self, place: Place, head: Head | None) -> None:
         size = _HEAD_BYTES if head is None else head.held_bytes
