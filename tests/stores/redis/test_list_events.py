@@ -20,6 +20,7 @@ from tests.support.kinds import on_every_server
 from tests.support.operations import noting_steps
 from tests.support.random_runs import lose_redis
 from tests.support.samples import make_event, make_events, make_state
+from tests.support.unfinished import leave_entries
 
 
 @pytest.fixture
@@ -86,6 +87,15 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
     sent.clear()
     assert seqs_over(hot, 299, "r2") == [300]
     assert sum(isinstance(step, Exchange) for step, _ in sent) <= 5
+
+
+def test_what_no_append_has_come_to_its_end_with_is_not_listed(redis_backend: RedisBackend, hot: Hot) -> None:
+    """Nor taken for a hole, be it few or many entries."""
+    for run_id, left in (("r", 2), ("r2", 40)):
+        hot.save_events(make_events(run_id, 30))
+        leave_entries(hot, redis_backend.raw, make_events(run_id, left, first=31))
+        for since in (5, 29, 30):
+            assert seqs_over(hot, since, run_id) == [*range(since + 1, 31)]
 
 
 def test_lanes_are_noted_to_rise_until_they_fall(redis_backend: RedisBackend, hot: Hot) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import eq, itemgetter
+from operator import eq
 from typing import Any, NamedTuple, TypeAlias
 
 from runstream.codec.pages import TOGETHER, TOGETHER_BYTES, slices
@@ -211,10 +211,14 @@ class RunReader:
         return (b"XREVRANGE", self._keys.events, end, "-", b"COUNT", count)
 
     def _back_page(self, meta: Mapping[bytes, bytes], entries: Sequence[Any], high: int, count: int) -> BackPage:
+        offsets = [parse_offset(entry[0]) for entry in entries]
+        # what lies behind the last cursor was left by an append that was refused in its midst
+        behind = sum(offset > high for offset in offsets) if offsets and offsets[0] > high else 0
+        entries, count = entries[behind:], count - behind
         records = parse_records(entries)
         self._pace.adapt(list(map(len, records)))
         # up to a gap, if there is one
-        dense = sum(map(eq, map(parse_offset, map(itemgetter(0), entries)), range(high, 0, -1)))
+        dense = sum(map(eq, offsets[behind:], range(high, 0, -1)))
         found = [(entry[0], record) for entry, record in zip(entries[:dense], records, strict=False)]
         return BackPage(meta, found, dense < count)
 
