@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from runstream import DrainWorker, EventsArchived, RunStatus
+from runstream import DrainWorker, EventsArchived, RunStatus, TieredCheckpointer
 from runstream.model.events import HIGHEST_SEQ
 from runstream.operations.operation import Exchange
 from runstream.repair.restore import put_back
@@ -74,7 +75,7 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
     sent.clear()
     pages.clear()
     assert seqs_over(hot, 9_500) == []
-    assert (len(sent), sum(pages)) == (1, 4)
+    assert (len(sent), sum(pages)) == (1, 16)
     # of a lane that counts its events, it is known how many there are
     hot.save_events(make_events("one", 200))
     sent.clear()
@@ -87,6 +88,41 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
     sent.clear()
     assert seqs_over(hot, 299, "r2") == [300]
     assert sum(isinstance(step, Exchange) for step, _ in sent) <= 5
+
+
+def exchanges_of(store: Any, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int]:
+    """What a call returns, and how many exchanges it takes."""
+    sent: list[tuple[Any, Any]] = []
+    run = type(store._runner).run
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            type(store._runner), "run", lambda runner, operation: run(runner, noting_steps(operation, sent))
+        )
+        return make(), sum(isinstance(step, Exchange) for step, _ in sent)
+
+
+@pytest.mark.parametrize("is_drained", [False, True])
+def test_a_resume_takes_one_exchange_for_its_last_events(
+    redis_backend: RedisBackend,
+    hot: Hot,
+    archives: list[Archive],
+    monkeypatch: pytest.MonkeyPatch,
+    is_drained: bool,
+) -> None:
+    """As ``load_latest`` has told how large the events may be; with an archive beside it, too."""
+    hot.save_events(make_events("r", 100))
+    hot.save_snapshot("r", make_state("r", current_step=100))
+    if is_drained:
+        drain(hot, archives[0])
+    hot.save_events(make_events("r", 10, first=101))
+    tiered = TieredCheckpointer(open_hot(redis_backend), archives[0])
+    assert tiered.load_latest("r") is not None
+    found, count = exchanges_of(tiered, lambda: tiered.list_events("r", 100), monkeypatch)
+    assert [event.seq for event in found] == [*range(101, 111)]
+    assert count == 1
+    for first, more in ((111, 3), (114, 30)):  # what has come since is listed, too, however much it is
+        hot.save_events(make_events("r", more, first=first))
+        assert [event.seq for event in tiered.list_events("r", 100)] == [*range(101, first + more)]
 
 
 def test_what_no_append_has_come_to_its_end_with_is_not_listed(redis_backend: RedisBackend, hot: Hot) -> None:

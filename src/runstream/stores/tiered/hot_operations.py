@@ -54,6 +54,18 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
             before the first event that the run has, here or elsewhere.
         """
 
+    def list_events_after(self, run_id: str, since_seq: int, end: Cursor | None) -> Operation[list[E] | None]:
+        """``list_events`` of a run that goes on from there.
+
+        Args:
+            run_id: The run, which was checked.
+            since_seq: As in ``list_events``; over 0.
+            end: As in ``run_info_after``.
+
+        Returns:
+            The events; None where the run is not here, is behind ``end``, or is of another history.
+        """
+
     def head_of(self, run_id: str) -> Operation[RunHead | None]:
         """Where a run stands, and what it comes from; None for an unknown run."""
 

@@ -182,11 +182,13 @@ class TieredOperations(TieredSnapshots[E, S]):
         since_seq = check_since_seq(since_seq)
         after = 0
         if since_seq > 0:
+            archived = yield from blocking(self.archive.position_of_lanes, run_id, ())
+            end = None if archived is None else archived.cursor
+            with suppress(EventsArchived, AcknowledgedWritesLost):  # what has left may be no part of the answer
+                found = yield from self.hot.list_events_after(run_id, since_seq, end)
+                if found is not None:
+                    return found
             boundary = yield from self.locate(run_id)
-            if boundary.first_hot <= boundary.last:
-                # what has left Redis may be no part of the answer
-                with suppress(EventsArchived, AcknowledgedWritesLost):
-                    return (yield from self.hot.list_events(run_id, since_seq))
             if boundary.parent is None:
                 after = yield from blocking(self.archive.offset_before, run_id, since_seq)
         recorded: list[Recorded[E]] = yield from collect(self.read(run_id, ReadQuery(after)))

@@ -16,6 +16,7 @@ from runstream.operations.arguments import check_count
 from runstream.operations.coverage import CoverageBook
 from runstream.stores.redis.keys import Keys, check_namespace
 from runstream.stores.redis.session.in_flight import InFlight
+from runstream.stores.redis.session.largest_records import LargestRecords
 from runstream.stores.redis.session.producers import ProducerPool
 from runstream.stores.redis.session.recent_appends import RecentAppends
 from runstream.stores.redis.session.seen import SeenBook, ServerClock
@@ -43,6 +44,7 @@ class Session(Generic[E, S]):
         coverage: What this writer knows of each run without a gap, which its next snapshot covers.
         snapshots: The snapshots that this writer saved or loaded last.
         seen: The last cursor seen of each run.
+        largest: How large each run's records are.
         in_flight: What was sent and got no reply.
         server_clock: The server's time.
         opened: The key names, once the namespace is open.
@@ -63,6 +65,7 @@ class Session(Generic[E, S]):
     coverage: CoverageBook = field(default_factory=CoverageBook)
     snapshots: SnapshotCache = field(default_factory=SnapshotCache)
     seen: SeenBook = field(default_factory=SeenBook)
+    largest: LargestRecords = field(default_factory=LargestRecords)
     in_flight: InFlight[Session[E, S]] = field(default_factory=InFlight)
     server_clock: ServerClock = field(default_factory=ServerClock)
     opened: Keys | None = None

@@ -46,6 +46,7 @@ PAGE = 1000
 """How many entries are fetched at once at most."""
 
 _AT_END = 4  # of the last page, before what meta says of the sizes is known
+_MOST_AT_END = 16  # and where it is
 
 Page: TypeAlias = list[tuple[Cursor, bytes]]
 """Entries in order: cursor and wire record."""
@@ -102,13 +103,24 @@ class RunReader:
         head, _ = yield from self.open_with(tuple, cursor=cursor)
         return head
 
-    def open_at_end(self) -> Operation[tuple[RunHead, BackPage]]:
-        """The same without a cursor, with the last page."""
-        end, all_meta = PageSize(_AT_END), (b"HGETALL", self._keys.meta)
-        head, (meta, entries) = yield from self.open_with(
-            lambda: [all_meta, self._back_query("+", end.count)], end
+    def open_at_end(self, queries: Sequence[Command] = ()) -> Operation[tuple[RunHead, BackPage, Sequence[Any]]]:
+        """The same without a cursor, with the last page, and the replies to further queries of that moment."""
+        told = self.session.largest.get(self.run_id)
+        pace = PageSize(_MOST_AT_END, told.largest)
+
+        def pages() -> list[Command]:
+            # of what came since meta was read, nothing is known
+            since, before = str(told.offset + 1), str(told.offset)
+            return [self._back_query("+", min(_AT_END, pace.count), since), self._back_query(before, pace.count)]
+
+        all_meta = (b"HGETALL", self._keys.meta)
+        head, (meta, entries, before, *replies) = yield from self.open_with(
+            lambda: [all_meta, *pages(), *queries], pace
         )
-        return head, self._back_page(parse_map(meta), entries, head.last.offset, end.count)
+        count = min(_AT_END, pace.count)
+        if len(entries) < count:  # else there may be more between the two
+            entries, count = [*entries, *before], len(entries) + pace.count
+        return head, self._back_page(parse_map(meta), entries, head.last.offset, count), replies
 
     def open_with(
         self,
@@ -207,8 +219,8 @@ class RunReader:
         meta = {name: value for name, value in zip(fields, values, strict=True) if value is not None}
         return self._back_page(meta, entries, high, count())
 
-    def _back_query(self, end: str, count: int) -> Command:
-        return (b"XREVRANGE", self._keys.events, end, "-", b"COUNT", count)
+    def _back_query(self, end: str, count: int, first: str = "-") -> Command:
+        return (b"XREVRANGE", self._keys.events, end, first, b"COUNT", count)
 
     def _back_page(self, meta: Mapping[bytes, bytes], entries: Sequence[Any], high: int, count: int) -> BackPage:
         offsets = [parse_offset(entry[0]) for entry in entries]
@@ -361,6 +373,7 @@ class RunReader:
 
     def _learn(self, head: RunHead) -> None:
         self._pace.largest = head.largest
+        self.session.largest.note(self.run_id, head)
         self._told_to = head.last.offset
         self._origins = head.origins
 

@@ -8,13 +8,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from runstream.codec.chain import former_chain
-from runstream.codec.record import is_sound, record_crc
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.questions import pending_of
 from runstream.model.results import Cursor, E, RunInfo, S
-from runstream.model.run_head import written_as
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
@@ -22,6 +19,7 @@ from runstream.operations.run_forks import has_forks
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import PartitionKeys, RunKeys
 from runstream.stores.redis.operations.absent import check_absent
+from runstream.stores.redis.operations.client.archive_end import end_query, goes_on
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.send import resolve_unanswered
@@ -34,7 +32,6 @@ from runstream.stores.redis.replies import (
     noted_time,
     parse_cursor,
     parse_map,
-    parse_records,
     parse_scores,
     parse_tags,
     run_id_of,
@@ -62,17 +59,14 @@ def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
 def run_info_after(
     session: Session[E, S], run_id: str, end: Cursor | None
 ) -> Operation[tuple[RunInfo | None, bool, int]]:
-    """What is known of a run, whether what Redis has may go on from a cursor that it had, and where it begins.
-
-    Where Redis has neither the entry there nor the one after it, nor notes that cursor, nothing refutes it.
-    """
+    """What is known of a run, whether what Redis has may go on from a cursor that it had, and where it begins."""
     check_run_id(run_id)
     keys = session.keys.run(run_id)
     queries: list[Command] = [(b"HMGET", keys.meta, *_INFO), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
     queries.append((b"HGETALL", keys.tags))
     if end is not None:
-        queries.append((b"XRANGE", keys.events, str(end.offset), str(end.offset + 1), b"COUNT", 1))
-    meta, first, tags, *border = yield Exchange(queries, atomic=True)
+        queries.append(end_query(keys, end))
+    meta, first, tags, *at_end = yield Exchange(queries, atomic=True)
     info = _info(keys, meta, first, tags)
     if info is None:
         yield from check_absent([keys])
@@ -80,17 +74,7 @@ def run_info_after(
     before_first = head.before_first.offset
     if info is None or end is None:
         return info, True, before_first
-    known = [head.mark, head.last]
-    for entry, record in zip(border[0], parse_records(border[0]), strict=True):
-        at = parse_cursor(entry[0])
-        if at.offset == end.offset:
-            known.append(at)
-        # the chain before an entry can be told from it and its checksum
-        elif is_sound(written_as(run_id, head.origins, at.offset), record):
-            known.append(Cursor(at.offset - 1, former_chain(at.chain, record_crc(record))))
-    if end.offset <= head.lowest.offset:
-        return info, end == head.lowest, before_first
-    return info, all(at == end for at in known if at.offset == end.offset), before_first
+    return info, goes_on(run_id, head, end, at_end[0]), before_first
 
 
 def runs(

@@ -39,6 +39,7 @@ def load_snapshot(session: Session[E, S], run_id: str, lane_id: str | None) -> O
     ]
     saved, meta, noted = yield Exchange(queries, atomic=True)
     head, retired = (yield from checked_head(keys, meta)), retired_of(meta)
+    session.largest.note(run_id, head)  # what a reader goes on from is mostly what comes next
     snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved), noted)
     if snapshot is None and retired is not None and retired.had_snapshot(lane_id):
         raise (yield from retired_away(session, run_id, lane_id))
