@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
 
@@ -104,7 +104,7 @@ class NodeState:
         Returns:
             The node.
         """
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         return cls(**{"idempotency_key": "", **known})
 
 
@@ -214,7 +214,7 @@ class RunState:
             The state.
         """
         known: dict[str, Any] = {"run_id": "", "started_at": 0.0, "updated_at": 0.0}
-        known.update((f.name, values[f.name]) for f in fields(cls) if f.name in values)
+        known.update((name, values[name]) for name in cls.__dataclass_fields__ if name in values)
         known["status"] = member_or_text(RunStatus, known.get("status", "pending"))
         known["node_states"] = {
             key: NodeState.from_dict({"node_id": key, **node})

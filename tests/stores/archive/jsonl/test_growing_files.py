@@ -10,13 +10,15 @@ from purpose_agent.runtime import checkpoint
 
 from runstream.model.errors import ConcurrencyConflict
 from runstream.model.results import Cursor
-from runstream.stores.archive.jsonl import JSONLCheckpointer, run_log
+from runstream.stores.archive.jsonl import JSONLCheckpointer, file_names, run_log
 from runstream.stores.archive.jsonl.growing_files import stable_lines, until_cut
 from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.overtaking import blank, let_finish
 from runstream.stores.archive.jsonl.snapshot_history_file import SnapshotHistoryFile
 from tests.stores.archive.jsonl.lines import event, log_of, numbers, state
 from tests.stores.archive.jsonl.test_foreign_writers import save
+
+JSONL = "runstream.stores.archive.jsonl"
 
 
 @pytest.fixture
@@ -45,6 +47,35 @@ def test_a_line_that_is_read_in_two_halves_counts_when_it_is_whole(tmp_path: Pat
 
 def test_what_is_added_to_a_cut_line_is_no_line() -> None:
     assert list(until_cut([b"a\n", b"b", b"c\n", b"d\n"])) == [b"a\n", b"b"]
+
+
+def test_a_snapshot_that_is_renamed_while_it_is_looked_for_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under its own name or the prepared one, though the one before has that name at first, or does not read."""
+    with JSONLCheckpointer(tmp_path) as writer, JSONLCheckpointer(tmp_path) as store:
+        writer.save_snapshot("r", state("r", 1))
+        path = log_of(tmp_path).with_name("snapshot.json")
+        first = path.read_bytes()
+        writer.save_snapshot("r", state("r", 2))
+        second = path.read_bytes()
+        for former in (first, first[:40] + b"?" + first[41:], None):
+            for is_renamed in (False, True):
+
+                def prepared_name(lane_id: str | None, token: str, *, is_renamed: bool = is_renamed) -> str:
+                    prepared = path.with_name(file_names.prepared_name(lane_id, token))
+                    prepared.write_bytes(second)
+                    if is_renamed:
+                        prepared.replace(path)
+                    return prepared.name
+
+                path.unlink(missing_ok=True)
+                if former is not None:
+                    path.write_bytes(former)
+                monkeypatch.setattr(f"{JSONL}.snapshot_files.prepared_name", prepared_name)
+                found = store.load_latest("r")
+                assert found is not None
+                assert found.current_step == 2
 
 
 def test_a_history_of_snapshots_is_read_up_to_what_is_being_added(

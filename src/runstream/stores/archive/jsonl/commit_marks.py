@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from runstream.codec.own_stack import with_room
@@ -63,6 +64,7 @@ class Mark(NamedTuple):
         return dump(members)
 
     @classmethod
+    @lru_cache(maxsize=8)  # of the last one in a log it is asked twice: what the run is, and what it tells
     def load(cls, text: bytes) -> Mark:
         """The mark that was dumped. Raises ValueError for anything else."""
         members = load(text)

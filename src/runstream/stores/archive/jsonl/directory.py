@@ -9,6 +9,7 @@ import os
 import secrets
 import uuid
 from collections.abc import Collection, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -180,9 +181,8 @@ class ArchiveDirectory:
                     run_id=run_id,
                     offset=0,
                 )
-        for place in (directory, *(raw.parents if directory is raw else ())):
-            if place == self.path:
-                break
+        within = takewhile(lambda place: place != self.path, raw.parents) if directory is raw else ()
+        for place in (directory, *within):
             if place.is_symlink():
                 raise ConfigurationError(
                     f"{place} is a symbolic link: nothing is written outside {self.path}; move the run here"

@@ -57,7 +57,8 @@ def write_file(path: Path, data: bytes, replaces: Path | None = None, *, durable
 def names_in(directory: Path) -> list[str]:
     """The names in a directory; none where there is no directory."""
     try:
-        return [entry.name for entry in directory.iterdir()]
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return []
 

@@ -74,6 +74,7 @@ _FACTS = re.compile(
     + _TEXT
     + rb'))?(?:,"\$commit":(\{"status":.*\}))?(?:,"\$checksum":(\d{1,10}))?\}'
 )
+_TOKEN = re.compile(rb'"[\w.:/-]*"')  # a string that means what it says, as most do
 _MARK = re.compile(rb'\{"status":(?:[^"{}]++|' + _TEXT + rb")*+\}")  # nothing in a mark is an object again
 _QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$run":'
 _LANE_AND_SEQ = re.compile(
@@ -228,6 +229,8 @@ def lane_and_seq_of(line: bytes) -> tuple[bytes, int] | None:
 
 def text_in(text: bytes) -> str:
     """A string of JSON that UTF-8 can carry. Raises ValueError for anything else."""
+    if _TOKEN.fullmatch(text) is not None:
+        return text[1:-1].decode()
     found = load(text)
     if not isinstance(found, str) or not is_utf8(found):
         raise ValueError("it is no string of UTF-8")

@@ -102,14 +102,16 @@ class RunLog:
         except (FileNotFoundError, NotADirectoryError):
             self._forget()
             return False
-        with open(handle, "rb") as file:  # noqa: PTH123 - of a handle, not of a path
-            self._scan(file)
+        try:
+            self._scan(handle)
             if durable and self._proven < self.index.end:
                 sync(handle)
                 sync_directory(self.directory)
                 if self._proven == 0:
                     sync_directory(self.directory.parent)
                 self._proven = self.index.end
+        finally:
+            os.close(handle)
         return self.index.start is not None
 
     def head(self) -> RunHead | None:
@@ -225,9 +227,8 @@ class RunLog:
         So is Overtaken, where the entries would have to follow what another program has appended meanwhile.
         """
         known = self.index
-        first = None if known.has_header else header
         at = known.last if known.start is not None else header.start
-        text = batch_text(first, at, entries, mark)
+        text = batch_text(None if known.has_header else header, at, entries, mark)
         if known.is_cut:
             text = b"\n" + text
         uncommitted, self._uncommitted = self._uncommitted, None
@@ -292,15 +293,16 @@ class RunLog:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _scan(self, file: io.BufferedReader) -> None:
-        facts = os.fstat(file.fileno())
-        identity, known = identity_of(file.fileno()), self.index
-        if identity != self._identity or not self._goes_on(file.fileno(), facts.st_size):
+    def _scan(self, handle: int) -> None:
+        facts = os.fstat(handle)
+        identity = facts.st_dev, facts.st_ino
+        if identity != self._identity or not self._goes_on(handle, facts.st_size):
             self._forget()
-            known = self.index
+        known = self.index
         if facts.st_size > known.end:
-            file.seek(before := known.end)
-            known.scan(stable_lines(file))
+            with open(handle, "rb", closefd=False) as file:
+                file.seek(before := known.end)
+                known.scan(stable_lines(file))
             if known.end > before:
                 self._is_tidy = False  # somebody else wrote: who knows what was left
         self._identity, self._size, self._modified = identity, max(facts.st_size, known.end), facts.st_mtime
@@ -314,7 +316,8 @@ class RunLog:
         return os.pread(handle, len(known.tail), known.end - len(known.tail)) == known.tail
 
     def _forget(self) -> None:
-        self.index = LogIndex(self.run_id)
+        if self._identity is not None or self.index.end:  # else nothing was read
+            self.index = LogIndex(self.run_id)
         self._identity, self._size, self._proven, self._is_tidy = None, 0, 0, False
 
     def _append(self, text: bytes) -> bool:

@@ -13,9 +13,10 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from runstream.codec.foreign_json import load_foreign_json
@@ -72,31 +73,29 @@ def load_snapshot(run_id: str, directory: Path, lane_id: str | None, mark: Mark 
 
     Raises CorruptRecordError for a file that does not read.
     """
-    for path in _candidates(directory, lane_id, mark):
-        try:
-            content = _written(path)
-        except FileNotFoundError:
-            continue
-        return parse_snapshot(run_id, lane_id, content)
-    return None
+
+    def load(path: Path) -> ArchiveSnapshot:
+        return parse_snapshot(run_id, lane_id, _written(path))
+
+    return _latest(directory, lane_id, mark, load)
 
 
 def load_head(directory: Path, lane_id: str | None, mark: Mark | None) -> SnapshotHead | None:
     """What is stored beside the state, without reading the state."""
-    for path in _candidates(directory, lane_id, mark):
+
+    def load(path: Path) -> SnapshotHead:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _LONGEST_FACTS_BYTES))
+            found = facts_of_snapshot(file.read())
+        if found is not None:
+            return found.head._replace(lane_id=lane_id)
         try:
-            with path.open("rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(0, size - _LONGEST_FACTS_BYTES))
-                found = facts_of_snapshot(file.read())
-                if found is not None:
-                    return found.head._replace(lane_id=lane_id)
             return SnapshotHead(*parse_snapshot("", lane_id, _written(path))[:4])
         except CorruptRecordError:
             return SnapshotHead(lane_id, 0, 0, "")  # one that nobody knows
-        except FileNotFoundError:
-            continue
-    return None
+
+    return _latest(directory, lane_id, mark, load)
 
 
 def load_state(run_id: str, snapshot: ArchiveSnapshot) -> dict[str, Any]:
@@ -131,14 +130,24 @@ def _written(path: Path) -> bytes:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _candidates(directory: Path, lane_id: str | None, mark: Mark | None) -> Iterator[Path]:
-    """The files that may have the snapshot, the newest first: a committed one may not have been renamed yet."""
-    for lane, token in mark.snapshots if mark is not None else ():
+_T = TypeVar("_T", ArchiveSnapshot, SnapshotHead)
+
+
+def _latest(directory: Path, lane_id: str | None, mark: Mark | None, load: Callable[[Path], _T]) -> _T | None:
+    """Load what the run (None) or a lane has for its latest snapshot: the one that the last commit mark names."""
+    path = directory / snapshot_name(lane_id)
+    named, dropped = (mark.snapshots, mark.dropped) if mark is not None else ((), ())
+    for lane, token in named:
         if lane == lane_id:
-            yield directory / prepared_name(lane_id, token)
-    if mark is not None and lane_id in mark.dropped:
-        return  # the file belongs to a branch that was cut off, and was not removed yet
-    yield directory / snapshot_name(lane_id)
+            with suppress(FileNotFoundError, CorruptRecordError):
+                if (found := load(path)).token == token:
+                    return found
+            with suppress(FileNotFoundError):  # it was not renamed yet, or has been just now
+                return load(directory / prepared_name(lane_id, token))
+    if lane_id not in dropped:  # else the file belongs to a branch that was cut off, and was not removed yet
+        with suppress(FileNotFoundError):
+            return load(path)
+    return None
 
 
 class SnapshotFacts(NamedTuple):
