@@ -37,31 +37,27 @@ _RECOVER_ATTEMPTS = 10
 def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
     """The latest snapshot and the events after it, of the run or of one lane."""
     check_run_id(run_id)
-    keys, of_lane = session.keys.run(run_id), []
+    keys, beside = session.keys.run(run_id), [snapshot_field(lane_id)]
     if lane_id is not None:
         check_name("lane_id", lane_id)
-        of_lane.append((b"HMGET", keys.meta, f"since:{lane_id}", f"lane:{lane_id}", f"gaps:{lane_id}"))
-    queries = [
-        (b"HGETALL", keys.snapshot(lane_id)),
-        head_query(keys.meta, lane_id),
-        (b"HGET", keys.meta, snapshot_field(lane_id)),
-        *of_lane,
-    ]
+        beside += [f"since:{lane_id}", f"lane:{lane_id}", f"gaps:{lane_id}"]
+    queries = [(b"HGETALL", keys.snapshot(lane_id)), head_query(keys.meta, lane_id, beside)]
     yield from resolve_unanswered(session, [run_id])  # an unanswered append may be part of what is recovered
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
         reader = SpanReader(session, run_id, "raise", None, lane_id=lane_id)
-        head, tail, (saved, meta, noted, *noted_of_lane) = yield from reader.open_beside(queries)
+        head, tail, (saved, meta) = yield from reader.open_beside(queries)
+        meta, (noted, *of_lane) = meta[: -len(beside)], meta[-len(beside) :]
         snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved), noted)
         if snapshot is None:
-            is_unknown_lane = lane_id is not None and noted_of_lane[0][0] is None
+            is_unknown_lane = lane_id is not None and of_lane[0] is None
             yield from _without_snapshot(session, run_id, lane_id, meta, is_unknown_lane=is_unknown_lane)
         covered = (head.base or head.run_start).offset if snapshot is None else snapshot.offset
         spans = [(max(covered, head.before_first.offset), head.last.offset)]
         if lane_id is not None:
             # a lane needs only its own events: those of others may have left Redis
             with parsing(keys):
-                since, mark, gaps = noted_of_lane[0]
+                since, mark, gaps = of_lane
                 spans = _spans(since, mark, gaps, covered, head.last.offset)
         try:
             recorded: list[Recorded[E]] = []

@@ -40,17 +40,18 @@ HEAD_FIELDS = (
 """The fields of meta that say where a run stands."""
 
 
-def head_query(meta_key: str, lane_id: str | None = None) -> Command:
+def head_query(meta_key: str, lane_id: str | None = None, beside: Sequence[str] = ()) -> Command:
     """The command whose reply :func:`parse_head`, :func:`is_there` and :func:`retired_of` read.
 
     Args:
         meta_key: The key of the run's meta.
         lane_id: The lane whose snapshot :func:`retired_of` is to tell of; None: only the run's own.
+        beside: Further fields, which are the last ones of the reply, and not read by these.
     """
     query = (b"HMGET", meta_key, *HEAD_FIELDS)
     if lane_id is None:
-        return query
-    return (*query, "unlisted", gone_field(lane_id), f"back:{lane_id}", f"lane:{lane_id}")
+        return (*query, *beside)
+    return (*query, "unlisted", gone_field(lane_id), f"back:{lane_id}", f"lane:{lane_id}", *beside)
 
 
 def head_in(run: RunKeys, meta: Mapping[bytes, bytes]) -> RunHead:

@@ -34,10 +34,9 @@ def load_snapshot(session: Session[E, S], run_id: str, lane_id: str | None) -> O
     keys = session.keys.run(run_id)
     queries = [
         (b"HGETALL", keys.snapshot(lane_id)),
-        head_query(keys.meta, lane_id),
-        (b"HGET", keys.meta, snapshot_field(lane_id)),
+        head_query(keys.meta, lane_id, [snapshot_field(lane_id)]),
     ]
-    saved, meta, noted = yield Exchange(queries, atomic=True)
+    saved, (*meta, noted) = yield Exchange(queries, atomic=True)
     head, retired = (yield from checked_head(keys, meta)), retired_of(meta)
     session.largest.note(run_id, head)  # what a reader goes on from is mostly what comes next
     snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved), noted)

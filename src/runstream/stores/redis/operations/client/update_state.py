@@ -47,9 +47,9 @@ def update_state(
     if repeated is not None:
         return repeated
     keys, plain = session.keys.run(run_id), batch_of(run_id, (), grant=grant_of(run_id, how.lease))
-    queries = [(b"HGETALL", keys.snapshot(None)), head_query(keys.meta), (b"HGET", keys.meta, "snapshot")]
+    queries = [(b"HGETALL", keys.snapshot(None)), head_query(keys.meta, beside=["snapshot"])]
     for left in range(how.attempts - 1, -1, -1):
-        saved, meta, noted = yield Exchange(queries, atomic=True)
+        saved, (*meta, noted) = yield Exchange(queries, atomic=True)
         start, retired = (yield from checked_head(keys, meta)).run_start, retired_of(meta)
         base = _base(session, run_id, parse_map(saved), start, noted)
         if not saved and is_there(meta) and retired is not None and retired.had_snapshot(None):
