@@ -66,6 +66,7 @@ def test_a_snapshot_is_the_base_of_the_next_one_also_when_its_state_is_not_held_
             state = make_state(run_id, purpose="long" * 500, current_step=step)
             assert one.append(run_id, [make_event(run_id, step + 1)], snapshot=state).last_offset == step + 1
     recovered = other.recover("a").state
+    assert recovered is not None
     assert (recovered.purpose, recovered.current_step) == ("long" * 500, 1)
     other.append("a", [make_event("a", 3)], snapshot=make_state("a", current_step=2))
     with pytest.raises(ConcurrencyConflict, match="snapshot 3 was saved by another"):
