@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runstream import ConcurrencyConflict, LeaseHeld
+from runstream import ConcurrencyConflict, LeaseHeld, LeaseLost
 from runstream.integrations.langgraph import RunstreamSaver
 from runstream.integrations.langgraph.loading import get_tuple
 from runstream.integrations.langgraph.saving import put
@@ -197,6 +197,41 @@ def test_while_a_lease_is_held_nobody_else_writes_the_thread(name: str, places: 
             saver.put_writes(config_of(thread_id, first), [("messages", "d")], "task")
         second = save(other, thread_id, {"messages": ["a", "b"]}, 0, first)
         assert ids_of(saver, thread_id) == [second, first]
+
+
+@pytest.mark.parametrize("name", [name for name in ALONE if name not in {"jsonl", "memory"}])
+def test_an_owner_that_another_one_has_taken_over_from_is_refused_whatever_it_writes(
+    name: str, places: Places
+) -> None:
+    with places.sync(name) as former, places.sync(name) as owner:
+        thread_id, free = new_thread(), new_thread()
+        first = save(former, thread_id, {"messages": ["a"]}, -1)
+        with former.lease(thread_id, owner="worker"):
+            second = save(former, thread_id, {"messages": ["a", "b"]}, 0, first)
+            with owner.lease(thread_id, owner="worker"):  # the worker, started again elsewhere
+                third = save(owner, thread_id, {"messages": ["a", "b", "c"]}, 1, second)
+                there = list(owner.list(config_of(thread_id)))
+                for write in (
+                    lambda: save(former, thread_id, {"messages": ["x"]}, 1, second),
+                    lambda: save(former, thread_id, {"messages": ["x"]}, 2, third),  # by the newest one
+                    lambda: save(former, thread_id, {"messages": ["x"]}, -1, namespace="child"),
+                    lambda: former.put_writes(config_of(thread_id, third), [("messages", "x")], "task"),
+                    lambda: former.prune([thread_id]),
+                ):
+                    with pytest.raises(LeaseLost):
+                        write()
+                for write in (
+                    lambda: former.delete_thread(thread_id),
+                    lambda: former.prune([thread_id], strategy="delete"),
+                ):
+                    with pytest.raises(LeaseHeld):
+                        write()
+                assert list(owner.list(config_of(thread_id))) == there
+                assert list(former.list(config_of(thread_id))) == there  # reading is free
+                save(former, free, {"messages": ["a"]}, -1)  # other threads are, too
+            with pytest.raises(LeaseLost):  # nobody holds it by now, but it was lost
+                save(former, thread_id, {"messages": ["x"]}, 2, third)
+        assert save(former, thread_id, {"messages": ["d"]}, 2, third) == ids_of(owner, thread_id)[0]
 
 
 async def test_the_lease_of_the_async_saver_is_carried_by_what_it_writes(places: Places) -> None:
