@@ -64,7 +64,8 @@ class Lineage(ABC, Generic[E, S]):
     def _own_offset_before(self, run_id: str, since_seq: int) -> int:
         """An offset up to which no own event's ``seq`` is over ``since_seq``, which is over 0.
 
-        A record that does not read may be of any ``seq``. The further on, the less is read.
+        A record that does not read may be of any ``seq``. The further on, the less is read. The run's head was
+        loaded just before.
         """
 
     # -- the whole -----------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ class ArchiveDirectory:
             HistoryDiverged: The run is in two directories, ours and one of another program.
         """
         name = file_names.encoded(run_id)
-        directory = self.path / name
+        directory = file_names.path_in(self.path, name)
         raw = None if name == run_id else self._raw(run_id)
         if raw is not None:
             if not _has_run(directory):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "is_safe",
     "is_unfinished",
     "named",
+    "path_in",
     "prepared_name",
     "prepared_suffix",
     "raw_parts",
@@ -123,6 +125,12 @@ def raw_parts(run_id: str) -> list[str]:
     if is_anothers or parts[0].startswith(_OF_THE_ARCHIVE) or not all(map(_is_file_name, parts)):
         return []
     return parts
+
+
+@lru_cache(maxsize=1024)  # to join them takes as long as to ask the system about the file
+def path_in(directory: Path, name: str) -> Path:
+    """The path of a file or directory of that name."""
+    return directory / name
 
 
 def snapshot_name(lane_id: str | None) -> str:

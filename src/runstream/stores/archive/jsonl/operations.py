@@ -273,8 +273,8 @@ class JSONLOperations(ArchiveOperations[E, S]):
         return super().lane_facts(run_id)
 
     def _own_offset_before(self, run_id: str, since_seq: int) -> int:
-        with self._logs.reading_run(run_id) as log:
-            return log.index.offset_before(since_seq)
+        with self._logs.reading():  # its head was loaded just now
+            return self._logs.log(run_id).index.offset_before(since_seq)
 
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         with self._logs.reading():

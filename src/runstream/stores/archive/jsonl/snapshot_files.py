@@ -26,7 +26,7 @@ from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.file_locks import names_in
-from runstream.stores.archive.jsonl.file_names import prepared_name, snapshot_name
+from runstream.stores.archive.jsonl.file_names import path_in, prepared_name, snapshot_name
 from runstream.stores.archive.jsonl.line_format import CHECKSUM, text_in
 
 __all__ = [
@@ -135,7 +135,7 @@ _T = TypeVar("_T", ArchiveSnapshot, SnapshotHead)
 
 def _latest(directory: Path, lane_id: str | None, mark: Mark | None, load: Callable[[Path], _T]) -> _T | None:
     """Load what the run (None) or a lane has for its latest snapshot: the one that the last commit mark names."""
-    path = directory / snapshot_name(lane_id)
+    path = path_in(directory, snapshot_name(lane_id))
     named, dropped = (mark.snapshots, mark.dropped) if mark is not None else ((), ())
     for lane, token in named:
         if lane == lane_id:
