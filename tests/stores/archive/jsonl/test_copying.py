@@ -13,6 +13,7 @@ import pytest
 from runstream import JSONLCheckpointer
 from runstream.codec.archive_entries import renamed
 from runstream.model.archive_records import ArchiveEntry
+from runstream.model.run_head import Origin
 from runstream.stores.archive import integrity
 from runstream.stores.capabilities import MakesWhole, part_of
 from tests.stores.archive.test_erasing import dying, is_sound
@@ -47,7 +48,7 @@ def test_a_log_is_made_whole_again_after_any_crash(
             archive.append("f", [make_event("f", 50), make_event("f", 51)], keys=["own", None])
         else:
             archive.delete_run("f")
-    whole = replace(header, parent=None, parent_identity=0, base=base, origins=((AT, "r"),))
+    whole = replace(header, parent=None, parent_identity=0, base=base, origins=(Origin(AT, "r"),))
     point, died, seen = 0, True, set()
     while died:
         point += 1
