@@ -3,7 +3,8 @@
     python bench/forks.py [--quick]
 
 The ratio compares forking a run of 100,000 events to one of 1,000, each at an offset in its middle; the bytes are
-what the server's memory grows by: the fork itself, and what its parent notes of it.
+what the server's memory grows by: the fork itself, and what its parent notes of it. The second ratio compares
+`save_event` to a fork with one to a run of its own.
 """
 
 from __future__ import annotations
@@ -52,6 +53,25 @@ def bench_fork(client: redis.Redis, lengths: tuple[int, ...], rounds: int, times
     )
 
 
+def bench_save_event(client: redis.Redis, rounds: int, count: int) -> Result:
+    store = open_store(client, LENGTHS[:1])
+    store.fork(str(LENGTHS[0]), "fork")
+    store.append("run", [event("run", 1)])
+
+    def save(run_id: str) -> float:
+        events = [event(run_id, seq) for seq in range(2, count + 2)]
+        return timed(count, lambda: [store.save_event(one) for one in events])
+
+    return interleaved(
+        "save_event to a fork",
+        "to a run of its own",
+        "events/s",
+        rounds,
+        lambda: save("fork"),
+        lambda: save("run"),
+    )
+
+
 def bytes_per_fork(client: redis.Redis, forks: int, snapshot: bool) -> float:
     """How much memory each fork takes that has no events of its own yet."""
     store = open_store(client, LENGTHS[:1])
@@ -73,7 +93,10 @@ def main() -> None:
         for what, snapshot in (("without a snapshot", False), ("with its parent's", True)):
             table.add_row(what, f"{bytes_per_fork(client, 2000 // scale, snapshot):.0f}")
         short, long = LENGTHS
-        results = [bench_fork(client, (short // scale, long // scale), rounds, 100 // scale)]
+        results = [
+            bench_fork(client, (short // scale, long // scale), rounds, 100 // scale),
+            bench_save_event(client, rounds, 2000 // scale),
+        ]
     console = Console()
     console.print(table)
     report(results, console)

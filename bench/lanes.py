@@ -1,8 +1,11 @@
-"""What recovering a lane takes, beside the events of others: milliseconds, and the bytes that the server sends.
+"""What lanes take: to recover one beside the events of others, to keep idle ones, and to write beside them.
 
     python bench/lanes.py [--quick]
 
-A lane of 30 events that no snapshot covers, with so many events of seven other lanes between any two of them.
+In milliseconds and bytes that the server sends, a lane is recovered that has 30 events that no snapshot covers,
+with so many events of seven other lanes between any two of them. The memory is that of the run's keys, for each
+lane of one event that nobody goes on with, by what became of it. The ratio compares `save_event` to a run that has
+many such lanes with one that has none.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -17,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import runstream
-from bench import bench_server, event
+from bench import Result, bench_server, event, interleaved, report, timed
 
 OWN, OTHERS = 30, 7
 LANE = "researcher"  # of the benchmarks' events
@@ -55,16 +59,73 @@ def bytes_sent(client: redis.Redis, work: Any) -> int:
     return int(client.info("stats")["total_net_output_bytes"]) - before
 
 
+IDLE = {
+    "its event alone, not archived": ("", False),
+    "its event and state, not archived": ("saved", False),
+    "its state, archived": ("saved", True),
+    "ended, archived": ("ended", True),
+}
+"""Whether a lane's state was saved, or it was ended with it; whether a worker has archived and trimmed it."""
+
+
+def fill_lanes(store: Any, run_id: str, lanes: int, then: str) -> None:
+    """Write so many lanes of one event each, and what comes after that."""
+    for number in range(lanes):
+        with store.open_run(run_id, lane_id=f"researcher-{number:04d}") as run:
+            run.emit("tool.result", x="x" * 150)
+            run.state.data["result"] = "x" * 150
+            if then:
+                (run.checkpoint if then == "saved" else run.finish_lane)()
+
+
+def bytes_per_lane(client: redis.Redis, directory: Path, lanes: int, then: str, *, archived: bool) -> float:
+    """How much memory each of so many lanes takes that nobody goes on with."""
+    namespace = f"idle-{time.time_ns()}"
+    store: Any = runstream.RedisCheckpointer(client, namespace=namespace)
+    fill_lanes(store, "r", lanes, then)
+    if archived:
+        with runstream.SQLiteCheckpointer(directory / f"{namespace}.db") as archive:
+            runstream.DrainWorker(store, [archive]).drain_once()
+    names = client.scan_iter(f"*{namespace}*:run:r:*", count=1_000)
+    return sum(int(client.memory_usage(name, samples=0)) for name in names) / lanes
+
+
+def bench_save_event(client: redis.Redis, rounds: int, lanes: int, count: int) -> Result:
+    store: Any = runstream.RedisCheckpointer(client, namespace=f"saves-{time.time_ns()}")
+    fill_lanes(store, "many", lanes, "saved")
+    store.append("one", [event("one", 1)])
+
+    def save(run_id: str) -> float:
+        events = [event(run_id, seq) for seq in range(2, count + 2)]
+        return timed(count, lambda: [store.save_event(one) for one in events])
+
+    return interleaved(
+        f"save_event to a run with {lanes} idle lanes",
+        "to a run without",
+        "events/s",
+        rounds,
+        lambda: save("many"),
+        lambda: save("one"),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="that it runs, not how fast")
-    times = 1 if parser.parse_args().quick else 9
+    scale, rounds = (10, 1) if parser.parse_args().quick else (1, 9)
     table = Table("others' events between", "ms", "bytes", box=None)
-    with bench_server() as (client, _):
+    memory = Table("an idle lane", "bytes in Redis", box=None)
+    with bench_server() as (client, directory):
         store: Any = runstream.RedisCheckpointer(client, namespace=f"lanes-{time.time_ns()}")
         for between in BETWEEN:
-            table.add_row(*row(client, store, between, times))
-    Console().print(table)
+            table.add_row(*row(client, store, between, rounds))
+        for what, (then, archived) in IDLE.items():
+            size = bytes_per_lane(client, directory, 500 // scale, then, archived=archived)
+            memory.add_row(what, f"{size:,.0f}")
+        results = [bench_save_event(client, rounds, 500 // scale, 2000 // scale)]
+    console = Console()
+    console.print(table, memory)
+    report(results, console)
 
 
 if __name__ == "__main__":
