@@ -278,7 +278,7 @@ def test_a_follower_of_a_deleted_run_is_told(fake: Hot, archive: Any, monkeypatc
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_run_that_is_deleted_after_the_first_look_at_it_is_an_error_of_ours(fake: Hot, reverse: bool) -> None:
     """Not an IndexError, as once: what was there a moment ago is missing."""
-    end(fake, "r", 4)
+    end(fake, "r", 20)
     store = stranger(fake)
     driver: Any = store._driver
     exchange = driver.exchange_once
@@ -291,7 +291,7 @@ def test_a_run_that_is_deleted_after_the_first_look_at_it_is_an_error_of_ours(fa
     deleting = once(lambda: fake.delete_run("r"))
     driver.exchange_once = passing
     with pytest.raises(AcknowledgedWritesLost):
-        list(store.read("r", reverse=reverse, limit=3))
+        list(store.read("r", reverse=reverse, limit=15))
 
 
 def test_a_cursor_just_before_the_boundary_is_checked_in_the_archive(fake: Hot, archive: Any) -> None:

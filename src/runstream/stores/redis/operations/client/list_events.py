@@ -17,10 +17,11 @@ from runstream.codec.record import ERASED, lane_and_seq
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor, E, S
 from runstream.model.run_head import RunHead
-from runstream.operations.arguments import check_since_seq
+from runstream.operations.arguments import ReadQuery, check_since_seq
 from runstream.operations.operation import Items, Operation, Stream, collect
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archive_end import end_query, goes_on
+from runstream.stores.redis.operations.client.log_reader import LogReader
 from runstream.stores.redis.operations.client.read import read_shared
 from runstream.stores.redis.operations.client.reader import PAGE, BackPage, Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_in
@@ -36,11 +37,11 @@ def list_events(session: Session[E, S], run_id: str, since_seq: int) -> Operatio
     """The events whose ``seq`` is over ``since_seq``, in log order."""
     check_run_id(run_id)
     since_seq = check_since_seq(since_seq)
-    reader = RunReader(session, run_id, "raise", None, bare=True)
+    reader = LogReader(session, run_id, "raise", None, bare=True)
     if since_seq > 0:
         head, page, _ = yield from reader.open_at_end()
         return (yield from collect(_events_over(reader, since_seq, head, page)))
-    head = yield from reader.open(None)
+    head = yield from reader.open_for(ReadQuery())
     shared = yield from _shared(reader, head, since_seq)
     return shared + (yield from collect(reader.forward(head.before_first.offset, head.last.offset)))
 

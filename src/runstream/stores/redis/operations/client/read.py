@@ -18,6 +18,7 @@ from runstream.operations.lineage import read_segments
 from runstream.operations.operation import Items, Stream, Wait, pass_on
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.client.lineage import segments_here, shared_archived
+from runstream.stores.redis.operations.client.log_reader import LogReader
 from runstream.stores.redis.operations.client.reader import Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_query, parse_head
 from runstream.stores.redis.session.session import Session
@@ -32,9 +33,9 @@ def read(session: Session[E, S], run_id: str, query: ReadQuery, lane_id: str | N
     """
     check_run_id(run_id)
     query.check()
-    low, cursor = parse_position(query.after)
-    reader = RunReader(session, run_id, query.on_corrupt, query.limit, lane_id=lane_id, given_as=query.given_as)
-    head = yield from reader.open(cursor)
+    low, _ = parse_position(query.after)
+    reader = LogReader(session, run_id, query.on_corrupt, query.limit, lane_id=lane_id, given_as=query.given_as)
+    head = yield from reader.open_for(query)
     if head.fork_of is not None and low < head.start.offset:
         segments = yield from segments_here(session, run_id, head)
         yield from read_segments(run_id, segments, query, partial(read_own, session, run_id, lane_id))

@@ -197,13 +197,16 @@ class RunReader:
         if again:
             yield from self._check_history(head, found[:1])
             found = [item for item in found if item[0].offset > after][:count]  # that entry may have been trimmed
-        first = max(after, head.before_first.offset) + 1
+        yield from self.check_dense(head, found, max(after, head.before_first.offset) + 1, high)
+        return head, found
+
+    def check_dense(self, head: RunHead, found: Page, first: int, high: int) -> Operation[None]:
+        """Raise unless entries go on from an offset without a gap; at least one, if ``high`` is no lower."""
         for expected, (at, _) in enumerate(found, first):
             if at.offset != expected:
                 yield from self.report_missing(head, expected)
         if not found and first <= high:
             yield from self.report_missing(head, first)
-        return head, found
 
     def page_back(self, high: int, most: int) -> Operation[BackPage]:
         """The entries from ``high`` down: ``most`` of them, or what the page size allows."""
@@ -233,32 +236,6 @@ class RunReader:
         dense = sum(map(eq, offsets[behind:], range(high, 0, -1)))
         found = [(entry[0], record) for entry, record in zip(entries[:dense], records, strict=False)]
         return BackPage(meta, found, dense < count)
-
-    def forward(self, low: int, high: int) -> Stream:
-        """The events from ``low + 1`` to ``high``."""
-        while low < high and self.left != 0:
-            head, found = yield from self.page(low, high, self._next_count())
-            if not found:  # deleted, or forgotten, since this began
-                yield from self.report_lost(high, head.last.offset)
-            self.note(head, found[-1][0])
-            low = found[-1][0].offset
-            yield from self.give(found)
-
-    def backward(self, low: int, high: int) -> Stream:
-        """The events from ``high`` down to ``low + 1``."""
-        if self.left is None and low < high:
-            yield from self.page(low, high, 1)  # raise at once, not after half of it, if the rest has moved
-        while low < high and self.left != 0:
-            count = self._next_count()
-            head, found = yield from self.page(max(low, high - count), high, count)
-            if not found:  # as above
-                yield from self.report_lost(high, head.last.offset)
-            if found[-1][0].offset < high and self._pace.count < count:
-                continue  # the page was too large, and came at half its length
-            if found[-1][0].offset < high:
-                yield from self.report_missing(head, found[-1][0].offset + 1)
-            high = found[0][0].offset - 1
-            yield from self.give(found[::-1])
 
     def parts(self, found: Page) -> Iterator[Page]:
         """The page that came last, in parts that are decoded one at a time: events take many times their bytes."""
@@ -376,9 +353,6 @@ class RunReader:
         self.session.largest.note(self.run_id, head)
         self._told_to = head.last.offset
         self._origins = head.origins
-
-    def _next_count(self) -> int:
-        return self._pace.count if self.left is None else min(self._pace.count, self.left)
 
     def _counted(self, recorded: list[Any]) -> list[Any]:
         if self.left is not None:
