@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -138,13 +138,19 @@ def find_checkpoint(
     context: Context, place: Place, checkpoint_id: str
 ) -> Operation[tuple[Head, Sequence[Written]] | None]:
     """A checkpoint by its id, with what was written after it; None for one that is not there."""
-    said = (yield from find_said(context, [(place, checkpoint_id)], with_own=True))[place, checkpoint_id]
-    saved = [item for item in said if kind_of(item) == SAVED]
-    if not saved or is_cleared(said):
+    named = [(place, checkpoint_id)]
+    (offset,), further = yield from _find_offsets(context, named, with_own=True)
+    said = (yield from _said_at(context, named, further))[place, checkpoint_id]
+    if is_cleared(said):
         return None
-    payload, offset = payload_of(saved[-1].event), saved[-1].offset
+    offset = next((item.offset for item in reversed(said) if kind_of(item) == SAVED), offset)
+    if offset is None:
+        return None
+    own, following = yield from _read_on(context, place, checkpoint_id, offset, offset - 1)
+    if own is None:
+        return None
+    payload = payload_of(own.event)
     channels = yield from gather(context, place, Saved.of(payload), offset, {offset: payload})
-    following = yield from find_following(context, place, checkpoint_id, offset)
     return Head(Saved.of(payload), channels, offset), [*following, *written_in(said)]
 
 
@@ -157,22 +163,34 @@ def find_following(context: Context, place: Place, checkpoint_id: str, offset: i
         checkpoint_id: Its id.
         offset: The offset of its event.
     """
+    _, written = yield from _read_on(context, place, checkpoint_id, offset, offset)
+    return written
+
+
+def _read_on(
+    context: Context, place: Place, checkpoint_id: str, offset: int, after: int
+) -> Operation[tuple[Recorded[Any] | None, list[Written]]]:
+    """The event of a checkpoint, if that comes after ``after`` and is there; and what follows it."""
+    own: Recorded[Any] | None = None
     written: list[Written] = []
-    size = _FIRST_PAGE
+    size = offset - after + _FIRST_PAGE
     while True:
-        query = ReadQuery(offset, limit=size)
+        query = ReadQuery(after, limit=size)
         items: list[Recorded[Any]] = yield from collect(context.operations.read(place.thread_id, query))
         for item in items:
+            if item.offset == offset:
+                own = item
+                continue
             if lane_of(item.event) != place.lane_id:
                 continue
             kind, payload = kind_of(item), payload_of(item.event)
             if kind == SAVED:
-                return written
+                return own, written
             if kind == WRITES and payload["checkpoint"] == checkpoint_id and not payload.get("is_apart"):
                 written.append(Written.of(payload, item.offset))
         if len(items) < size:
-            return written
-        offset, size = items[-1].offset, min(2 * size, _LARGEST_PAGE)
+            return own, written
+        after, size = items[-1].offset, min(2 * size, _LARGEST_PAGE)
 
 
 def find_said(
@@ -180,14 +198,23 @@ def find_said(
 ) -> Operation[dict[tuple[Place, str], list[Recorded[Any]]]]:
     """The events about checkpoints of one thread that have a key, by place and id, in the order of the log.
 
-    A number that was taken may never have been used: it is looked beyond that, until none follows for long.
-
     Args:
         context: What the saver works with.
         named: The checkpoints.
         with_own: Whether the events of the checkpoints themselves are wanted, too.
     """
-    said: dict[tuple[Place, str], list[Recorded[Any]]] = {each: [] for each in named}
+    own, further = yield from _find_offsets(context, named, with_own=with_own)
+    return (yield from _said_at(context, named, further | {offset for offset in own if offset is not None}))
+
+
+def _find_offsets(
+    context: Context, named: Sequence[tuple[Place, str]], *, with_own: bool
+) -> Operation[tuple[list[int | None], set[int]]]:
+    """The offsets of the events of checkpoints, if they are wanted; and of what else is said of them under a key.
+
+    A number that was taken may never have been used: it is looked beyond that, until none follows for long.
+    """
+    owns: list[int | None] = []
     offsets: set[int] = set()
     asked, first = list(named), 0
     while asked:
@@ -195,7 +222,7 @@ def find_said(
         keys = [place.further_key(name, number) for place, name in asked for number in numbers]
         own = [place.key(name) for place, name in asked] if with_own and first == 0 else []
         found = yield from context.operations.find(asked[0][0].thread_id, [*own, *keys])
-        offsets.update(offset for offset in found[: len(own)] if offset is not None)
+        owns += found[: len(own)]
         found = found[len(own) :]
         offsets.update(offset for offset in found if offset is not None)
         for (place, name), number, offset in zip(
@@ -206,10 +233,21 @@ def find_said(
         by_name = [found[begin : begin + _NUMBERS_AT_ONCE] for begin in range(0, len(found), _NUMBERS_AT_ONCE)]
         asked = [each for each, these in zip(asked, by_name, strict=True) if any(these[_NUMBERS_AT_ONCE // 2 :])]
         first += _NUMBERS_AT_ONCE
-    for item in (yield from _events_at(context, named[0][0], offsets)) if named else ():
+    return owns, offsets
+
+
+def _said_at(
+    context: Context, named: Sequence[tuple[Place, str]], offsets: Collection[int]
+) -> Operation[dict[tuple[Place, str], list[Recorded[Any]]]]:
+    """The events at these offsets that are about some checkpoints of one thread, by place and id."""
+    said: dict[tuple[Place, str], list[Recorded[Any]]] = {each: [] for each in named}
+    if not offsets:
+        return said
+    thread_id = named[0][0].thread_id
+    for item in (yield from _events_at(context, thread_id, offsets)):
         payload = payload_of(item.event)
         name = payload["checkpoint"]["id"] if kind_of(item) == SAVED else payload["checkpoint"]
-        where = Place.at(named[0][0].thread_id, lane_of(item.event))
+        where = Place.at(thread_id, lane_of(item.event))
         if where is not None and (where, name) in said:
             said[where, name].append(item)
     return said
@@ -234,17 +272,15 @@ def payloads_at(context: Context, place: Place, offsets: Iterable[int]) -> Opera
     return {item.offset: payload_of(item.event) for item in found}
 
 
-def _events_at(context: Context, place: Place, offsets: Iterable[int]) -> Operation[list[Recorded[Any]]]:
+def _events_at(context: Context, thread_id: str, offsets: Iterable[int]) -> Operation[list[Recorded[Any]]]:
     """Events by their offsets, in the order of the log; without those that are there no more."""
     wanted = sorted(offsets)
-    if not wanted:
-        return []
     try:
-        return (yield from context.operations.read_at(place.thread_id, wanted))
+        return (yield from context.operations.read_at(thread_id, wanted))
     except ConfigurationError:  # some have been erased, or lie before the beginning of what is left
         found = []
         for offset in wanted:
-            found += yield from collect(context.operations.read(place.thread_id, ReadQuery.one(offset)))
+            found += yield from collect(context.operations.read(thread_id, ReadQuery.one(offset)))
         return found
 
 
