@@ -40,7 +40,14 @@ from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.operation import Operation, Stream
 from runstream.operations.run_forks import ForkOptions
 
-__all__ = ["AppendResult", "KeepsSnapshots", "StoreOperations"]
+__all__ = ["AppendResult", "KeepsSnapshots", "RunElsewhere", "StoreOperations"]
+
+
+class RunElsewhere(Exception):
+    """A run is not where it was read from, or does not go on there from where an archive ends.
+
+    Whoever has both stores finds out what it is.
+    """
 
 
 class AppendResult(Protocol):

@@ -23,7 +23,7 @@ from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.messages import lost
 from runstream.operations.operation import Operation, Stream, blocking, collect
 from runstream.stores.archive.base import ArchiveOperations
-from runstream.stores.tiered.hot_operations import HotOperations
+from runstream.stores.tiered.hot_operations import Continuing, HotOperations
 from runstream.stores.tiered.late_archive import LateArchive
 from runstream.stores.tiered.recent_runs import RecentRuns
 
@@ -48,6 +48,11 @@ class Boundary(NamedTuple):
     last: int
     archived: Position | None
     parent: tuple[str, int] | None = None
+
+    @property
+    def archived_to(self) -> int:
+        """The offset up to which the archive has the run, and of the same history; 0 for nothing."""
+        return 0 if self.archived is None else self.archived.cursor.offset
 
 
 class HotAndArchive(Generic[E, S]):
@@ -113,25 +118,41 @@ class HotAndArchive(Generic[E, S]):
             archives=(location,),
         )
 
+    def archived(self, run_id: str) -> Operation[Position | None]:
+        """How far the archive has a run; None where it does not know it."""
+        return blocking(self.archive.position_of_lanes, run_id, ())
+
+    def continuing(self, archived: Position | None) -> Continuing[E, S]:
+        """Reads of a run that goes on in Redis from there."""
+        return self.hot.continuing(None if archived is None else archived.cursor)
+
     def locate(self, run_id: str) -> Operation[Boundary]:
+        """Find which part of a run each store has: as ``locate_after``, of which the archive is asked first."""
+        archived = yield from self.archived(run_id)
+        return (yield from self.locate_after(run_id, archived))
+
+    def locate_after(self, run_id: str, archived: Position | None) -> Operation[Boundary]:
         """Find which part of a run each store has, once their chains have shown that both hold one history.
 
         The archive is asked first: then it cannot be ahead because of what happens in between. Where Redis does
         not have the run, is behind or has another history, it is asked again: a worker may have archived more and
         then forgotten the run, or somebody may have deleted it and created it anew.
 
+        Args:
+            run_id: The run.
+            archived: How far the archive has it, as it was asked first.
+
         Raises:
             AcknowledgedWritesLost: Redis is behind the archive.
             HistoryDiverged: Redis does not go on from where the archive ends.
         """
-        archived = yield from blocking(self.archive.position_of_lanes, run_id, ())
         while True:
             archived_last = 0 if archived is None else archived.cursor.offset
             end = None if archived is None else archived.cursor
             info, goes_on, base = yield from self.hot.run_info_after(run_id, end)
             if info is not None and archived_last <= info.last_offset and goes_on:
                 return Boundary(True, base, info.first_hot, info.last_offset, archived, info.parent)
-            before, archived = archived, (yield from blocking(self.archive.position_of_lanes, run_id, ()))
+            before, archived = archived, (yield from self.archived(run_id))
             if archived == before:
                 break
         if info is not None and archived_last > info.last_offset:
@@ -192,7 +213,7 @@ class HotAndArchive(Generic[E, S]):
             ArchiveGap: The archive has fewer.
             HistoryDiverged: It has another history.
         """
-        archived = yield from blocking(self.archive.position_of_lanes, run_id, ())
+        archived = yield from self.archived(run_id)
         last = 0 if archived is None else archived.cursor.offset
         if archived is None or last < end:
             raise ArchiveGap(

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import Erasure
-from runstream.model.results import Cursor, E, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
-from runstream.operations.arguments import StateChange
+from runstream.operations.arguments import ReadQuery, StateChange
 from runstream.operations.erase_arguments import TruncateOptions
 from runstream.operations.interface import StoreOperations
 from runstream.operations.lane_facts import HotLanes
-from runstream.operations.operation import Operation
+from runstream.operations.operation import Operation, Stream
 from runstream.operations.run_forks import Brought, ForkOptions
 
-__all__ = ["HotOperations"]
+__all__ = ["Continuing", "HotOperations"]
+
+
+class Continuing(Protocol[E, S]):
+    """Reads of runs that go on in a hot store from where an archive ends, which they check in the same step.
+
+    All raise RunElsewhere for a run that is not here, or does not go on from there.
+    """
+
+    def read(self, run_id: str, query: ReadQuery, head_of: Callable[[RunHead], object]) -> Stream:
+        """The events between two offsets.
+
+        Args:
+            run_id: The run.
+            query: What is asked for.
+            head_of: Gets where the run stands, before the first of them.
+
+        Raises:
+            RunElsewhere: The run shares some of that with others, too.
+        """
+
+    def find(self, run_id: str, keys: Sequence[str]) -> Operation[tuple[list[int | None], bool]]:
+        """The offsets of the run's own events that have these keys, and whether it is a fork."""
+
+    def read_at(self, run_id: str, offsets: Iterable[int]) -> Operation[list[Recorded[E]]]:
+        """The events at these offsets. Raises RunElsewhere also where the run shares some of them with others."""
+
+    def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
+        """The events whose ``seq`` is over ``since_seq``, which is over 0, in log order."""
+
+    def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
+        """The latest snapshot and the events after it; nothing of a run that neither store has."""
 
 
 @runtime_checkable
@@ -54,16 +85,11 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
             before the first event that the run has, here or elsewhere.
         """
 
-    def list_events_after(self, run_id: str, since_seq: int, end: Cursor | None) -> Operation[list[E] | None]:
-        """``list_events`` of a run that goes on from there.
+    def continuing(self, end: Cursor | None) -> Continuing[E, S]:
+        """Reads of runs that go on here from where the archive ends.
 
         Args:
-            run_id: The run, which was checked.
-            since_seq: As in ``list_events``; over 0.
-            end: As in ``run_info_after``.
-
-        Returns:
-            The events; None where the run is not here, is behind ``end``, or is of another history.
+            end: The cursor of the last event that the archive has of the run; None: it does not know it.
         """
 
     def head_of(self, run_id: str) -> Operation[RunHead | None]:

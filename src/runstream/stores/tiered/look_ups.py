@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
 from runstream.model.results import E, Recorded, S
+from runstream.operations.interface import RunElsewhere
 from runstream.operations.lineage import find_in_segments, read_at_in_segments
 from runstream.operations.look_ups import in_order, keys_asked, offsets_asked, spans_of
 from runstream.operations.operation import Operation
@@ -20,17 +22,16 @@ __all__ = ["find", "read_at"]
 def find(tiers: HotAndArchive[E, S], run_id: str, keys: Iterable[str]) -> Operation[list[int | None]]:
     """The offsets of the events that have these keys; None for a key that the run does not know.
 
-    Redis knows all of a run's keys, also of what has left it. It is asked twice only about a key that it does not
-    know: it may have lost what the archive has.
+    Redis knows all of a run's keys, also of what has left it.
     """
     asked = keys_asked(run_id, keys)
-    found = yield from tiers.hot.find_here(run_id, asked)
-    if found is not None and None not in found:
-        return found
-    boundary = yield from tiers.locate(run_id)
-    if found is None:
+    archived = yield from tiers.archived(run_id)
+    try:
+        found, is_fork = yield from tiers.continuing(archived).find(run_id, asked)
+    except RunElsewhere:
+        is_fork = (yield from tiers.locate_after(run_id, archived)).parent is not None
         found = yield from _find_own(tiers, run_id, asked)
-    if boundary.parent is None:
+    if not is_fork or None not in found:
         return found
     segments = yield from ancestry_in(tiers, run_id)
     lacking = [key for key, offset in zip(asked, found, strict=True) if offset is None]
@@ -53,7 +54,11 @@ def _find_own(tiers: HotAndArchive[E, S], run_id: str, keys: Sequence[str]) -> O
 def read_at(tiers: HotAndArchive[E, S], run_id: str, offsets: Iterable[int]) -> Operation[list[Recorded[E]]]:
     """The events at these offsets, in the order in which they are asked for: one question to each store."""
     asked = offsets_asked(run_id, offsets)
-    boundary = yield from tiers.locate(run_id)
+    archived = yield from tiers.archived(run_id)
+    if archived is None or min(asked, default=0) > archived.cursor.offset:
+        with suppress(RunElsewhere, EventsArchived, AcknowledgedWritesLost):  # they may have moved since
+            return (yield from tiers.continuing(archived).read_at(run_id, asked))
+    boundary = yield from tiers.locate_after(run_id, archived)
     segments = yield from shared_segments(tiers, run_id, boundary, min(asked, default=1) - 1)
     if segments:
         first = segments[0].after + 1
@@ -70,12 +75,11 @@ def read_at(tiers: HotAndArchive[E, S], run_id: str, offsets: Iterable[int]) -> 
         except (EventsArchived, AcknowledgedWritesLost) as error:
             boundary = yield from _moved(tiers, run_id, boundary, error)
             continue
-        archived = wanted[: len(wanted) - len(hot)]
-        has_all = boundary.archived is not None and boundary.archived.cursor.offset >= max(archived, default=0)
-        if archived and not has_all:  # raises what it is
-            yield from tiers.check_archived(run_id, archived[-1], boundary.first_hot, is_hot=boundary.is_hot)
-        if archived:
-            recorded = [*(yield from tiers.archive.read_at(run_id, archived)), *recorded]
+        others = wanted[: len(wanted) - len(hot)]
+        if others and boundary.archived_to < others[-1]:  # raises what it is
+            yield from tiers.check_archived(run_id, others[-1], boundary.first_hot, is_hot=boundary.is_hot)
+        if others:
+            recorded = [*(yield from tiers.archive.read_at(run_id, others)), *recorded]
         return in_order(run_id, asked, {item.offset: item for item in recorded}, first, boundary.last)
 
 

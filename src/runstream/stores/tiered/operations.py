@@ -28,7 +28,7 @@ from runstream.operations.arguments import (
 from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
 from runstream.operations.filters import arranged, lane_of, seq_of
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
-from runstream.operations.interface import AppendResult
+from runstream.operations.interface import AppendResult, RunElsewhere
 from runstream.operations.messages import snapshot_conflict
 from runstream.operations.operation import Items, Operation, Stream, blocking, collect
 from runstream.operations.people import answer_at
@@ -37,13 +37,12 @@ from runstream.stores.tiered import erasing
 from runstream.stores.tiered.forks import all_lanes, detach, fork, last_seq_back
 from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
+from runstream.stores.tiered.recover import STANDS_FOR_ARCHIVED, archived_lane, recover
 from runstream.stores.tiered.snapshots import TieredSnapshots
 
 __all__ = ["TieredOperations"]
 
 _ATTEMPTS = 10  # to save what follows a snapshot that left Redis, while other lanes leave
-_STANDS_FOR_ARCHIVED = "retired-"
-"""How the tokens begin that stand for snapshots which have left Redis; see ``retired_token``."""
 
 
 class TieredOperations(TieredSnapshots[E, S]):
@@ -103,7 +102,7 @@ class TieredOperations(TieredSnapshots[E, S]):
     def _follows_archived(self, run_id: str, lane_id: str | None) -> Operation[bool]:
         """Note the archive's snapshot as the one that this writer goes on from; False if none was retired."""
         known, revision = self.hot.known_snapshot(run_id, lane_id)
-        if lane_id is not None and known.startswith(_STANDS_FOR_ARCHIVED):
+        if lane_id is not None and known.startswith(STANDS_FOR_ARCHIVED):
             return (yield from self._follows_lane(run_id, lane_id, revision))
         retired = yield from self.hot.retired_token(run_id, lane_id)
         if not retired:
@@ -138,7 +137,7 @@ class TieredOperations(TieredSnapshots[E, S]):
         if lane_id is None:
             return False
         yield from self.check_archived(run_id, first_hot - 1, first_hot, is_hot=True)
-        found = yield from self._archived_lane(run_id, lane_id)
+        found = yield from archived_lane(self, run_id, lane_id)
         if found is not None:
             if found.snapshot_offset is not None and not follows:
                 return False
@@ -151,11 +150,6 @@ class TieredOperations(TieredSnapshots[E, S]):
         if follows:
             self.hot.note_snapshot(run_id, lane_id, *known)
         return True
-
-    def _archived_lane(self, run_id: str, lane_id: str) -> Operation[LaneInfo | None]:
-        """What the archive knows of a lane; None for nothing."""
-        lanes = yield from self.archive.own_lanes(run_id)
-        return next((one for one in lanes if one.lane_id == lane_id), None)
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
         """The events between two offsets, as they are at the first step."""
@@ -182,13 +176,11 @@ class TieredOperations(TieredSnapshots[E, S]):
         since_seq = check_since_seq(since_seq)
         after = 0
         if since_seq > 0:
-            archived = yield from blocking(self.archive.position_of_lanes, run_id, ())
-            end = None if archived is None else archived.cursor
-            with suppress(EventsArchived, AcknowledgedWritesLost):  # what has left may be no part of the answer
-                found = yield from self.hot.list_events_after(run_id, since_seq, end)
-                if found is not None:
-                    return found
-            boundary = yield from self.locate(run_id)
+            archived = yield from self.archived(run_id)
+            # what has left may be no part of the answer
+            with suppress(RunElsewhere, EventsArchived, AcknowledgedWritesLost):
+                return (yield from self.continuing(archived).list_events(run_id, since_seq))
+            boundary = yield from self.locate_after(run_id, archived)
             if boundary.parent is None:
                 after = yield from blocking(self.archive.offset_before, run_id, since_seq)
         recorded: list[Recorded[E]] = yield from collect(self.read(run_id, ReadQuery(after)))
@@ -230,45 +222,7 @@ class TieredOperations(TieredSnapshots[E, S]):
 
     def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
         """The latest snapshot and the events after it; of a run that the archive alone has, from there."""
-        try:
-            recovery = yield from self.hot.recover(run_id, lane_id)
-            boundary = yield from self.locate(run_id)
-            if boundary.is_hot or boundary.archived is None:
-                self.writable.add(run_id)  # it goes on in Redis, or begins there
-            if boundary.is_hot and recovery == Recovery(None, 0, []):
-                # it may have been put back since: then this is not all
-                recovery = yield from self.hot.recover(run_id, lane_id)
-        except EventsArchived:
-            return (yield from self._recover_archived(run_id, lane_id))
-        if not boundary.is_hot and boundary.archived is not None:
-            return (yield from self._recover_archived(run_id, lane_id))
-        return recovery
-
-    def _recover_archived(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
-        again = yield from self.load_snapshot(run_id, lane_id)
-        while True:
-            snapshot = again
-            covered = 0 if snapshot is None else snapshot.offset
-            boundary = yield from self.locate(run_id)
-            after = covered
-            is_known = lane_id is None or boundary.parent is not None
-            if not is_known and (yield from self._archived_lane(run_id, lane_id or "")) is None:
-                after = max(covered, boundary.first_hot - 1)
-            query = ReadQuery(after, before=boundary.last + 1)
-            recorded: list[Recorded[E]] = yield from collect(self.read(run_id, query))
-            # before the snapshot is loaded again: one that is retired after this is known to be another
-            yield from self.hot.mark_recovered(run_id, boundary.last, lane_id)
-            again = yield from self.load_snapshot(run_id, lane_id)
-            if (again and again.revision) == (snapshot and snapshot.revision):
-                break
-        token, _ = self.hot.known_snapshot(run_id, lane_id)
-        if token.startswith(_STANDS_FOR_ARCHIVED):
-            self.hot.note_snapshot(run_id, lane_id, token, 0 if snapshot is None else snapshot.revision)
-        if lane_id is not None:
-            recorded = [item for item in recorded if lane_of(item.event) == lane_id]
-        if snapshot is None:
-            return Recovery(None, covered, recorded)
-        return Recovery(snapshot.state, covered, recorded, snapshot.stored)
+        return recover(self, run_id, lane_id)
 
     def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> Operation[S]:
         """Compare-and-set of the state, also of one that has left Redis. It covers what it did before."""

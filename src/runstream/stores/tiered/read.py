@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic
 
+from runstream.model.archive_records import Position
 from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, Recorded, S
+from runstream.model.run_head import RunHead
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
+from runstream.operations.interface import RunElsewhere
 from runstream.operations.lineage import read_segments
 from runstream.operations.messages import lost
 from runstream.operations.operation import Operation, Stream, collect, pass_on
@@ -25,18 +28,30 @@ from runstream.stores.tiered.forks import shared_segments
 
 __all__ = ["follow", "read", "read_own"]
 
+_NOWHERE = 2**53  # no run ends there
+
 
 def read(tiers: HotAndArchive[E, S], run_id: str, query: ReadQuery) -> Stream:
     """The events between two offsets, as they are at the first step; what a fork shares among them."""
     check_run_id(run_id)
     query.check()
-    boundary = yield from tiers.locate(run_id)
+    low, _ = parse_position(query.after)
+    asks_for_any = query.limit != 0 and (query.before is None or low < query.before - 1)
+    archived = yield from tiers.archived(run_id)
+    if asks_for_any and (archived is None or low >= archived.cursor.offset):
+        try:
+            yield from _Reader(tiers, run_id, query).beyond(archived)
+        except RunElsewhere:
+            pass
+        else:
+            return
+    boundary = yield from tiers.locate_after(run_id, archived)
     segments = yield from shared_segments(tiers, run_id, boundary, query.after)
     if not segments:
         yield from _read_own(tiers, run_id, query, boundary)
         return
-    end = boundary.last + 1
-    bounded = query._replace(before=end if query.before is None else min(query.before, end))
+    before = boundary.last + 1
+    bounded = query._replace(before=before if query.before is None else min(query.before, before))
     yield from read_segments(run_id, segments, bounded, partial(read_own, tiers))
 
 
@@ -130,12 +145,13 @@ class _Reader(Generic[E, S]):
         self.position = query.after
         """The cursor of that offset, or the offset alone where the cursor is not known."""
         self._tiers = tiers
+        self._hot_read: Callable[[str, ReadQuery], Stream] = tiers.hot.read
         self._run_id = run_id
         self._query = query
         self._remaining = query.limit
         self._wanted = wanted
         self._came_back = None if idle is None else idle.restart
-        self._is_hot, self._first_hot = True, 0
+        self._is_hot, self._first_hot, self._archived_to = True, 0, 0
         self._high = 0
 
     def forward(self, boundary: Boundary, high: int) -> Stream:
@@ -146,7 +162,7 @@ class _Reader(Generic[E, S]):
                 yield from self._from_archive()
                 continue
             try:
-                yield from self._read(self._tiers.hot.read, self.position)
+                yield from self._read(self._hot_read, self.position)
             except EventsArchived as moved:
                 if moved.first_hot <= self.low + 1:
                     raise
@@ -155,7 +171,7 @@ class _Reader(Generic[E, S]):
                 if not (yield from self._moved_to_archive()):
                     raise
             else:
-                if not (yield from self._ended_early(self.low, self._high)):
+                if not (yield from self._ended_early(self.low)):
                     self._complete(self._high)
 
     def backward(self, boundary: Boundary, high: int) -> Stream:
@@ -167,7 +183,7 @@ class _Reader(Generic[E, S]):
             lowest = max(self.low, self._first_hot - 1)
             after = max(self.position, lowest, key=_offset_of)
             try:
-                yield from self._read(self._tiers.hot.read, after)
+                yield from self._read(self._hot_read, after)
             except EventsArchived as moved:
                 if moved.first_hot <= self._first_hot:
                     raise
@@ -176,11 +192,38 @@ class _Reader(Generic[E, S]):
                 if not (yield from self._moved_to_archive()):
                     raise
             else:
-                if not (yield from self._ended_early(self._high, lowest)):
+                if not (yield from self._ended_early(lowest)):
                     self._high = lowest
         if self._remaining != 0 and self.low < self._high:
             yield from self._check_archived(self._high)
             yield from self._read(self._tiers.archive.read, self.position)
+
+    def beyond(self, archived: Position | None) -> Stream:
+        """The events after where the archive ends: Redis has them, unless they move meanwhile.
+
+        Raises:
+            RunElsewhere: The run does not go on there in Redis; nothing was given.
+        """
+        self._hot_read = partial(self._read_beyond, archived)
+        presumed = Boundary(True, 0, self.low + 1, _NOWHERE, None)
+        high = _NOWHERE if self._query.before is None else self._query.before - 1
+        return self.backward(presumed, high) if self._query.reverse else self.forward(presumed, high)
+
+    def _read_beyond(self, archived: Position | None, run_id: str, query: ReadQuery) -> Stream:
+        is_found = False
+
+        def learn(head: RunHead) -> None:
+            nonlocal is_found
+            is_found = True
+            self._high = min(self._high, head.last.offset)  # as it is at the first step
+
+        self._hot_read = self._tiers.hot.read  # from then on
+        try:
+            yield from self._tiers.continuing(archived).read(run_id, query, learn)
+        except (EventsArchived, AcknowledgedWritesLost) as error:
+            if is_found:
+                raise
+            raise RunElsewhere from error
 
     def hand_on(self, stream: Stream) -> Stream:
         """The wanted items of a stream that goes on from here; how far it comes is kept."""
@@ -188,6 +231,7 @@ class _Reader(Generic[E, S]):
 
     def _begin(self, boundary: Boundary, high: int) -> None:
         self._is_hot, self._first_hot = boundary.is_hot, boundary.first_hot
+        self._archived_to = boundary.archived_to
         if self.low < boundary.base:
             self.low = self.position = boundary.base
         self._high = high
@@ -205,19 +249,19 @@ class _Reader(Generic[E, S]):
         if self.low < end:
             self.low = self.position = end
 
-    def _ended_early(self, reached: int, end: int) -> Operation[bool]:
-        """Whether Redis gave less because the run has left it; then the archive has the rest.
+    def _ended_early(self, low: int) -> Operation[bool]:
+        """Whether Redis gave less after ``low`` because the run has left it; then the archive has the rest.
 
         Raises AcknowledgedWritesLost if the rest is in neither.
         """
-        if self._remaining == 0 or reached == end:
+        if self._remaining == 0 or self._high <= low:
             return False
         info = yield from self._tiers.hot.run_info(self._run_id)
         last = 0 if info is None else info.last_offset
-        if last >= max(reached, end):
+        if last >= self._high:
             return False
         if not (yield from self._moved_to_archive()):
-            raise lost(self._run_id, max(reached, end), last)
+            raise lost(self._run_id, self._high, last)
         return True
 
     def _moved_to_archive(self) -> Operation[bool]:
@@ -229,7 +273,8 @@ class _Reader(Generic[E, S]):
         return True
 
     def _check_archived(self, end: int) -> Operation[None]:
-        return self._tiers.check_archived(self._run_id, end, self._first_hot, is_hot=self._is_hot)
+        if end > self._archived_to:  # it has what it had as the run was located
+            yield from self._tiers.check_archived(self._run_id, end, self._first_hot, is_hot=self._is_hot)
 
     def _read(
         self, read: Callable[[str, ReadQuery], Stream], after: int | str, *, before: int | None = None

@@ -42,7 +42,8 @@ from runstream.stores.redis.operations.client import (
     snapshots,
     update_state,
 )
-from runstream.stores.redis.operations.client.list_events import list_events, list_events_after
+from runstream.stores.redis.operations.client.continuing import Continuing
+from runstream.stores.redis.operations.client.list_events import list_events
 from runstream.stores.redis.operations.worker.detached import detached_header, once_shared
 from runstream.stores.redis.session.session import Session
 
@@ -222,9 +223,9 @@ class RedisOperations(Generic[E, S]):
         """What is known of a run, whether what Redis has may go on from a cursor, and where the run begins."""
         return runs.run_info_after(self.session, run_id, end)
 
-    def list_events_after(self, run_id: str, since_seq: int, end: Cursor | None) -> Operation[list[E] | None]:
-        """The events whose ``seq`` is over ``since_seq``, if the run is here and goes on from a cursor."""
-        return list_events_after(self.session, run_id, since_seq, end)
+    def continuing(self, end: Cursor | None) -> Continuing[E, S]:
+        """Reads of runs that go on in Redis from where an archive ends; None: it does not know them."""
+        return Continuing(self.session, end)
 
     def fork_brought(
         self, run_id: str, new_run_id: str, options: ForkOptions, brought: Brought | None

@@ -15,12 +15,12 @@ from typing import Any
 
 from runstream.codec.record import ERASED, lane_and_seq
 from runstream.model.identifiers import check_run_id
-from runstream.model.results import Cursor, E, S
+from runstream.model.results import E, S
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery, check_since_seq
 from runstream.operations.operation import Items, Operation, Stream, collect
 from runstream.stores.redis.damage import parsing
-from runstream.stores.redis.operations.client.archive_end import end_query, goes_on
+from runstream.stores.redis.operations.client.border import Border
 from runstream.stores.redis.operations.client.log_reader import LogReader
 from runstream.stores.redis.operations.client.read import read_shared
 from runstream.stores.redis.operations.client.reader import PAGE, BackPage, Page, RunReader
@@ -28,39 +28,33 @@ from runstream.stores.redis.operations.client.run_head import head_in
 from runstream.stores.redis.replies import parse_cursor, parse_peak
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["list_events", "list_events_after"]
+__all__ = ["list_events"]
 
 _GROWTH = 8
 
 
-def list_events(session: Session[E, S], run_id: str, since_seq: int) -> Operation[list[E]]:
-    """The events whose ``seq`` is over ``since_seq``, in log order."""
+def list_events(
+    session: Session[E, S], run_id: str, since_seq: int, border: Border | None = None
+) -> Operation[list[E]]:
+    """The events whose ``seq`` is over ``since_seq``, in log order.
+
+    Args:
+        session: The store's.
+        run_id: The run.
+        since_seq: The number.
+        border: Where an archive ends that has what came before.
+
+    Raises:
+        RunElsewhere: The run does not pass that border.
+    """
     check_run_id(run_id)
     since_seq = check_since_seq(since_seq)
-    reader = LogReader(session, run_id, "raise", None, bare=True)
+    reader = LogReader(session, run_id, "raise", None, bare=True, border=border)
     if since_seq > 0:
-        head, page, _ = yield from reader.open_at_end()
-        return (yield from collect(_events_over(reader, since_seq, head, page)))
+        return (yield from collect(_events_over(reader, since_seq)))
     head = yield from reader.open_for(ReadQuery())
     shared = yield from _shared(reader, head, since_seq)
     return shared + (yield from collect(reader.forward(head.before_first.offset, head.last.offset)))
-
-
-def list_events_after(
-    session: Session[E, S], run_id: str, since_seq: int, end: Cursor | None
-) -> Operation[list[E] | None]:
-    """The events over ``since_seq`` of a run that goes on from where an archive ends.
-
-    None of any other: it is not here, is behind the archive, or has another history.
-    """
-    reader = RunReader(session, run_id, "raise", None, bare=True)
-    queries = [] if end is None else [end_query(session.keys.run(run_id), end)]
-    head, page, at_end = yield from reader.open_at_end(queries)
-    if b"start" not in page.meta:
-        return None
-    if end is not None and (head.last.offset < end.offset or not goes_on(run_id, head, end, at_end[0])):
-        return None
-    return (yield from collect(_events_over(reader, since_seq, head, page)))
 
 
 def _shared(reader: RunReader, head: RunHead, since_seq: int) -> Operation[list[Any]]:
@@ -69,8 +63,8 @@ def _shared(reader: RunReader, head: RunHead, since_seq: int) -> Operation[list[
     return [item.event for item in items if since_seq <= 0 or item.event.seq > since_seq]
 
 
-def _events_over(reader: RunReader, since_seq: int, head: RunHead, page: BackPage) -> Stream:
-    """The events over ``since_seq`` of a run that was opened with its last page."""
+def _events_over(reader: RunReader, since_seq: int) -> Stream:
+    head, page = yield from reader.open_at_end()
     if page.found:
         reader.note(head, parse_cursor(page.found[0][0]))
     run = reader.session.keys.run(reader.run_id)

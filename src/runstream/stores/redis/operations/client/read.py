@@ -14,9 +14,11 @@ from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
-from runstream.operations.lineage import read_segments
+from runstream.operations.interface import RunElsewhere
+from runstream.operations.lineage import asks_for_shared, read_segments
 from runstream.operations.operation import Items, Stream, Wait, pass_on
 from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.operations.client.border import Border
 from runstream.stores.redis.operations.client.lineage import segments_here, shared_archived
 from runstream.stores.redis.operations.client.log_reader import LogReader
 from runstream.stores.redis.operations.client.reader import Page, RunReader
@@ -26,16 +28,40 @@ from runstream.stores.redis.session.session import Session
 __all__ = ["follow", "read", "read_own", "read_shared"]
 
 
-def read(session: Session[E, S], run_id: str, query: ReadQuery, lane_id: str | None = None) -> Stream:
+def _unused(_head: RunHead) -> None:
+    """For who does not ask where the run stands."""
+
+
+def read(
+    session: Session[E, S],
+    run_id: str,
+    query: ReadQuery,
+    lane_id: str | None = None,
+    border: Border | None = None,
+    head_of: Callable[[RunHead], object] = _unused,
+) -> Stream:
     """The events between two offsets, as they are at the first exchange, in pages; what a fork shares among them.
 
-    With a lane, those of that lane.
+    Args:
+        session: The store's.
+        run_id: The run.
+        query: What is asked for.
+        lane_id: Only those of this lane.
+        border: Where an archive ends that has what came before. What a fork shares is not read then.
+        head_of: Gets where the run stands, before the first of them.
+
+    Raises:
+        RunElsewhere: The run does not pass that border, or shares what is asked for.
     """
     check_run_id(run_id)
     query.check()
     low, _ = parse_position(query.after)
-    reader = LogReader(session, run_id, query.on_corrupt, query.limit, lane_id=lane_id, given_as=query.given_as)
+    how = query.on_corrupt, query.limit
+    reader = LogReader(session, run_id, *how, lane_id=lane_id, given_as=query.given_as, border=border)
     head = yield from reader.open_for(query)
+    head_of(head)
+    if border is not None and asks_for_shared(head, query.after):
+        raise RunElsewhere
     if head.fork_of is not None and low < head.start.offset:
         segments = yield from segments_here(session, run_id, head)
         yield from read_segments(run_id, segments, query, partial(read_own, session, run_id, lane_id))

@@ -22,6 +22,7 @@ from runstream.operations.arguments import in_place_of
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.operations.client.archived_errors import events_archived
+from runstream.stores.redis.operations.client.border import Border
 from runstream.stores.redis.operations.client.run_head import (
     HEAD_FIELDS,
     checked_head,
@@ -70,7 +71,8 @@ class RunReader:
     """Reads the pages of one run and checks that nothing is missing between them, and that it is one history.
 
     It gives events with their offsets and cursors; with ``bare``, the events alone; with ``lane_id``, those of
-    that lane, and no others are decoded; with ``given_as``, as events of that run.
+    that lane, and no others are decoded; with ``given_as``, as events of that run; with a ``border``, only of a
+    run that is there and passes it.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class RunReader:
         bare: bool = False,
         lane_id: str | None = None,
         given_as: str | None = None,
+        border: Border | None = None,
     ) -> None:
         self.session = session
         self.run_id = run_id
@@ -97,14 +100,15 @@ class RunReader:
         self._told_to = 0  # up to here, what meta said of the sizes holds
         self._origins: Origins = ()
         self._given_as = given_as or run_id
+        self._border = border
 
     def open(self, cursor: Cursor | None) -> Operation[RunHead]:
         """Load where the run stands; check that it is the history that this store saw last, and the cursor's."""
         head, _ = yield from self.open_with(tuple, cursor=cursor)
         return head
 
-    def open_at_end(self, queries: Sequence[Command] = ()) -> Operation[tuple[RunHead, BackPage, Sequence[Any]]]:
-        """The same without a cursor, with the last page, and the replies to further queries of that moment."""
+    def open_at_end(self) -> Operation[tuple[RunHead, BackPage]]:
+        """The same without a cursor, with the last page."""
         told = self.session.largest.get(self.run_id)
         pace = PageSize(_MOST_AT_END, told.largest)
 
@@ -114,13 +118,11 @@ class RunReader:
             return [self._back_query("+", min(_AT_END, pace.count), since), self._back_query(before, pace.count)]
 
         all_meta = (b"HGETALL", self._keys.meta)
-        head, (meta, entries, before, *replies) = yield from self.open_with(
-            lambda: [all_meta, *pages(), *queries], pace
-        )
+        head, (meta, entries, before) = yield from self.open_with(lambda: [all_meta, *pages()], pace)
         count = min(_AT_END, pace.count)
         if len(entries) < count:  # else there may be more between the two
             entries, count = [*entries, *before], len(entries) + pace.count
-        return head, self._back_page(parse_map(meta), entries, head.last.offset, count), replies
+        return head, self._back_page(parse_map(meta), entries, head.last.offset, count)
 
     def open_with(
         self,
@@ -142,6 +144,8 @@ class RunReader:
         queries += [(b"XRANGE", self._keys.events, str(at.offset), str(at.offset)) for at in cursors]
         if known is not None:
             queries.append((b"ZSCORE", self._keys.partition.deleted, known.history))
+        noted = len(queries)
+        queries += () if self._border is None else self._border.queries(self._keys)
         asked = len(queries)
         if pace is None:
             queries += beside()
@@ -149,8 +153,10 @@ class RunReader:
         else:
             exchange = pace.exchange(lambda: [*queries, *beside()])
         meta, *replies = yield exchange
-        replies, besides = replies[: asked - 1], replies[asked - 1 :]
+        replies, passing, besides = replies[: noted - 1], replies[noted - 1 : asked - 1], replies[asked - 1 :]
         head = yield from checked_head(self._keys, meta)
+        if self._border is not None:
+            self._border.check(self.run_id, head, passing, is_there=is_there(meta))
         self._learn(head)
         if known is not None:
             *replies, entries, deleted = replies

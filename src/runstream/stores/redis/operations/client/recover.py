@@ -12,6 +12,7 @@ from runstream.operations.operation import Exchange, Operation, Stream, collect
 from runstream.stores.redis.append_batch import snapshot_field
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import retired_away
+from runstream.stores.redis.operations.client.border import Border
 from runstream.stores.redis.operations.client.read import read_shared
 from runstream.stores.redis.operations.client.reader import Page
 from runstream.stores.redis.operations.client.run_head import (
@@ -34,8 +35,20 @@ __all__ = ["head_of", "last_seq", "mark_recovered", "recover", "retired_token"]
 _RECOVER_ATTEMPTS = 10
 
 
-def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
-    """The latest snapshot and the events after it, of the run or of one lane."""
+def recover(
+    session: Session[E, S], run_id: str, lane_id: str | None, border: Border | None = None
+) -> Operation[Recovery[S, E]]:
+    """The latest snapshot and the events after it, of the run or of one lane.
+
+    Args:
+        session: The writer's.
+        run_id: The run.
+        lane_id: The lane; None: the run itself.
+        border: Where an archive ends that has what came before.
+
+    Raises:
+        RunElsewhere: The run does not pass that border.
+    """
     check_run_id(run_id)
     keys, beside = session.keys.run(run_id), [snapshot_field(lane_id)]
     if lane_id is not None:
@@ -45,7 +58,7 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
     yield from resolve_unanswered(session, [run_id])  # an unanswered append may be part of what is recovered
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
-        reader = SpanReader(session, run_id, "raise", None, lane_id=lane_id)
+        reader = SpanReader(session, run_id, "raise", None, lane_id=lane_id, border=border)
         head, tail, (saved, meta) = yield from reader.open_beside(queries)
         meta, (noted, *of_lane) = meta[: -len(beside)], meta[-len(beside) :]
         snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved), noted)

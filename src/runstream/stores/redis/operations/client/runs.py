@@ -19,7 +19,7 @@ from runstream.operations.run_forks import has_forks
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import PartitionKeys, RunKeys
 from runstream.stores.redis.operations.absent import check_absent
-from runstream.stores.redis.operations.client.archive_end import end_query, goes_on
+from runstream.stores.redis.operations.client.border import Border
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.send import resolve_unanswered
@@ -59,22 +59,17 @@ def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
 def run_info_after(
     session: Session[E, S], run_id: str, end: Cursor | None
 ) -> Operation[tuple[RunInfo | None, bool, int]]:
-    """What is known of a run, whether what Redis has may go on from a cursor that it had, and where it begins."""
+    """What is known of a run, whether what Redis has goes on from a cursor, and where it begins."""
     check_run_id(run_id)
-    keys = session.keys.run(run_id)
+    keys, border = session.keys.run(run_id), Border(end)
     queries: list[Command] = [(b"HMGET", keys.meta, *_INFO), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
     queries.append((b"HGETALL", keys.tags))
-    if end is not None:
-        queries.append(end_query(keys, end))
-    meta, first, tags, *at_end = yield Exchange(queries, atomic=True)
+    meta, first, tags, *beside = yield Exchange([*queries, *border.queries(keys)], atomic=True)
     info = _info(keys, meta, first, tags)
     if info is None:
         yield from check_absent([keys])
     head = parse_head(keys, meta[: len(HEAD_FIELDS)])
-    before_first = head.before_first.offset
-    if info is None or end is None:
-        return info, True, before_first
-    return info, goes_on(run_id, head, end, at_end[0]), before_first
+    return info, info is None or border.is_passed(run_id, head, beside), head.before_first.offset
 
 
 def runs(

@@ -1,0 +1,63 @@
+"""Recover a run or a lane from Redis, or, where it has left that, from the archive."""
+
+from __future__ import annotations
+
+from runstream.model.errors import EventsArchived
+from runstream.model.results import E, LaneInfo, Recorded, Recovery, S
+from runstream.operations.arguments import ReadQuery
+from runstream.operations.filters import lane_of
+from runstream.operations.interface import RunElsewhere
+from runstream.operations.operation import Operation, collect
+from runstream.stores.tiered.snapshots import TieredSnapshots
+
+__all__ = ["STANDS_FOR_ARCHIVED", "archived_lane", "recover"]
+
+STANDS_FOR_ARCHIVED = "retired-"
+"""How the tokens begin that stand for snapshots which have left Redis; see ``retired_token``."""
+
+
+def recover(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
+    """The latest snapshot and the events after it; of a run that the archive alone has, from there."""
+    while True:
+        archived = yield from tiers.archived(run_id)
+        try:
+            recovery = yield from tiers.continuing(archived).recover(run_id, lane_id)
+        except (RunElsewhere, EventsArchived):
+            return (yield from _recover_archived(tiers, run_id, lane_id))
+        # where there is nothing, it may have left for the archive since that was asked
+        if recovery != Recovery(None, 0, []) or (yield from tiers.archived(run_id)) == archived:
+            tiers.writable.add(run_id)  # it goes on in Redis, or begins there
+            return recovery
+
+
+def _recover_archived(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
+    again = yield from tiers.load_snapshot(run_id, lane_id)
+    while True:
+        snapshot = again
+        covered = 0 if snapshot is None else snapshot.offset
+        boundary = yield from tiers.locate(run_id)
+        after = covered
+        is_known = lane_id is None or boundary.parent is not None
+        if not is_known and (yield from archived_lane(tiers, run_id, lane_id or "")) is None:
+            after = max(covered, boundary.first_hot - 1)
+        query = ReadQuery(after, before=boundary.last + 1)
+        recorded: list[Recorded[E]] = yield from collect(tiers.read(run_id, query))
+        # before the snapshot is loaded again: one that is retired after this is known to be another
+        yield from tiers.hot.mark_recovered(run_id, boundary.last, lane_id)
+        again = yield from tiers.load_snapshot(run_id, lane_id)
+        if (again and again.revision) == (snapshot and snapshot.revision):
+            break
+    token, _ = tiers.hot.known_snapshot(run_id, lane_id)
+    if token.startswith(STANDS_FOR_ARCHIVED):
+        tiers.hot.note_snapshot(run_id, lane_id, token, 0 if snapshot is None else snapshot.revision)
+    if lane_id is not None:
+        recorded = [item for item in recorded if lane_of(item.event) == lane_id]
+    if snapshot is None:
+        return Recovery(None, covered, recorded)
+    return Recovery(snapshot.state, covered, recorded, snapshot.stored)
+
+
+def archived_lane(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str) -> Operation[LaneInfo | None]:
+    """What the archive knows of a lane; None for nothing."""
+    lanes = yield from tiers.archive.own_lanes(run_id)
+    return next((one for one in lanes if one.lane_id == lane_id), None)
