@@ -354,6 +354,12 @@ class RunReader:
             )
         raise error
 
+    def _presume(self, end: int) -> None:
+        """Ask for a page at first, if it was told how large the records up to an offset may be."""
+        told = self.session.largest.get(self.run_id)
+        if end <= told.offset:
+            self._pace.largest = told.largest
+
     def _learn(self, head: RunHead) -> None:
         self._pace.largest = head.largest
         self.session.largest.note(self.run_id, head)

@@ -40,12 +40,14 @@ class SpanReader(RunReader):
     def at(self, wanted: Spans, head_of: Callable[[RunHead], object]) -> Stream:
         """Open the run, and read the events in spans of it; nothing for an offset that the run has not.
 
-        With the first few of them comes how large its records may be, and then as many at once as are one page.
+        As many at once as are one page; a few, if it was not told yet how large the records may be, which comes
+        with them.
 
         Args:
             wanted: Spans: after the first offset of each, up to its second.
             head_of: Gets where the run stands.
         """
+        self._presume(max((high for _, high in wanted), default=0))
         asked, rest = cut(wanted, self._pace.count)
 
         def queries() -> Sequence[Command]:
