@@ -87,7 +87,7 @@ def bytes_per_lane(client: redis.Redis, directory: Path, lanes: int, then: str, 
         with runstream.SQLiteCheckpointer(directory / f"{namespace}.db") as archive:
             runstream.DrainWorker(store, [archive]).drain_once()
     names = client.scan_iter(f"*{namespace}*:run:r:*", count=1_000)
-    return sum(int(client.memory_usage(name, samples=0)) for name in names) / lanes
+    return sum(client.memory_usage(name, samples=0) or 0 for name in names) / lanes
 
 
 def bench_save_event(client: redis.Redis, rounds: int, lanes: int, count: int) -> Result:

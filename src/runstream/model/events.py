@@ -7,7 +7,7 @@ not know is kept as a plain string instead of refused, and nothing is lost on a 
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -48,7 +48,7 @@ def member_or_text(members: type[_Member], value: Any) -> _Member | Any:
 
 
 def _new_span_id() -> str:
-    return os.urandom(16).hex()[:12]  # what a uuid4 begins with, in a fifth of the time
+    return secrets.token_bytes(6).hex()
 
 
 class Visibility(StrEnum):
