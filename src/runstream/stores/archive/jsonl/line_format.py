@@ -48,6 +48,7 @@ __all__ = [
     "is_bare_mark",
     "is_header",
     "is_json",
+    "is_note",
     "is_sound",
     "is_usual",
     "lane_and_seq_of",
@@ -76,6 +77,7 @@ _FACTS = re.compile(
 )
 _TOKEN = re.compile(rb'"[\w.:/-]*"')  # a string that means what it says, as most do
 _MARK = re.compile(rb'\{"status":(?:[^"{}]++|' + _TEXT + rb")*+\}")  # nothing in a mark is an object again
+_NOTE = b'{"$'
 _QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$run":'
 _LANE_AND_SEQ = re.compile(
     rb'\{"run_id":'
@@ -181,7 +183,12 @@ def is_json(line: bytes) -> bool:
 
 def is_usual(raw: bytes) -> bool:
     """Whether a line with its line break looks like one that we have written, and was not changed since."""
-    return raw.startswith((OWN_EVENT, b'{"$')) and raw.endswith(b"}\n")
+    return raw.startswith((OWN_EVENT, _NOTE)) and raw.endswith(b"}\n")
+
+
+def is_note(line: bytes) -> bool:
+    """Whether a line of ours has no event: it is a header, a mere commit mark, or of an entry without content."""
+    return line.startswith(_NOTE)
 
 
 def is_header(line: bytes) -> bool:
@@ -243,6 +250,8 @@ def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
     key = None
     try:
         key = None if facts[3] is None else load(facts[3])
+        if not is_note(line):
+            return ArchiveEntry(offset, chain, key, line[: begin - 1].decode() + "}")
         if line.startswith(_ERASED):
             left = load(line)
             lane_id, seq = left.get("$lane", ""), left.get("$seq", 0)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.results import Cursor
 from runstream.stores.archive.jsonl.damaged_lines import is_blanked, other_entry, sound_facts
-from runstream.stores.archive.jsonl.line_format import is_bare_mark, is_header, own_entry
+from runstream.stores.archive.jsonl.line_format import is_bare_mark, is_header, is_note, own_entry
 
 __all__ = ["Span", "entries_in", "lines_in", "outside"]
 
@@ -49,7 +49,7 @@ def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[Arch
 
 def lines_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[tuple[bytes, ArchiveEntry | None]]:
     """The lines of a stretch that count, each with its entry; None for a header or a mere commit mark."""
-    position, counts = span.begin, outside(span.holes)
+    position, counts = span.begin, outside(span.holes) if span.holes else None
     last: ArchiveEntry | None = None
     for raw in lines:
         begin, position = position, position + len(raw)
@@ -57,13 +57,13 @@ def lines_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[tuple[
             return
         line = raw.rstrip(b"\r\n")
         facts, found = sound_facts(line)
-        if not counts(begin):
+        if counts is not None and not counts(begin):
             continue
         if facts is None:
             if is_blanked(line):
                 continue
             entry = other_entry(run_id, span.before if last is None else last.cursor, line, found)
-        elif is_bare_mark(facts) or is_header(line):
+        elif is_note(line) and (is_bare_mark(facts) or is_header(line)):
             yield raw, None
             continue
         else:
