@@ -14,7 +14,7 @@ OF_TAGS: Sequence[Break] = (
         "a run is settled without its tags",
         "tags",
         in_script("settle", ("if meta['tags'] and archived['tags'] ~= meta['tags'] then", "if false then")),
-        seed=258,
+        seed=283,
     ),
     Break("a retired run has no tags any more", "tags", in_script("retire", ("keep('tags')\n", "")), seed=1),
     Break(
