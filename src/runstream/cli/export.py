@@ -66,8 +66,7 @@ def export(
     payload as JSON text. Texts stand as they are: before you open it in a spreadsheet, mind that one which begins
     with =, +, - or @ may be taken for a formula. sqlite: an archive of this run, with its latest snapshots; a
     sqlite: URL names it, and purpose-agent reads it; of a fork also the runs that it comes from, up to where it
-        was
-    forked.
+    was forked.
 
     The file is there when all of it is written, and not before. A record that does not read ends the command, with
     exit code 1, unless --skip-corrupt is given; a sqlite file has it in its quarantine then.
