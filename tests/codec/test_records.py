@@ -6,6 +6,7 @@ import math
 import zlib
 from collections import defaultdict
 from contextlib import suppress
+from dataclasses import replace
 from enum import Enum
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -366,6 +367,29 @@ def test_differences_of_states_add_up(states: list[dict[str, Any]]) -> None:
         assert same(loaded, state)
         assert before == packed
         assert state_checksum(before.fields) == state_checksum(dict(reversed(stored.items())))
+
+
+_LARGE = ["x" * 2000, b"y" * 2000, "z" * 1000, ["w" * 2000], 1]
+_large_states = st.dictionaries(
+    st.sampled_from("abcd"),
+    st.sampled_from(_LARGE) | st.dictionaries(st.sampled_from("abcd"), st.sampled_from(_LARGE)),
+)
+
+
+@given(st.lists(_large_states, min_size=2, max_size=5))
+def test_large_values_that_stay_are_not_packed_again(states: list[dict[str, Any]]) -> None:
+    """The fields are those that they would be otherwise, and so is the checksum."""
+    before = pack_state(PACKER, states[0])
+    for state in states[1:]:
+        packed = pack_state(PACKER, state, before)
+        assert packed == pack_state(PACKER, state, replace(before, large={}))
+        assert packed.checksum == state_checksum(packed.fields)
+        for key, value in state.items():
+            name = b"=" + key.encode()
+            if type(value) in (str, bytes) and len(value) == 2000 and name in before.fields:
+                is_kept = packed.fields[name] is before.fields[name]
+                assert is_kept == (packed.fields[name] == before.fields[name])
+        before = packed
 
 
 def test_what_is_added_at_the_end_changes_no_other_field() -> None:

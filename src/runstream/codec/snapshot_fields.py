@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import marshal
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from operator import itemgetter
@@ -39,8 +39,17 @@ __all__ = [
 _OWN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})  # that become nothing else
 
 
+_LARGE_BYTES = 1024  # to pack a smaller field again takes no longer than to know that it is the same
+_UNCHANGING = frozenset({str, bytes})
 _MOST = 2**53  # what Lua's doubles count to
 _TOGETHER = 256  # fields that are packed at once
+
+
+class _Large(NamedTuple):
+    """The value of a large field, which nobody can change, and what the field adds to the checksum."""
+
+    value: Any
+    crc: int
 
 
 @dataclass(slots=True)
@@ -50,10 +59,12 @@ class PackedState:
     Attributes:
         fields: The fields by name.
         ranks: The rank that each field was given, by name.
+        large: What is held of its large fields, by name: if the next state has the same, they are the same.
     """
 
     fields: dict[bytes, bytes] = field(default_factory=dict)
     ranks: dict[bytes, int] = field(default_factory=dict)
+    large: dict[bytes, _Large] = field(default_factory=dict, repr=False, compare=False)
     _whole: tuple[Callable[[bytes], Any], bytes] | None = field(default=None, repr=False, compare=False)
 
     def unpack(self) -> dict[str, Any]:
@@ -68,6 +79,14 @@ class PackedState:
         load, whole = self._whole
         again: dict[str, Any] = load(whole)
         return again
+
+    @property
+    def checksum(self) -> int:
+        """What :func:`state_checksum` gives for its fields."""
+        if not self.large:
+            return state_checksum(self.fields)
+        small = {name: value for name, value in self.fields.items() if name not in self.large}
+        return (state_checksum(small) + sum(one.crc for one in self.large.values())) % 2**32
 
     def changes_from(self, before: PackedState) -> tuple[dict[bytes, bytes], list[bytes]]:
         """The difference from another state.
@@ -104,7 +123,7 @@ def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | N
     Raises:
         EncodingError: A value cannot be stored.
     """
-    packed, known = PackedState(), {} if before is None else before.ranks
+    packed, before = PackedState(), before or PackedState()
     tops: list[tuple[Any, ...]] = []
     split: dict[str, dict[str, Any]] = {}
     for key, value in state.items():
@@ -117,11 +136,11 @@ def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | N
         tops.append(() if key in split else (value,))
     # the list with the rank stands for what holds the value
     siblings = _Siblings(b"=", "", STATE_VALUES_LEVEL - 1)
-    _pack_siblings(packer, packed, known, siblings, list(state), tops)
+    _pack_siblings(packer, packed, before, siblings, list(state), tops)
     for key, value in split.items():
         name = _utf8(key)
         siblings = _Siblings(b"%d:%b:" % (len(name), name), f"{key}.", STATE_VALUES_LEVEL)
-        _pack_siblings(packer, packed, known, siblings, list(value), zip(value.values()))
+        _pack_siblings(packer, packed, before, siblings, list(value), list(zip(value.values())))
     return packed
 
 
@@ -136,15 +155,18 @@ class _Siblings(NamedTuple):
 def _pack_siblings(
     packer: Packer,
     packed: PackedState,
-    known: Mapping[bytes, int],
+    before: PackedState,
     of: _Siblings,
     keys: list[str],
-    values: Iterable[tuple[Any, ...]],
+    values: list[tuple[Any, ...]],
 ) -> None:
     """Pack the entries of a dict into fields with ranks; where there is no value, the field has only its rank."""
     names = [of.prefix + key.encode(errors="surrogatepass") for key in keys]
-    ranks = _ranked(names, known)
+    ranks = _ranked(names, before.ranks)
     packed.ranks.update(zip(names, ranks, strict=True))
+    if before.large and (others := _take_large(packed, before, names, values)) is not None:
+        names, keys = [names[index] for index in others], [keys[index] for index in others]
+        ranks, values = [ranks[index] for index in others], [values[index] for index in others]
     items = ([rank, *value] for rank, value in zip(ranks, values, strict=True))
     for first in range(0, len(names), _TOGETHER):
         part = slice(first, first + _TOGETHER)
@@ -154,6 +176,24 @@ def _pack_siblings(
             paths = [of.path + key for key in keys[part]]
             found = list(map(_pack_field, repeat(packer), together, paths, repeat(of.level)))
         packed.fields.update(zip(names[part], found, strict=True))
+        for index, size in enumerate(map(len, found), first):
+            if size >= _LARGE_BYTES and type(values[index][0]) in _UNCHANGING:
+                name = names[index]
+                crc = zlib.crc32(packed.fields[name], zlib.crc32(name))
+                packed.large[name] = _Large(values[index][0], crc)
+
+
+def _take_large(
+    packed: PackedState, before: PackedState, names: list[bytes], values: list[tuple[Any, ...]]
+) -> list[int] | None:
+    """Take the large fields from the state before that are the same; the indexes of the others; None for all."""
+    taken = set()
+    for index, (name, value) in enumerate(zip(names, values, strict=True)):
+        large = before.large.get(name)
+        if large is not None and value and value[0] is large.value and packed.ranks[name] == before.ranks[name]:
+            packed.fields[name], packed.large[name] = before.fields[name], large
+            taken.add(index)
+    return [index for index in range(len(names)) if index not in taken] if taken else None
 
 
 def _pack_field(packer: Packer, item: list[Any], path: str, level: int) -> bytes:

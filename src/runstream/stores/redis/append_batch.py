@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
-from runstream.codec.snapshot_fields import PackedState, state_checksum, value_begin
+from runstream.codec.snapshot_fields import PackedState, value_begin
 from runstream.model.questions import Notice
 from runstream.model.results import Cursor, LeaseGrant
 from runstream.model.state import status_after
@@ -111,7 +111,7 @@ class SnapshotWrite:
             self.token,
             self.covers.offset,
             "" if self.covers.history is None else self.covers.history,
-            state_checksum(self.state.fields),
+            self.state.checksum,
             form,
             len(sets) - len(copies),
             len(removes),

@@ -16,4 +16,5 @@ def held_bytes(state: PackedState) -> int:
     """What Python holds for a packed state, also once it was unpacked: small fields take ten times their bytes."""
     names, values = sum(map(len, state.fields)), sum(map(len, state.fields.values()))
     small = (2 * _EMPTY_BYTES + _RANK_BYTES) * len(state.fields)
-    return names + 2 * values + small + getsizeof(state.fields) + getsizeof(state.ranks)
+    large = sum(getsizeof(one.value) for one in state.large.values())
+    return names + 2 * values + small + large + getsizeof(state.fields) + getsizeof(state.ranks)

@@ -66,6 +66,9 @@ class SnapshotCache:
     def put(self, run_id: str, lane_id: str | None, token: str, revision: int, state: PackedState | None) -> None:
         """Remember a snapshot; if its state is None, the next is sent in full."""
         with self._lock:
+            held = self._held.get((run_id, lane_id))
+            if held is not None and held.state == state:
+                state = held.state  # it knows more of itself than what was loaded
             self._drop((run_id, lane_id))
             self._known[run_id, lane_id] = _Known(token, revision)
             if len(self._known) > _MOST_KNOWN:

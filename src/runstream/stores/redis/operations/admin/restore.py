@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runstream.codec.lossless_json import load_json
-from runstream.codec.snapshot_fields import pack_state, state_checksum
+from runstream.codec.snapshot_fields import pack_state
 from runstream.codec.stored import STORED_PACKER
 from runstream.model.archive_records import ArchiveSnapshot, RunHeader
 from runstream.model.errors import ConcurrencyConflict, StoreUnavailable
@@ -142,7 +142,7 @@ def put_snapshot(keys: Keys, run_id: str, token: str, snapshot: ArchiveSnapshot)
     key = RefilledKeys(keys.run(run_id), token).snapshot(snapshot.lane_id)
     packed = pack_state(STORED_PACKER, load_json(snapshot.data))
     command: list[Any] = [b"HSET", key, "offset", snapshot.offset, "revision", snapshot.revision]
-    command += ["token", snapshot.token, "checksum", state_checksum(packed.fields)]
+    command += ["token", snapshot.token, "checksum", packed.checksum]
     for name, value in packed.fields.items():
         command += (name, value)
     commands: list[Command] = [(b"DEL", key), tuple(command), (b"PEXPIRE", key, _OUTLIVES_MILLISECONDS)]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from runstream.codec.lossless_json import load_json
-from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved, state_checksum
+from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved
 from runstream.codec.stored import STORED_PACKER
 from runstream.model.clock import unix_seconds
 from runstream.model.errors import ConfigurationError, EventsArchived, StoreUnavailable
@@ -174,7 +174,7 @@ def _copied(
 
 
 def _fields(packed: PackedState) -> dict[bytes, bytes]:
-    return {**packed.fields, b"checksum": b"%d" % state_checksum(packed.fields)}
+    return {**packed.fields, b"checksum": b"%d" % packed.checksum}
 
 
 def _intend(
