@@ -248,7 +248,7 @@ async def test_what_is_long_goes_over_connections_of_its_own(
 
 async def test_a_server_that_says_something_unasked_is_connected_to_anew(server: Server, namespace: str) -> None:
     """As one that is about to move does: what was asked before gets its reply, the next finds the new place."""
-    async with opened(server, namespace) as store:
+    async with opened(server, namespace, "&protocol=3") as store:
         await ask(store, (b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"NOLOOP"))
         before = of_loop(store).shared._link
         server.raw.set(f"{{{namespace}}}:there", "1")
@@ -257,6 +257,16 @@ async def test_a_server_that_says_something_unasked_is_connected_to_anew(server:
         assert replies == [[b"%d" % number] for number in range(10)]
         assert of_loop(store).shared._link is not before
         assert len(clients(server, namespace)) == 1
+
+
+async def test_where_that_cannot_be_told_from_a_reply_all_goes_over_the_pool(
+    server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a hiredis of before 3.2."""
+    monkeypatch.setattr(shared_connection, "_UNASKED", None)
+    async with opened(server, namespace) as store:
+        assert await ask(store, (b"PING",)) == [b"PONG"]
+        assert of_loop(store).shared is None
 
 
 async def test_what_is_no_reply_breaks_it(server: Server, namespace: str) -> None:

@@ -43,7 +43,7 @@ _AT_ONCE = 32
 
 _BUFFER_BYTES = 65_536
 _NOT_YET = object()
-_UNASKED = getattr(hiredis, "PushNotification", ())  # hiredis has it from 3.2 on
+_UNASKED = getattr(hiredis, "PushNotification", None)  # hiredis has it from 3.2 on
 _CLOSED = "Connection closed by server."
 
 
@@ -132,7 +132,7 @@ class _Link(asyncio.BufferedProtocol):
         try:
             replies.feed(self._buffer, 0, nbytes)
             while (reply := replies.gets()) is not _NOT_YET:
-                if isinstance(reply, _UNASKED):  # the server is about to move, or to close
+                if type(reply) is _UNASKED:  # the server is about to move, or to close
                     self.is_taking = False
                     continue
                 asked = unanswered[0]
@@ -286,12 +286,14 @@ def shared_connection_of(client: Any) -> SharedConnection | None:
     """The connection that tasks share beside a client's pool; None where all goes over the pool.
 
     A pool of few connections gets none beside it. Commands may be traced or measured; new tokens, and looks
-    whether the server is there, reach what lies in the pool.
+    whether the server is there, reach what lies in the pool. And what the server says unasked must be told from
+    replies.
     """
     pool = client.connection_pool
     settings = pool.connection_kwargs
     if (
-        pool.max_connections < LEAST_CONNECTIONS
+        _UNASKED is None
+        or pool.max_connections < LEAST_CONNECTIONS
         or are_commands_watched(redis.asyncio.Redis, redis.asyncio.client)
         or settings.get("credential_provider") is not None
         or settings.get("health_check_interval")
