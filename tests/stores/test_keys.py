@@ -430,7 +430,8 @@ def test_keys_are_found_by_an_index(tmp_path: Path) -> None:
     with SQLiteCheckpointer[Any, Any](tmp_path / "x.db") as archive:
         archive.append("r", make_events("r", 3), keys=["a", "b", None])
     with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {caller_keys._GET_KEY[0]}", ("r", "a")).fetchall()
+        query = f"EXPLAIN QUERY PLAN {caller_keys.queries(2)[0]}"
+        plan = connection.execute(query, ("r", "a", "b")).fetchall()
     assert [row[3] for row in plan] == ["SEARCH events USING INDEX events_by_key (run_id=? AND key=?)"]
 
 

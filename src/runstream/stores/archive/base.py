@@ -116,11 +116,13 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         query.check()
         return in_steps(self._lists(run_id, query))
 
-    def _read(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
-        return chain.from_iterable(self._lists(run_id, query))
+    def _read(self, run_id: str, query: ReadQuery, head: RunHead | None = None) -> Iterator[Recorded[E]]:
+        return chain.from_iterable(self._lists(run_id, query, head))
 
-    def _lists(self, run_id: str, query: ReadQuery) -> Iterator[Sequence[Recorded[E]]]:
-        head = self._load_head(run_id) or RunHead()
+    def _lists(
+        self, run_id: str, query: ReadQuery, head: RunHead | None = None
+    ) -> Iterator[Sequence[Recorded[E]]]:
+        head = head or self._load_head(run_id) or RunHead()
         if not asks_for_shared(head, query.after):
             yield from self._own_lists(run_id, query, head)
             return

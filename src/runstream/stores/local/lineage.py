@@ -83,9 +83,15 @@ class Lineage(ABC, Generic[E, S]):
         before = end if query.before is None else min(query.before, end)
         return SegmentReader(run_id, self._segments(run_id, head), query._replace(before=before))
 
-    def _read(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
-        """Read the events of a query, which was checked. Nothing is read before the first of them is taken."""
-        head = self._load_head(run_id)
+    def _read(self, run_id: str, query: ReadQuery, head: RunHead | None = None) -> Iterator[Recorded[E]]:
+        """Read the events of a query, which was checked. Nothing is read before the first of them is taken.
+
+        Args:
+            run_id: The run.
+            query: What is asked for.
+            head: The run's head, where it was loaded just now: up to its end is read.
+        """
+        head = head or self._load_head(run_id)
         if head is None or not asks_for_shared(head, query.after):
             yield from self._read_own(run_id, query)
             return

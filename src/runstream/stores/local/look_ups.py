@@ -34,5 +34,5 @@ class LookUps(Lineage[E, S]):
         first, last = self._segments(run_id, head)[0].after + 1, head.last.offset
         found: dict[int, Recorded[E]] = {}
         for low, high in spans_of(offset for offset in asked if first <= offset <= last):
-            found.update((item.offset, item) for item in self._read(run_id, ReadQuery(low, before=high + 1)))
+            found.update((item.offset, item) for item in self._read(run_id, ReadQuery(low, before=high + 1), head))
         return in_order(run_id, asked, found, first, last)

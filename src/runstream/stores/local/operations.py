@@ -201,7 +201,7 @@ class LocalOperations(Erasing[E, S]):
     @in_one_call
     def load_snapshot(self, run_id: str, lane_id: str | None) -> Snapshot[S] | None:
         """The latest snapshot of a run, or of one lane of it."""
-        return self._restore(run_id, lane_id)
+        return self._restore(run_id, lane_id)[1]
 
     @in_one_call
     def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> S:
@@ -239,12 +239,10 @@ class LocalOperations(Erasing[E, S]):
     @in_one_call
     def recover(self, run_id: str, lane_id: str | None) -> Recovery[S, E]:
         """The latest snapshot and the events after it."""
-        check_run_id(run_id)
-        head = self._load_head(run_id)
-        snapshot = self._restore(run_id, lane_id)
+        head, snapshot = self._restore(run_id, lane_id)
         before_first = 0 if head is None or head.base is None else head.base.offset
         covered = before_first if snapshot is None else snapshot.offset
-        recorded = list(self._read(run_id, ReadQuery(covered)))
+        recorded = list(self._read(run_id, ReadQuery(covered), head))
         end = max(covered, *(item.offset for item in recorded[-1:]), 0 if head is None else head.last.offset)
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
@@ -293,21 +291,21 @@ class LocalOperations(Erasing[E, S]):
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _restore(self, run_id: str, lane_id: str | None) -> Snapshot[S] | None:
-        """Load the latest snapshot, and note it as the one that this writer knows."""
+    def _restore(self, run_id: str, lane_id: str | None) -> tuple[RunHead | None, Snapshot[S] | None]:
+        """Load the run's head and the latest snapshot, and note that as the one that this writer knows."""
         check_run_id(run_id)
         if lane_id is not None:
             check_name("lane_id", lane_id)
         head, loaded = self._load_upcast(run_id, lane_id)
         if loaded is None:
             self._known.pop((run_id, lane_id), None)  # so that the next one has none before it
-            return None
+            return head, None
         saved, fields = loaded
         state = self.codec.make_state(run_id, fields, saved.offset)
         self._known[run_id, lane_id] = saved
         if head is not None:
             self._coverage.loaded(run_id, lane_id, head.run_start, saved.offset)
-        return Snapshot(state, saved.offset, saved.revision, fields)
+        return head, Snapshot(state, saved.offset, saved.revision, fields)
 
     def _load_upcast(
         self, run_id: str, lane_id: str | None

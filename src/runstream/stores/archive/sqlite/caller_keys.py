@@ -11,20 +11,28 @@ from runstream.model.results import Cursor
 from runstream.stores.archive.sqlite.queries import ASIDE, EVENT
 from runstream.stores.archive.sqlite.row_values import entries_in
 
-__all__ = ["cursor_in", "load_keys"]
+__all__ = ["cursor_in", "load_keys", "queries"]
 
-_GET_KEY = tuple(f"{what} WHERE run_id = ? AND key = ? ORDER BY offset LIMIT 1" for what in (EVENT, ASIDE))
+_KEY = 2  # the column
+_MOST_KEYS = 500  # of one statement
+
+
+def queries(count: int) -> list[str]:
+    """What asks for the entries of a run that have some of so many keys: its events, then those in quarantine."""
+    marks = ", ".join("?" * count)
+    return [f"{what} WHERE run_id = ? AND key IN ({marks}) ORDER BY key, offset" for what in (EVENT, ASIDE)]
 
 
 def load_keys(connection: sqlite3.Connection, run_id: str, keys: Iterable[str]) -> dict[str, Cursor]:
     """The cursors of a run's entries that have these keys. Raises CorruptRecordError for one that is damaged."""
-    found = {}
-    for key in keys:
-        rows = (connection.execute(query, (run_id, key)).fetchone() for query in _GET_KEY)
-        row = next((row for row in rows if row is not None), None)
-        if row is not None:
-            found[key] = cursor_in(run_id, row)
-    return found
+    asked = list(keys)
+    rows: dict[str, Any] = {}
+    for begin in range(0, len(asked), _MOST_KEYS):
+        some = asked[begin : begin + _MOST_KEYS]
+        for query in queries(len(some)):
+            for row in connection.execute(query, (run_id, *some)):
+                rows.setdefault(row[_KEY], row)
+    return {key: cursor_in(run_id, row) for key, row in rows.items()}
 
 
 def cursor_in(run_id: str, row: Sequence[Any]) -> Cursor:
