@@ -162,3 +162,32 @@ def test_one_id_in_two_namespaces_names_two_checkpoints(places: Places) -> None:
             assert found is not None
             assert found.checkpoint["channel_values"] == {"x": namespace}
         assert len(list(saver.list({"configurable": {"thread_id": "t"}}))) == 2
+
+
+@pytest.mark.parametrize("place", ["sqlite", "fake"])
+def test_an_older_checkpoint_is_read_where_it_lies_now(places: Places, place: str) -> None:
+    """Wherever this saver knew it before: the thread was deleted since, and imported anew, say."""
+    names = [f"checkpoint {number}" for number in range(4)]
+
+    def fill(saver: Any, what: str, before: int) -> None:
+        for number, name in enumerate([*(f"other {number}" for number in range(before)), *names]):
+            parent = None if number == 0 else saver.get_tuple(config_of("t")).checkpoint["id"]
+            made = checkpoint({"x": [what, name]}, {"x": number + 1}, name)
+            metadata: Any = {"source": "loop", "step": number - 1, "parents": {}}
+            config = saver.put(config_of("t", parent), made, metadata, {"x": number + 1})
+            saver.put_writes(config, [("x", what)], f"task of {name}")
+
+    def told(saver: Any) -> list[Any]:
+        found = [saver.get_tuple(config_of("t", name)) for name in names[:-1]]
+        return [(one.checkpoint["channel_values"]["x"], one.pending_writes) for one in found]
+
+    def expected(what: str) -> list[Any]:
+        return [([what, name], [(f"task of {name}", "x", what)]) for name in names[:-1]]
+
+    with places.sync(place) as saver, places.sync(place) as another:
+        fill(saver, "old", 0)
+        assert told(saver) == told(saver) == told(another) == told(another) == expected("old")
+        another.delete_thread("t")
+        assert saver.get_tuple(config_of("t", names[0])) is None
+        fill(another, "new", 2)
+        assert told(saver) == told(saver) == expected("new")

@@ -238,6 +238,7 @@ def _whole(
     whole = []
     for each in chosen:
         channels = yield from gather(context, each.place, each.saved, each.offset, payloads)
+        context.known.note_located(each.place, each.saved.id, each.offset, each.saved.channels)
         whole.append(give(context, each.place, each.saved, channels, each.written))
     return whole, {offset: payloads[offset] for offset in wanted}
 

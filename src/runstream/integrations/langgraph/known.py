@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from runstream.integrations.langgraph.channels import Channel
+from runstream.integrations.langgraph.channels import Channel, Table, located
 from runstream.integrations.langgraph.mapping import Place
 from runstream.integrations.langgraph.saved import Saved
 from runstream.model.errors import ConcurrencyConflict
@@ -24,6 +24,7 @@ FOLLOWS = -1
 T = TypeVar("T")
 
 _MOST_PLACES = 10_000
+_MOST_LOCATED = 10_000  # checkpoints
 _MOST_REMEMBERED = 1_000  # checkpoints of one place
 _HEAD_BYTES = 2_000  # what Python holds for a checkpoint without its values, about
 
@@ -78,6 +79,7 @@ class Known:
         self._lock = threading.Lock()
         self._heads: OrderedDict[Place, tuple[Head | None, int]] = OrderedDict()
         self._bytes = 0
+        self._located: OrderedDict[tuple[Place, str], tuple[int, Sequence[int]]] = OrderedDict()
         self._remembered: OrderedDict[Place, _Remembered] = OrderedDict()
         self._leases: dict[str, Leased] = {}
         self._tasks: OrderedDict[str, set[Place]] = OrderedDict()
@@ -137,6 +139,30 @@ class Known:
         former = self._heads.pop(place, None)
         if former is not None:
             self._bytes -= former[1]
+
+    # -- where older ones lie ------------------------------------------------------------------------------
+
+    def note_located(self, place: Place, checkpoint_id: str, offset: int, table: Table) -> None:
+        """Note where the event of a checkpoint lies, and those that have its values.
+
+        Args:
+            place: Its place.
+            checkpoint_id: Its id.
+            offset: The offset of its event.
+            table: Where its values lie, as that says.
+        """
+        parts = {each for entry in table.values() for each in located(entry, offset)}
+        with self._lock:
+            self._located[place, checkpoint_id] = offset, tuple(parts - {offset})
+            if len(self._located) > _MOST_LOCATED:
+                self._located.popitem(last=False)
+
+    def located(self, place: Place, checkpoint_id: str) -> tuple[int, Sequence[int]] | None:
+        """Where the event of a checkpoint lay, and those that had its values; None: that is not known.
+
+        It may be there no more.
+        """
+        return self._located.get((place, checkpoint_id))
 
     # -- who may write -----------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from runstream.integrations.langgraph.channels import Channel, located, read_channel
 from runstream.integrations.langgraph.context import Context
@@ -12,11 +12,12 @@ from runstream.integrations.langgraph.known import Head
 from runstream.integrations.langgraph.mapping import CLEARED, SAVED, WRITES, Place, checkpoint_in
 from runstream.integrations.langgraph.saved import Saved, Written, part_name, pending_writes, stored_part
 from runstream.integrations.langgraph.upstream import CheckpointTuple, RunnableConfig
-from runstream.model.errors import ConfigurationError
+from runstream.model.errors import ConfigurationError, RunstreamError
 from runstream.model.results import Recorded
 from runstream.operations.arguments import ReadQuery
 from runstream.operations.filters import field_of, lane_of, payload_of, text_of
 from runstream.operations.operation import Operation, collect
+from runstream.operations.together import together
 
 __all__ = [
     "Loaded",
@@ -32,6 +33,8 @@ __all__ = [
     "payloads_at",
     "written_in",
 ]
+
+T = TypeVar("T")
 
 _NUMBERS_AT_ONCE = 32
 _FIRST_PAGE, _LARGEST_PAGE = 4, 512  # events: the next checkpoint mostly follows what one or two tasks wrote
@@ -139,19 +142,39 @@ def find_checkpoint(
 ) -> Operation[tuple[Head, Sequence[Written]] | None]:
     """A checkpoint by its id, with what was written after it; None for one that is not there."""
     named = [(place, checkpoint_id)]
-    (offset,), further = yield from _find_offsets(context, named, with_own=True)
+    found = _find_offsets(context, named, with_own=True)
+    # where it was known to lie before: that is read in the same step
+    was_at, parts_at = context.known.located(place, checkpoint_id) or (0, ())
+    if was_at:
+        presumed = _unless_moved(_read_on(context, place, checkpoint_id, was_at, was_at - 1))
+        parts = _unless_moved(payloads_at(context, place, parts_at))
+        ((offset,), further), there, at_hand = yield from together(found, presumed, parts)
+    else:
+        ((offset,), further), there, at_hand = (yield from found), None, None
     said = (yield from _said_at(context, named, further))[place, checkpoint_id]
     if is_cleared(said):
         return None
     offset = next((item.offset for item in reversed(said) if kind_of(item) == SAVED), offset)
     if offset is None:
         return None
-    own, following = yield from _read_on(context, place, checkpoint_id, offset, offset - 1)
+    if offset != was_at or there is None:
+        there = yield from _read_on(context, place, checkpoint_id, offset, offset - 1)
+    own, following = there
     if own is None:
         return None
     payload = payload_of(own.event)
-    channels = yield from gather(context, place, Saved.of(payload), offset, {offset: payload})
-    return Head(Saved.of(payload), channels, offset), [*following, *written_in(said)]
+    saved = Saved.of(payload)
+    channels = yield from gather(context, place, saved, offset, {**(at_hand or {}), offset: payload})
+    context.known.note_located(place, checkpoint_id, offset, saved.channels)
+    return Head(saved, channels, offset), [*following, *written_in(said)]
+
+
+def _unless_moved(operation: Operation[T]) -> Operation[T | None]:
+    """What an operation reads of where something lay; None if it cannot be read there."""
+    try:
+        return (yield from operation)
+    except RunstreamError:
+        return None
 
 
 def find_following(context: Context, place: Place, checkpoint_id: str, offset: int) -> Operation[list[Written]]:
