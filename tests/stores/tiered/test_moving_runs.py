@@ -203,7 +203,7 @@ def fake(make_backend: Callable[[str], Backend]) -> Hot:
 
 @pytest.mark.one_in(12)
 @pytest.mark.parametrize("how", READS)
-@pytest.mark.parametrize("moment", ["run_info", "read", "follow"])
+@pytest.mark.parametrize("moment", ["run_info", "read", "follow", "continuing"])
 def test_a_run_that_is_archived_and_forgotten_while_it_is_looked_at_is_not_shorter(
     fake: Hot, archive: Any, moment: str, how: str
 ) -> None:
