@@ -260,7 +260,8 @@ class Seen(NamedTuple):
     """The last cursor that a writer or reader saw of a run, with the start of that history, as Redis writes them.
 
     ``offset`` is the cursor's offset, parsed. ``lane_id``, ``wrote`` and ``wrote_seq`` tell of the writer's own
-    last event: its lane, its offset and its seq; "", 0 and 0 for none.
+    last event: its lane, its offset and its seq; "", 0 and 0 for none. ``since`` is the cursor from which on the
+    writer has written all up to ``last`` itself, so that both are of one history; b"" if that is not known.
     """
 
     start: bytes
@@ -269,6 +270,7 @@ class Seen(NamedTuple):
     lane_id: str = ""
     wrote: int = 0
     wrote_seq: int = 0
+    since: bytes = b""
 
     @property
     def cursor(self) -> Cursor:

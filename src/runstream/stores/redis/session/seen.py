@@ -24,11 +24,15 @@ class SeenBook:
 
     Those that were not updated for the longest time are kept in a packed form. The number of runs is bounded all
     the same: where one is dropped, a warning says so, once.
+
+    A reply may come late, after those of later appends. Unless what they wrote follows it without a gap, nobody
+    knows whether the server has it still: a failover may lie in between. Then the next append proves that.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, Seen] = OrderedDict()
+        self._unsure: dict[str, list[Seen]] = {}
         self._older = PackedCursors(_MAX_OLDER)
         self._has_older = False
         self._has_warned = False
@@ -46,8 +50,21 @@ class SeenBook:
         with self._lock:
             return self._seen.get(run_id) or self._older.get(run_id)
 
+    def to_prove(self, run_id: str) -> Seen | None:
+        """The cursor that the next append is to prove: one that came late, or the last one; None for none."""
+        unsure = self._unsure and self._unsure.get(run_id)
+        return unsure[0] if unsure else self.get(run_id)
+
     def note(
-        self, run_id: str, start: bytes, last: bytes, offset: int, lane_id: str | None = None, seq: int = 0
+        self,
+        run_id: str,
+        start: bytes,
+        last: bytes,
+        offset: int,
+        lane_id: str | None = None,
+        seq: int = 0,
+        former: bytes = b"",
+        proven: Seen | None = None,
     ) -> None:
         """Note a cursor that was seen; within one history, only one that is further on.
 
@@ -58,18 +75,25 @@ class SeenBook:
             offset: That cursor's offset.
             lane_id: The lane of the event there, if it is this store's own; None: somebody's.
             seq: Its seq, if it is this store's own.
+            former: Where the run ended before, if this store has appended what is between; b"": it has not.
+            proven: What the server has just found to be of the run's history.
         """
         with self._lock:
             known = self._seen.get(run_id)
             is_new = known is None
             if is_new and self._has_older:
                 known = self._older.get(run_id)
+            if self._unsure and proven is not None:
+                self._note_proven(run_id, proven, former, known)
             if known is not None and known.start == start and known.offset >= offset:
+                if former and last != known.last:
+                    self._note_late(run_id, Seen(start, last, offset, since=former), known)
                 return
+            since = known.since if known is not None and known.last == former else former
             if lane_id is not None:
-                self._seen[run_id] = Seen(start, last, offset, lane_id, offset, seq)
+                self._seen[run_id] = Seen(start, last, offset, lane_id, offset, seq, since)
             elif known is not None and known.start == start:
-                self._seen[run_id] = known._replace(last=last, offset=offset)
+                self._seen[run_id] = known._replace(last=last, offset=offset, since=since)
             else:
                 self._seen[run_id] = Seen(start, last, offset)
             self._seen.move_to_end(run_id)
@@ -80,7 +104,36 @@ class SeenBook:
         """Forget a run: the next call takes it as it is then."""
         with self._lock:
             self._seen.pop(run_id, None)
+            self._unsure.pop(run_id, None)
             self._older.forget(run_id)
+
+    def _note_late(self, run_id: str, late: Seen, known: Seen) -> None:
+        """Note the cursor of an append whose reply has come after that of a later one."""
+        unsure = self._unsure.get(run_id, [])
+        if late not in unsure:
+            unsure.append(late)
+        while (before := next((one for one in unsure if one.last == known.since), None)) is not None:
+            unsure.remove(before)  # what was written after it follows it without a gap
+            known = self._seen[run_id] = known._replace(since=before.since)
+        self._keep_unsure(run_id, unsure)
+
+    def _note_proven(self, run_id: str, proven: Seen, former: bytes, known: Seen | None) -> None:
+        """Note that an append has proven a cursor; where that came late, the last one is not proven by it."""
+        unsure = self._unsure.get(run_id)
+        if unsure is None or proven not in unsure:
+            return
+        unsure.remove(proven)
+        if known is not None and known.last not in (former, proven.last):
+            unsure.append(known)
+        self._keep_unsure(run_id, unsure)
+
+    def _keep_unsure(self, run_id: str, unsure: list[Seen]) -> None:
+        if unsure:
+            self._unsure[run_id] = unsure
+        else:
+            self._unsure.pop(run_id, None)
+        if len(self._unsure) > _MAX_SEEN:
+            del self._unsure[next(iter(self._unsure))]
 
     def _pack_oldest(self) -> None:
         self._has_older = True

@@ -41,7 +41,7 @@ def append_event(
 ) -> Operation[Applied]:
     """Append one event to its run."""
     producer = session.producers.take()
-    sent_at, seen = session.server_clock.now(), session.seen.get(run_id)
+    sent_at, seen = session.server_clock.now(), session.seen.to_prove(run_id)
     call = event_call(session.keys, run_id, event, producer.name, producer.number, sent_at, seen, sender)
     begun = time.monotonic()
     try:
@@ -72,6 +72,7 @@ def append_event(
         return outcome
     session.producers.give_back(producer)
     last, server_time, lane_before = fields
-    note_reply(session, run_id, server_time, seen.start, last, seen.offset + 1, event.lane_id, event.seq)
+    offset = seen.offset + 1
+    note_reply(session, run_id, server_time, seen.start, last, offset, event.lane_id, event.seq, seen.last, seen)
     session.coverage.appended_one(run_id, event.lane_id, parse_start(seen.start), seen.offset, int(lane_before))
     return Applied((event,), seen.last, last)

@@ -16,7 +16,7 @@ from runstream.model.results import Cursor, E, LeaseGrant, S
 from runstream.model.state import status_after
 from runstream.operations.arguments import Sender
 from runstream.operations.operation import Exchange, Operation, Pause, Refusal, Resent, was_unsent
-from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending, Shared
+from runstream.stores.redis.append_batch import Batch, LaneSpan, Seen, Sending, Shared
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
 from runstream.stores.redis.damage import corrupt_key
 from runstream.stores.redis.operations.client.lineage import keys_in_ancestors
@@ -178,13 +178,16 @@ def note_reply(
     offset: int,
     lane_id: str | None,
     seq: int,
+    former: bytes,
+    proven: Seen | None,
 ) -> None:
     """Note what the reply to an applied batch tells: the server's time and the run's last cursor.
 
-    ``offset`` is that cursor's, ``lane_id`` and ``seq`` those of the event there, if the batch has written it.
+    ``offset`` is that cursor's, ``lane_id`` and ``seq`` those of the event there, if the batch has written it;
+    ``former`` is where the run ended before, ``proven`` what the server has looked for in its history.
     """
     session.server_clock.update(server_time)
-    session.seen.note(run_id, start, last, offset, lane_id, seq)
+    session.seen.note(run_id, start, last, offset, lane_id, seq, former, proven)
 
 
 def _begin(session: Session[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt[Session[E, S]]:
@@ -192,7 +195,7 @@ def _begin(session: Session[E, S], batch: Batch, producer: Producer, *, checked:
         producer.name,
         producer.number,
         session.server_clock.now(),
-        session.seen.get(batch.run_id) if checked else None,
+        session.seen.to_prove(batch.run_id) if checked else None,
         session.max_hot_events,
     )
     return Attempt(session, batch, append_call(session.keys, batch, sending), sending)
@@ -341,7 +344,10 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
         lanes, rest, known = _without_known(batch, rest)
     at_last = max(lanes, key=lambda lane: lanes[lane].last, default=None)
     seq = 0 if at_last is None else lanes[at_last].last_seq
-    note_reply(session, run_id, server_time, began, last, last_offset, at_last, seq)
+    proven = (
+        None if attempt.is_resent else attempt.sending.seen
+    )  # else by then: the reply may be one that was kept
+    note_reply(session, run_id, server_time, began, last, last_offset, at_last, seq, former, proven)
     if lanes or not batch.events:
         before = parse_offset(former)
         ends = {}
