@@ -67,8 +67,8 @@ class SnapshotHistoryFile:
             raise
         finally:
             os.close(handle)
-        if self._lines is not None:
-            self._lines += len(lines)
+        before = self._lines if end else 0
+        self._lines = None if before is None else before + len(lines)
         return end
 
     def cut(self, end: int) -> None:
