@@ -11,25 +11,6 @@ from runstream.model.run_head import EndedLane, SnapshotHead
 __all__ = ["HotLanes", "LaneFacts"]
 
 
-class HotLanes(NamedTuple):
-    """What Redis tells of the lanes of a run.
-
-    Attributes:
-        infos: The lanes that it knows, by name.
-        are_all: Whether the run has no others.
-        leases: Who holds which lane, also one that Redis does not know; None: the whole run.
-    """
-
-    infos: list[LaneInfo]
-    are_all: bool
-    leases: Mapping[str | None, str]
-
-    @property
-    def names(self) -> list[str]:
-        """The lanes that it knows."""
-        return [info.lane_id for info in self.infos]
-
-
 class LaneFacts(NamedTuple):
     """What is noted of the lanes of a run, by lane.
 
@@ -45,11 +26,15 @@ class LaneFacts(NamedTuple):
     ends: Mapping[str, EndedLane] = {}
     leases: Mapping[str | None, str] = {}
 
-    def infos(self) -> list[LaneInfo]:
-        """What is known of each lane that has events or a snapshot, by name."""
+    @property
+    def names(self) -> set[str]:
+        """The lanes that have events or a snapshot."""
         names = {lane_id for lane_id, (last, _) in self.lasts.items() if last}
-        names |= {lane_id for lane_id in self.snapshots if lane_id is not None}
-        return [self._info(lane_id) for lane_id in sorted(names)]
+        return names | {lane_id for lane_id in self.snapshots if lane_id is not None}
+
+    def infos(self) -> list[LaneInfo]:
+        """What is known of each lane, by name."""
+        return [self._info(lane_id) for lane_id in sorted(self.names)]
 
     def _info(self, lane_id: str) -> LaneInfo:
         last, seq = self.lasts.get(lane_id, (0, 0))
@@ -57,3 +42,27 @@ class LaneFacts(NamedTuple):
         is_ended = end is not None and end.is_end_of(last, "" if snapshot is None else snapshot.token)
         covered = None if snapshot is None else snapshot.offset
         return LaneInfo(lane_id, last, seq, covered, is_ended, self.leases.get(lane_id))
+
+    def beside(self, archived: LaneFacts) -> LaneFacts:
+        """These, which Redis has, and what an archive has: the last events, and all of a lane that is not here."""
+        here = self.names
+        snapshots = {lane: head for lane, head in archived.snapshots.items() if lane not in here}
+        ends = {lane: end for lane, end in archived.ends.items() if lane not in here}
+        return LaneFacts(
+            {**archived.lasts, **self.lasts},
+            {**snapshots, **self.snapshots},
+            {**ends, **self.ends},
+            self.leases,
+        )
+
+
+class HotLanes(NamedTuple):
+    """What Redis tells of the lanes of a run.
+
+    Attributes:
+        facts: What it notes of those that it knows. Leases also of a lane that it does not know.
+        are_all: Whether the run has no others.
+    """
+
+    facts: LaneFacts
+    are_all: bool

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic
 
 from runstream.model.identifiers import check_name, check_run_id
-from runstream.model.results import Cursor, E, LaneInfo, Recorded, S
+from runstream.model.results import Cursor, E, Recorded, S
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery
 from runstream.operations.filters import lane_of, seq_of
@@ -143,9 +143,9 @@ class Lineage(ABC, Generic[E, S]):
         return facts._replace(lasts=lasts, ends={**ends, **facts.ends})
 
     @in_one_call
-    def own_lanes(self, run_id: str) -> list[LaneInfo]:
-        """The lanes of the run's own events and snapshots, by name."""
-        return self._own_lane_facts(run_id).infos()
+    def own_lane_facts(self, run_id: str) -> LaneFacts:
+        """What is noted of the lanes of the run's own events and snapshots."""
+        return self._own_lane_facts(run_id)
 
     @in_one_call
     def last_seq(self, run_id: str, lane_id: str) -> int:

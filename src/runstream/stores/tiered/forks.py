@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 from runstream.model.archive_records import ArchiveSnapshot
-from runstream.model.results import Cursor, E, LaneInfo, Recorded, RunInfo, S
+from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead
-from runstream.operations.arguments import ReadQuery, parse_position
-from runstream.operations.filters import lane_of, seq_of
+from runstream.operations.arguments import parse_position
 from runstream.operations.lineage import Segment, ancestry_of, segments_of
-from runstream.operations.operation import Operation, blocking, collect
+from runstream.operations.operation import Operation, blocking
 from runstream.operations.run_forks import Brought, ForkOptions
 from runstream.stores.tiered.boundary import Boundary, HotAndArchive
 
-__all__ = ["all_lanes", "ancestry_in", "detach", "fork", "last_seq_back", "segments_in", "shared_segments"]
-
-_PAGE = 500
+__all__ = ["ancestry_in", "detach", "fork", "segments_in", "shared_segments"]
 
 
 def segments_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[Segment]]:
@@ -107,34 +103,3 @@ def detach(tiers: HotAndArchive[E, S], run_id: str, of: str) -> Operation[None]:
             rest = yield from tiers.hot.once_shared(header, after)
             yield from blocking(tiers.archive.make_whole, header, rest, shared)
     yield from tiers.hot.let_go(run_id, of)
-
-
-def last_seq_back(tiers: HotAndArchive[E, S], run_id: str, lane_id: str) -> Operation[int]:
-    """The ``seq`` of a lane's last event, found by reading a fork backwards; 0 for a lane without one."""
-    before: int | None = None
-    while True:
-        query = ReadQuery(before=before, limit=_PAGE, reverse=True, on_corrupt="skip")
-        recorded: list[Recorded[E]] = yield from collect(tiers.read(run_id, query))
-        for item in recorded:
-            if lane_of(item.event) == lane_id:
-                return seq_of(item.event)
-        if not recorded:
-            return 0
-        before = recorded[-1].offset
-
-
-def all_lanes(
-    tiers: HotAndArchive[E, S], run_id: str, known: Mapping[str, LaneInfo]
-) -> Operation[dict[str, LaneInfo]]:
-    """The lanes of a fork: those that are known, and those that only what it shares has. Leases are left out."""
-    found = dict(known)
-    lasts: dict[str, tuple[int, int]] = {}
-    recorded: list[Recorded[E]] = yield from collect(tiers.read(run_id, ReadQuery(on_corrupt="skip")))
-    for item in recorded:
-        lasts[lane_of(item.event)] = item.offset, seq_of(item.event)
-    for lane_id, (offset, seq) in lasts.items():
-        if lane_id not in found or found[lane_id].last_offset < offset:
-            former = found.get(lane_id)
-            snapshot = None if former is None else former.snapshot_offset
-            found[lane_id] = LaneInfo(lane_id, offset, seq, snapshot, former is not None and former.ended)
-    return found

@@ -13,6 +13,7 @@ from runstream.model.results import Cursor, E, LaneInfo, Recorded, Recovery, Run
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
+from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.lineage import Segment
 from runstream.operations.operation import Operation, Stream, blocking
 from runstream.operations.run_forks import Brought, Fork
@@ -194,9 +195,9 @@ class LateArchive(Generic[E, S]):
         """The lanes of a run, by name."""
         return self._ask(lambda found: found.lanes(run_id), [])
 
-    def own_lanes(self, run_id: str) -> Operation[list[LaneInfo]]:
-        """The lanes of the run's own events, by name."""
-        return self._ask(lambda found: found.own_lanes(run_id), [])
+    def own_lane_facts(self, run_id: str) -> Operation[LaneFacts]:
+        """What is noted of the lanes of the run's own events and snapshots."""
+        return self._ask(lambda found: found.own_lane_facts(run_id), LaneFacts())
 
     def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
         """The latest snapshot of a run, or of one lane of it."""

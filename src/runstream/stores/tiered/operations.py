@@ -34,7 +34,8 @@ from runstream.operations.operation import Items, Operation, Stream, blocking, c
 from runstream.operations.people import answer_at
 from runstream.operations.run_forks import ForkOptions, has_forks
 from runstream.stores.tiered import erasing
-from runstream.stores.tiered.forks import all_lanes, detach, fork, last_seq_back
+from runstream.stores.tiered.forks import detach, fork
+from runstream.stores.tiered.lanes import lanes, last_seq_back
 from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
 from runstream.stores.tiered.recover import STANDS_FOR_ARCHIVED, archived_lane, recover
@@ -278,19 +279,7 @@ class TieredOperations(TieredSnapshots[E, S]):
 
     def lanes(self, run_id: str) -> Operation[list[LaneInfo]]:
         """The lanes of a run, by name: of those that have left Redis, what the archive knows."""
-        while True:
-            hot = yield from self.hot.hot_lanes(run_id)
-            if hot.are_all and (hot.infos or (yield from self.hot.run_info(run_id)) is not None):
-                return hot.infos
-            archived = yield from self.archive.own_lanes(run_id)
-            again = yield from self.hot.hot_lanes(run_id)
-            if [one.lane_id for one in again.infos] == [
-                one.lane_id for one in hot.infos
-            ]:  # else one has left meanwhile
-                known = {one.lane_id: one for one in (*archived, *again.infos)}
-                if (yield from self.locate(run_id)).parent is not None:
-                    known = yield from all_lanes(self, run_id, known)
-                return [replace(known[name], lease=again.leases.get(name)) for name in sorted(known)]
+        return lanes(self, run_id)
 
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run; of one that has left Redis, what the archive knows."""

@@ -59,5 +59,5 @@ def _recover_archived(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str | 
 
 def archived_lane(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str) -> Operation[LaneInfo | None]:
     """What the archive knows of a lane; None for nothing."""
-    lanes = yield from tiers.archive.own_lanes(run_id)
-    return next((one for one in lanes if one.lane_id == lane_id), None)
+    facts = yield from tiers.archive.own_lane_facts(run_id)
+    return next((one for one in facts.infos() if one.lane_id == lane_id), None)

@@ -27,7 +27,7 @@ def lanes(session: Session[E, S], run_id: str) -> Operation[list[LaneInfo]]:
     hot = yield from hot_lanes(session, run_id)
     if not hot.are_all:
         raise (yield from lanes_away(session, run_id))
-    return hot.infos
+    return hot.facts.infos()
 
 
 def hot_lanes(session: Session[E, S], run_id: str) -> Operation[HotLanes]:
@@ -40,7 +40,7 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[HotLanes]:
     with parsing(keys):
         run = run_of(run_id, meta, is_partial=False)
         if run is None:
-            return HotLanes([], True, {})
+            return HotLanes(LaneFacts(), True)
         fields = {name.decode(): value for name, value in meta.items() if b":" in name}
         lasts, are_all = lane_marks(meta), not {b"retired", b"ended"} & meta.keys()
         now = session.server_clock.now() or round(unix_seconds() * MICROSECONDS)
@@ -52,7 +52,7 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[HotLanes]:
         except EventsArchived:  # of a lane that has gone on in the parent, only its events tell where it was
             shared = SharedLanes({}, {}, are_all=False)
         lasts, ends, are_all = shared.lasts | lasts, {**shared.ends, **ends}, are_all and shared.are_all
-    return HotLanes(LaneFacts(lasts, run.head.snapshots, ends, leases).infos(), are_all, leases)
+    return HotLanes(LaneFacts(lasts, run.head.snapshots, ends, leases), are_all)
 
 
 def _leases(fields: Mapping[str, bytes], now: int) -> dict[str | None, str]:
