@@ -151,30 +151,6 @@ def test_a_tls_url_makes_a_tls_client(opener: Any) -> None:
     assert known == {"host": "example.invalid", "port": 7000, "db": 3, "username": "user", "password": "pass"}
 
 
-COMMANDS: list[tuple[Any, ...]] = [
-    ("EVALSHA", b"\0\r\n", 1, "ü", -7, 2.5, b""),
-    (b"HMGET k", *range(2_000)),
-    (b"GET", "x" * 9_999),
-    (b"SET", "k", b"x" * 99_999),
-    (b"SET", bytearray(b"k"), memoryview(b"v")),
-    ("SCRIPT LOAD", b"return 1"),
-]
-
-
-@pytest.mark.parametrize("opener", [open_client, open_async_client])
-def test_commands_are_packed_as_redis_py_packs_them(opener: Any) -> None:
-    ours: Any = opener("redis://example.invalid").connection_pool.connection_class()
-    kind: Any = redis.Connection
-    theirs = kind()
-    for command in COMMANDS:
-        assert b"".join(ours.pack_command(*command)) == b"".join(theirs.pack_command(*command))
-    pieces = ours.pack_commands(COMMANDS)
-    assert b"".join(pieces) == b"".join(theirs.pack_commands(COMMANDS))
-    assert len(pieces) == 3  # the large one is copied no more
-    with pytest.raises(redis.DataError):
-        ours.pack_commands([(b"SET", "k", None)])
-
-
 def test_the_environment_names_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RUNSTREAM_URL", f"sqlite:{tmp_path}/runs.db")
     with connect() as store:
