@@ -36,6 +36,10 @@ class LaneFacts(NamedTuple):
         """What is known of each lane, by name."""
         return [self._info(lane_id) for lane_id in sorted(self.names)]
 
+    def ended(self) -> list[EndedLane]:
+        """The ends of the lanes that are ended."""
+        return [self.ends[info.lane_id] for info in self.infos() if info.ended]
+
     def _info(self, lane_id: str) -> LaneInfo:
         last, seq = self.lasts.get(lane_id, (0, 0))
         snapshot, end = self.snapshots.get(lane_id), self.ends.get(lane_id)

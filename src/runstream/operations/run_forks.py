@@ -17,7 +17,7 @@ from runstream.model.errors import ConfigurationError, RunHasForks
 from runstream.model.identifiers import check_run_id, random_token
 from runstream.model.questions import Question
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import EndedLane, RunHead
 from runstream.model.state import RunStatus
 from runstream.model.tags import NO_TAGS, check_tags
 from runstream.operations.arguments import check_count
@@ -64,11 +64,13 @@ class Brought(NamedTuple):
         at: Its cursor at the offset at which it is to be forked, or the last one before that which the archive
             has.
         snapshots: The newest ones, of the run and of each lane, that cover no more than that.
+        ends: The ends of the lanes that had ended by then, and still are.
     """
 
     head: RunHead
     at: Cursor
     snapshots: Sequence[ArchiveSnapshot]
+    ends: Sequence[EndedLane] = ()
 
 
 class Fork(NamedTuple):

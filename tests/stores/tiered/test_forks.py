@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from runstream import DrainWorker, EventKind, EventsArchived, HistoryDiverged, PAEvent, RunHasForks
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
 from tests.support.backends import info_of
@@ -112,16 +113,17 @@ def test_a_lane_goes_on_and_a_key_is_known_wherever_they_were(
 def test_a_fork_has_the_lanes_of_what_it_shares_as_they_were_then_wherever_they_are(
     tiered: Tiered, hot: Hot, archive: Any, parent: str, forks: str
 ) -> None:
-    """Ended with a state, ended without one, never ended or opened again before the fork."""
-    for lane in ("done", "again", "going"):
+    """Ended with a state, ended without one, never ended, opened again before the fork, or after it."""
+    for lane in ("done", "again", "later", "going"):
         tiered.append("r", make_events("r", 1, lane_id=lane), snapshots={lane: make_state("r")})
-    tiered.append("r", make_events("r", 1, lane_id="bare"), end_lanes=["done", "again", "bare"])
+    tiered.append("r", make_events("r", 1, lane_id="bare"), end_lanes=["done", "again", "later", "bare"])
     move(hot, archive, parent, "r")
     tiered.append("r", make_events("r", 1, first=2, lane_id="again"))
-    tiered.fork("r", "f", at=5)
-    tiered.append("r", make_events("r", 1, first=2, lane_id="going"), end_lanes=["going"])
+    tiered.fork("r", "f", at=6)
+    tiered.append("r", make_events("r", 1, first=2, lane_id="later"), end_lanes=["going"])
     tiered.append("f", make_events("f", 1, first=2, lane_id="going"))
-    expected = [("again", 5, 2, False), ("bare", 4, 1, True), ("done", 1, 1, True), ("going", 6, 2, False)]
+    expected = [("again", 6, 2, False), ("bare", 5, 1, True), ("done", 1, 1, True)]
+    expected += [("going", 7, 2, False), ("later", 3, 1, True)]
 
     def of_f(store: Any) -> list[tuple[str, int, int, bool]]:
         return [(one.lane_id, one.last_offset, one.last_seq, one.ended) for one in store.lanes("f")]
@@ -131,9 +133,11 @@ def test_a_fork_has_the_lanes_of_what_it_shares_as_they_were_then_wherever_they_
     assert of_f(tiered) == of_f(TieredCheckpointer(stranger(hot), archive)) == expected
     if forks != "hot":
         assert of_f(archive) == expected
+    if forks != "archived":  # what trims has taken them out of Redis: a fork keeps no more of them than its parent
+        assert ("done" in namespace_of(hot).snapshot_lanes("f")) == (forks == "hot")
     with tiered.open_run("f", lane_id="done") as run:
         assert run.emit("agent.progress").event.seq == 2
-    assert [one.lane_id for one in tiered.lanes("f") if one.ended] == ["bare"]
+    assert [one.lane_id for one in tiered.lanes("f") if one.ended] == ["bare", "later"]
 
 
 def test_a_fork_at_an_offset_that_has_left_redis_takes_the_snapshot_that_the_archive_has(

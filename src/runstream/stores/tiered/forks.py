@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.results import Cursor, E, RunInfo, S
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import parse_position
 from runstream.operations.lineage import Segment, ancestry_of, segments_of
 from runstream.operations.operation import Operation, blocking
@@ -74,6 +75,7 @@ def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brou
         return None
     cursor: Cursor | None = None
     snapshots: dict[str | None, ArchiveSnapshot] = {}
+    ends: Sequence[EndedLane] = ()
     for segment in reversed((yield from segments_of(run_id, head, partial(_head_in, tiers)))):
         end = segment.end
         cursor = end if cursor is None and end is not None and end.offset == at else cursor
@@ -82,9 +84,11 @@ def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brou
         if part is None or there is None or part.head.creation != there.creation:
             continue
         cursor = part.at if cursor is None and part.at.offset == at else cursor
+        if segment.end is None:
+            ends = part.ends  # a fork has had those of what it shares from the beginning
         for one in part.snapshots:
             snapshots.setdefault(one.lane_id, one)
-    return Brought(head, cursor or head.start, [*snapshots.values()])
+    return Brought(head, cursor or head.start, [*snapshots.values()], ends)
 
 
 def detach(tiers: HotAndArchive[E, S], run_id: str, of: str) -> Operation[None]:

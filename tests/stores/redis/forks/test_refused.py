@@ -52,8 +52,8 @@ def test_what_came_between_two_steps_is_seen_by_the_scripts(redis_backend: Redis
     former = RunHead(parent.start, identity=parent.creation)
     assert ask(hot, *intent_call(keys, "p", former, 1, "h", fork, archived=False)) == [b"changed"]
     assert ask(hot, *intent_call(keys, "f", None, fork.creation, "h", fork, archived=True)) == [b"changed"]
-    assert ask(hot, *fork_call(keys, "f", fork, [])) == [b"given up"]
-    assert ask(hot, *fork_call(keys, "g", fork, [])) == [b"there"]
+    assert ask(hot, *fork_call(keys, "f", fork, [], [])) == [b"given up"]
+    assert ask(hot, *fork_call(keys, "g", fork, [], [])) == [b"there"]
     for run_id, creation in (("other", 1), ("nowhere", 1)):
         assert ask(hot, *fork_end_call(keys, run_id, creation, "f", fork.identity, fork.start)) == 0
     assert redis_backend.footprint() == before

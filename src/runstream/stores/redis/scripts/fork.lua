@@ -13,7 +13,8 @@
 --         {'partitions', n}    the namespace has n partitions
 --
 -- After 'ok': the fork is listed and in the indexes of its tags, has these snapshots and no events, and is due, so that the
--- archives get it. Sent again, whenever that comes, it makes no second one: what was deleted or given up is in `deleted`
+-- archives get it. With `end:LANE` among the fields a lane is ended from the beginning: its snapshot leaves once
+-- that is archived. Sent again, whenever that comes, it makes no second one: what was deleted or given up is in `deleted`
 -- for as long as a deletion is remembered.
 
 local now, meta = clock(), all_of(KEYS[2])

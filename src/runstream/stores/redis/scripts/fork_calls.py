@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.model.tags import TagSet
 from runstream.operations.operation import Command
 from runstream.stores.redis.append_batch import snapshot_field
@@ -66,7 +66,9 @@ def intent_call(
     return script_call(SCRIPT["fork_intent"], names, args)
 
 
-def fork_call(keys: Keys, run_id: str, fork: RunHead, snapshots: Sequence[CopiedSnapshot]) -> Command:
+def fork_call(
+    keys: Keys, run_id: str, fork: RunHead, snapshots: Sequence[CopiedSnapshot], ends: Sequence[EndedLane]
+) -> Command:
     """Make a fork.
 
     Args:
@@ -74,6 +76,7 @@ def fork_call(keys: Keys, run_id: str, fork: RunHead, snapshots: Sequence[Copied
         run_id: The fork.
         fork: The head that it begins with.
         snapshots: The snapshots that it begins with.
+        ends: The ends of the lanes that it begins with as ended.
     """
     run, tags = keys.run(run_id), fork.tags
     partition = run.partition
@@ -95,6 +98,7 @@ def fork_call(keys: Keys, run_id: str, fork: RunHead, snapshots: Sequence[Copied
             args += pair
         args += ("offset", noted.offset, "revision", noted.revision, "token", noted.token)
         fields[snapshot_field(noted.lane_id)] = f"{noted.offset} {noted.revision} {noted.token}"
+    fields |= {f"end:{end.lane_id}": f"{end.offset} {end.token or '-'}" for end in ends}
     optional = {
         "session": fork.session_id,
         "tags": tags.version,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from runstream.codec.lossless_json import load_json
 from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved
@@ -17,7 +18,7 @@ from runstream.codec.stored import STORED_PACKER
 from runstream.model.clock import unix_seconds
 from runstream.model.errors import ConfigurationError, EventsArchived, StoreUnavailable
 from runstream.model.results import Cursor, E, RunInfo, S
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
 from runstream.operations.messages import diverged
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.operations.run_forks import Brought, ForkOptions, as_state_of, check_fork, fork_head
@@ -30,6 +31,7 @@ from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.runs import run_info
 from runstream.stores.redis.operations.client.send import resolve_unanswered
+from runstream.stores.redis.operations.client.shared_lanes import lane_marks
 from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.operations.worker.noted_forks import NotedFork, give_up
 from runstream.stores.redis.people_notes import parse_questions
@@ -40,6 +42,9 @@ from runstream.stores.redis.session.session import Session
 __all__ = ["fork"]
 
 _ATTEMPTS = 10
+
+_Ends: TypeAlias = Mapping[str, EndedLane | None]
+"""The end of each lane that Redis knows; None for one that is not ended."""
 
 
 def fork(
@@ -57,7 +62,7 @@ def fork(
     options.check(run_id, new_run_id)
     yield from resolve_unanswered(session, [run_id, new_run_id])
     for _ in range(_ATTEMPTS):
-        parent, former, erasures = yield from _look(session, run_id, new_run_id)
+        parent, former, erasures, ends = yield from _look(session, run_id, new_run_id)
         head = parent or (None if brought is None else brought.head)
         at = check_fork(run_id, head, new_run_id, former, options.at)
         assert head is not None  # noqa: S101 - it was checked
@@ -77,7 +82,10 @@ def fork(
             facts = head.creation, new_run_id, made
             call = intent_call(session.keys, run_id, parent, *facts, archived=is_archived, erasures=erasures)
             made = yield from _intend(session, run_id, new_run_id, made, call)
-            if made is None or not (yield from _make(session, run_id, new_run_id, made, snapshots)):
+            if made is None:
+                continue
+            ended = _ended(ends, brought, at, snapshots)
+            if not (yield from _make(session, run_id, new_run_id, made, snapshots, ended)):
                 continue
         yield Exchange([fork_end_call(session.keys, run_id, head.creation, new_run_id, made.identity, made.start)])
         session.forget(new_run_id)
@@ -97,10 +105,10 @@ def _now(session: Session[E, S]) -> float:
 
 def _look(
     session: Session[E, S], run_id: str, new_run_id: str
-) -> Operation[tuple[RunHead | None, RunHead | None, bytes]]:
+) -> Operation[tuple[RunHead | None, RunHead | None, bytes, _Ends]]:
     """The head of the run, with tags and snapshots, and of the one that is to be made; None for one not there.
 
-    With them the run's last request to erase.
+    With them the run's last request to erase, and the ends of its lanes.
     """
     run, new = session.keys.run(run_id), session.keys.run(new_run_id)
     queries = [(b"HGETALL", run.meta), (b"HGETALL", run.tags), (b"HMGET", new.meta, *HEAD_FIELDS)]
@@ -111,11 +119,25 @@ def _look(
         known = run_of(run_id, meta, is_partial=False)
     if known is None:
         yield from check_absent([run])
-        return None, former, b""
+        return None, former, b"", {}
     with parsing(run, run.tags):
         of_run = parse_tags(meta.get(b"tags"), tags)
+        lanes = {*lane_marks(meta), *filter(None, known.head.snapshots)}
     head = replace(known.head, tags=of_run, questions=parse_questions(meta.get(b"questions")))
-    return head, former, meta.get(b"erasures", b"")
+    ends: _Ends = {**dict.fromkeys(lanes), **{end.lane_id: end for end in known.ended}}
+    return head, former, meta.get(b"erasures", b""), ends
+
+
+def _ended(ends: _Ends, brought: Brought | None, at: int, snapshots: Sequence[CopiedSnapshot]) -> list[EndedLane]:
+    """The ends of the lanes that had ended by an offset, each with the snapshot that the fork has of it."""
+    archived = {} if brought is None else {end.lane_id: end for end in brought.ends}
+    tokens = {noted.lane_id: noted.token for noted, _ in snapshots}
+    by_then = [end for end in {**archived, **ends}.values() if end is not None and end.offset <= at]
+    return [
+        end._replace(token=tokens.get(end.lane_id, ""))
+        for end in by_then
+        if end.token in (UNKNOWN_TOKEN, tokens.get(end.lane_id, ""))
+    ]
 
 
 def _cursor_at(
@@ -209,9 +231,10 @@ def _make(
     new_run_id: str,
     fork: RunHead,
     snapshots: Sequence[CopiedSnapshot],
+    ended: Sequence[EndedLane],
 ) -> Operation[bool]:
     """Make the fork. False if another of that name came first, or it was given up: its intent is taken back."""
-    ((outcome, *detail),) = yield Exchange([fork_call(session.keys, new_run_id, fork, snapshots)])
+    ((outcome, *detail),) = yield Exchange([fork_call(session.keys, new_run_id, fork, snapshots, ended)])
     if outcome == b"ok":
         return True
     yield from give_up(session.keys, [NotedFork(run_id, new_run_id, fork.identity, fork.start, False, 0)])
