@@ -1,4 +1,4 @@
-"""Commands are packed on connections of ours to the bytes that redis-py makes of them."""
+"""Commands are packed as redis-py packs them."""
 
 from __future__ import annotations
 

@@ -318,7 +318,7 @@ async def test_nobody_complains_of_an_opening_that_nobody_waits_for(caplog: pyte
         silent.listen()
         client = redis.asyncio.Redis(port=silent.getsockname()[1], socket_timeout=0.05)
         shared = shared_connection.SharedConnection(client)
-        packed = shared.packed(Exchange([(b"PING",)]))
+        packed = shared.pack(Exchange([(b"PING",)]))
         assert packed is not None
         asking = asyncio.create_task(shared.ask(packed))
         await asyncio.sleep(0)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
-from itertools import groupby
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
-import hiredis
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
 from redis.retry import Retry
 
 from runstream.model.errors import ConfigurationError
 from runstream.stores.redis.connection.client_settings import unconnected
+from runstream.stores.redis.connection.packing import packing_in_c
 from runstream.stores.redis.connection.url_options import check_url_options
 
 __all__ = [
@@ -64,7 +62,7 @@ def open_client(url: str) -> redis.Redis:
         retry = Retry(NoBackoff(), 0)  # the driver repeats, after more errors and up to a deadline
         client = redis.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
         pool: Any = client.connection_pool
-        pool.connection_class = _packing_in_c(pool.connection_class)
+        pool.connection_class = packing_in_c(pool.connection_class)
         unconnected(client)
         return client
 
@@ -75,53 +73,9 @@ def open_async_client(url: str) -> redis.asyncio.Redis:
         retry = AsyncRetry(NoBackoff(), 0)
         client = redis.asyncio.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
         pool: Any = client.connection_pool
-        pool.connection_class = _packing_in_c(pool.connection_class)
+        pool.connection_class = packing_in_c(pool.connection_class)
         unconnected(client)
         return client
-
-
-@cache
-def _packing_in_c(kind: Any) -> Any:
-    """A connection of redis-py that packs commands by hiredis, each in one step.
-
-    redis-py goes through the arguments before that, and for asyncio it packs them in Python.
-    """
-    return type(kind.__name__, (kind,), {"pack_command": _pack_command, "pack_commands": _pack_commands})
-
-
-def _pack_command(_: Any, *command: Any) -> list[bytes]:
-    return [_packed(command)]
-
-
-def _pack_commands(_: Any, commands: Iterable[tuple[Any, ...]]) -> list[bytes]:
-    """The commands, those that follow each other in one piece; a large one by itself, as joining copies it."""
-    packed = list(map(_packed, commands))
-    if not any(map(_is_large, packed)):
-        return [b"".join(packed)]
-    pieces: list[bytes] = []
-    for are_large, part in groupby(packed, _is_large):
-        together = list(part)
-        pieces += together if are_large else [b"".join(together)]
-    return pieces
-
-
-def _packed(command: tuple[Any, ...]) -> bytes:
-    if type(command[0]) is bytes and b" " not in command[0]:
-        try:
-            packed: bytes = hiredis.pack_command(command)
-        except TypeError:  # redis-py takes more than hiredis, or says what neither takes
-            pass
-        else:
-            return packed
-    return b"".join(_SERIALIZER.pack(*command))
-
-
-def _is_large(packed: bytes) -> bool:
-    return len(packed) > _LARGE_BYTES
-
-
-_SERIALIZER = HiredisRespSerializer()
-_LARGE_BYTES = 2**16
 
 
 @contextmanager

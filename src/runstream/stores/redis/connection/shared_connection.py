@@ -28,6 +28,7 @@ from runstream.stores.redis.connection.client_settings import (
     let_go,
     take_over,
 )
+from runstream.stores.redis.connection.packing import packed
 from runstream.stores.redis.connection.transactions import executed, in_transaction
 
 __all__ = ["SharedConnection", "shared_connection_of"]
@@ -97,11 +98,11 @@ class _Link(asyncio.BufferedProtocol):
             protocolError=exceptions.InvalidResponse, replyError=error_of, notEnoughData=_NOT_YET
         )
 
-    def ask(self, packed: Packed) -> asyncio.Future[Replies]:
+    def ask(self, asked: Packed) -> asyncio.Future[Replies]:
         """Send an exchange, with what others ask in this turn of the loop; gives the replies."""
         waits: asyncio.Future[Replies] = self._loop.create_future()
-        self._unwritten.append(_Asked(packed, [], waits))
-        self.bytes_under_way += len(packed.content)
+        self._unwritten.append(_Asked(asked, [], waits))
+        self.bytes_under_way += len(asked.content)
         if len(self._unwritten) == 1:
             self._loop.call_soon(self._write)
         elif len(self._unwritten) == _AT_ONCE:
@@ -207,22 +208,22 @@ class SharedConnection:
         """The connection that it has."""
         return [] if self._link is None else [self._link.connection]
 
-    def packed(self, exchange: Exchange) -> Packed | None:
+    def pack(self, exchange: Exchange) -> Packed | None:
         """An exchange as it is sent here; None for one that goes over the pool."""
         if exchange.is_long:
             return None
         is_atomic = exchange.atomic and len(exchange.commands) > 1
         commands = in_transaction(exchange.commands) if is_atomic else exchange.commands
         try:
-            packed = b"".join(map(hiredis.pack_command, commands))
-        except (TypeError, UnicodeError):  # redis-py says what is wrong
+            content = b"".join(map(packed, commands))
+        except (exceptions.DataError, UnicodeError):  # redis-py says so
             return None
         under_way = 0 if self._link is None else self._link.bytes_under_way
-        if len(packed) > _LARGEST_BYTES or under_way + len(packed) > _MOST_BYTES:
+        if len(content) > _LARGEST_BYTES or under_way + len(content) > _MOST_BYTES:
             return None
-        return Packed(packed, len(commands), is_atomic)
+        return Packed(content, len(commands), is_atomic)
 
-    async def ask(self, packed: Packed) -> Replies:
+    async def ask(self, asked: Packed) -> Replies:
         """Send an exchange, and give the replies, errors of the server among them.
 
         Raises:
@@ -233,10 +234,10 @@ class SharedConnection:
         if link is None or not link.is_taking:
             link = await self._opened()
         try:
-            replies = await link.ask(packed)
+            replies = await link.ask(asked)
         except _Unsent:  # it was closed before, and nobody had noticed
-            replies = await (await self._opened()).ask(packed)
-        return executed(replies) if packed.is_atomic else replies
+            replies = await (await self._opened()).ask(asked)
+        return executed(replies) if asked.is_atomic else replies
 
     async def _opened(self) -> _Link:
         """The connection, opened if it is not; who waits for that may be cancelled, and others go on waiting."""

@@ -210,7 +210,7 @@ async def _send(of_loop: LoopClient, exchange: Exchange) -> Replies:
     """The replies to an exchange over the connection that tasks share, or over one of the client's pool."""
     shared, commands = of_loop.shared, exchange.commands
     try:
-        if shared is not None and (packed := shared.packed(exchange)) is not None:
+        if shared is not None and (packed := shared.pack(exchange)) is not None:
             return await shared.ask(packed)
         return await _piped(of_loop.client, commands, atomic=exchange.atomic)
     except exceptions.OutOfMemoryError:  # it queues nothing, be it a read
