@@ -36,8 +36,9 @@ from runstream.repair.restore import restore_run
 from runstream.stores.capabilities import archive_of
 from runstream.stores.redis.operations.client import reader
 from runstream.stores.tiered import TieredCheckpointer
+from tests.stores.redis.layout.raw_keys import key_of
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
-from tests.support.backends import Backend, latest
+from tests.support.backends import Backend, RedisBackend, latest
 from tests.support.drain_tools import Outage
 from tests.support.kinds import on_every_server
 from tests.support.operations import hooked, last_seq, operations_of
@@ -292,6 +293,30 @@ def test_a_run_that_is_deleted_after_the_first_look_at_it_is_an_error_of_ours(fa
     driver.exchange_once = passing
     with pytest.raises(AcknowledgedWritesLost):
         list(store.read("r", reverse=reverse, limit=15))
+
+
+@pytest.mark.parametrize("read", ["follow", "read", "backwards"])
+def test_what_is_lost_and_put_back_while_it_is_read_is_not_passed_over(
+    hot: Hot, archive: Any, redis_backend: RedisBackend, read: str
+) -> None:
+    """A failover loses it, and its writer puts it back before the reader asks where the run ends."""
+    hot.append("r", make_events("r", 3))
+    drain(hot, archive, trim="never")
+    hot.append("r", make_events("r", 3, first=4))
+    names = [key_of(redis_backend, "r", what) for what in ("events", "meta")]
+
+    def lose(*_: Any) -> None:
+        for name in names:
+            redis_backend.raw.rename(name, f"{name}:lost")
+
+    def put_back(*_: Any) -> None:
+        for name in names:
+            if redis_backend.raw.exists(f"{name}:lost"):
+                redis_backend.raw.rename(f"{name}:lost", name)
+
+    looking = hooked(stranger(hot), read=once(lose), run_info=put_back, run_info_after=put_back)
+    with pytest.raises(AcknowledgedWritesLost):
+        READS[read](TieredCheckpointer(looking, archive))
 
 
 def test_a_cursor_just_before_the_boundary_is_checked_in_the_archive(fake: Hot, archive: Any) -> None:

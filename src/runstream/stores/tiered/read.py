@@ -241,7 +241,8 @@ class _Reader(Generic[E, S]):
         end = min(self._first_hot - 1, self._high)
         yield from self._check_archived(end)
         yield from self._read(self._tiers.archive.read, self.position, before=end + 1)
-        if self._remaining != 0:
+        if self._remaining != 0 and self.low < end:  # the last of it was erased; or the archive was cut back since
+            yield from self._tiers.check_archived(self._run_id, end, self._first_hot, is_hot=self._is_hot)
             self._complete(end)
 
     def _complete(self, end: int) -> None:

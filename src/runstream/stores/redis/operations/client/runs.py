@@ -12,6 +12,7 @@ from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.questions import pending_of
 from runstream.model.results import Cursor, E, RunInfo, S
+from runstream.model.run_head import RunHead
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
@@ -35,6 +36,7 @@ from runstream.stores.redis.replies import (
     parse_scores,
     parse_tags,
     run_id_of,
+    start_text,
     tag_names,
 )
 from runstream.stores.redis.scripts.calls import MICROSECONDS
@@ -52,16 +54,29 @@ _INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"questions", b"tags"
 
 def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
     """What is known of a run, or None."""
-    info, *_ = yield from run_info_after(session, run_id, None)
+    info, *_ = yield from _info_beside(session, run_id, Border(None))
     return info
 
 
 def run_info_after(
     session: Session[E, S], run_id: str, end: Cursor | None
 ) -> Operation[tuple[RunInfo | None, bool, int]]:
-    """What is known of a run, whether what Redis has goes on from a cursor, and where it begins."""
+    """What is known of a run, whether what Redis has goes on from a cursor, and where it begins.
+
+    Where it ends was seen then: what is read after that may not be less, if a failover has lost it meanwhile.
+    """
+    info, head, goes_on = yield from _info_beside(session, run_id, Border(end))
+    known, start = session.seen.get(run_id), start_text(head).encode()
+    if info is not None and goes_on and (known is None or known.start == start):
+        session.seen.note(run_id, start, str(head.last).encode(), head.last.offset)
+    return info, goes_on, head.before_first.offset
+
+
+def _info_beside(
+    session: Session[E, S], run_id: str, border: Border
+) -> Operation[tuple[RunInfo | None, RunHead, bool]]:
     check_run_id(run_id)
-    keys, border = session.keys.run(run_id), Border(end)
+    keys = session.keys.run(run_id)
     queries: list[Command] = [(b"HMGET", keys.meta, *_INFO), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
     queries.append((b"HGETALL", keys.tags))
     meta, first, tags, *beside = yield Exchange([*queries, *border.queries(keys)], atomic=True)
@@ -69,7 +84,7 @@ def run_info_after(
     if info is None:
         yield from check_absent([keys])
     head = parse_head(keys, meta[: len(HEAD_FIELDS)])
-    return info, info is None or border.is_passed(run_id, head, beside), head.before_first.offset
+    return info, head, info is None or border.is_passed(run_id, head, beside)
 
 
 def runs(
