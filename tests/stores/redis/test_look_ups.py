@@ -11,8 +11,8 @@ from tests.stores.redis.layout.raw_keys import key_of
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, open_hot, put_raw
-from tests.support.operations import entries_in, exchanges_in
-from tests.support.samples import make_event, make_events
+from tests.support.operations import entries_in, exchanges_in, operations_of
+from tests.support.samples import make_event, make_events, make_state
 from tests.support.unfinished import leave_entries
 
 
@@ -108,3 +108,19 @@ def test_what_a_refused_append_has_left_does_not_count(hot: Hot, redis_backend: 
         reader_of.read_at("r", [31])
     hot.save_event(make_event("r", 32))
     assert reader_of.find("r", ["left"]) == [31]
+
+
+def test_large_events_that_a_snapshot_covers_do_not_come_with_it(redis_backend: RedisBackend) -> None:
+    """Once it was told that they are large; what comes after it does."""
+    store = open_hot(redis_backend)
+    events = [make_event("large", offset, payload={"text": "x" * 70_000}) for offset in range(1, 6)]
+    store.append("large", events[:3], snapshot=make_state("large"))
+    sizes = []
+    for _ in range(2):
+        found, sent = exchanges_in(store, operations_of(store).recover("large", None))
+        assert (found.offset, found.events) == (3, [])
+        sizes.append(sum(len(repr(replies)) for _, replies in sent))
+    assert sizes[0] > 3 * 70_000 > 2 * 70_000 > sizes[1]  # one may be what was seen last
+    store.append("large", events[3:])
+    for each in (store, open_hot(redis_backend)):
+        assert [item.offset for item in each.recover("large").events] == [4, 5]

@@ -37,7 +37,7 @@ __all__ = [
 T = TypeVar("T")
 
 _NUMBERS_AT_ONCE = 32
-_FIRST_PAGE, _LARGEST_PAGE = 4, 512  # events: the next checkpoint mostly follows what one or two tasks wrote
+_FIRST_PAGE, _LARGEST_PAGE = 3, 512  # events: the next checkpoint mostly follows what one or two tasks wrote
 
 
 class Loaded(NamedTuple):

@@ -27,10 +27,10 @@ class LogReader(RunReader):
         is_asked = query.limit != 0 and not (query.reverse and query.limit is None)
         if not is_asked or (query.before is not None and query.before <= low + 1):
             return (yield from self.open(cursor))
-        if query.before is not None:
-            self._presume(query.before - 1)
-        elif query.limit is not None and not query.reverse:
-            self._presume(low + query.limit)
+        ends = [] if query.before is None else [query.before - 1]
+        ends += [] if query.limit is None or query.reverse else [low + query.limit]
+        if ends:
+            self._presume(min(ends), min(ends) - low if query.limit is None else query.limit)
         first, last, count = str(low + 1), "+" if query.before is None else str(query.before - 1), 0
 
         def queries() -> Sequence[Command]:

@@ -354,11 +354,10 @@ class RunReader:
             )
         raise error
 
-    def _presume(self, end: int) -> None:
-        """Ask for a page at first, if it was told how large the records up to an offset may be."""
+    def _presume(self, end: int, count: int) -> None:
+        """Ask for so many entries up to an offset, if they fit a page by what was told of their sizes."""
         told = self.session.largest.get(self.run_id)
-        if end <= told.offset:
-            self._pace.largest = told.largest
+        self._pace = PageSize(min(PAGE, count), told.largest if end <= told.offset else None)
 
     def _learn(self, head: RunHead) -> None:
         self._pace.largest = head.largest

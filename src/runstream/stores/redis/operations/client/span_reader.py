@@ -17,6 +17,8 @@ from runstream.stores.redis.replies import parse_cursor, parse_records
 
 __all__ = ["SpanReader", "Spans"]
 
+_LAST, _LAST_BYTES = 8, 65_536  # of a run's last entries
+
 Spans: TypeAlias = Sequence[tuple[int, int]]
 """Spans of a run, in order: after the first offset of each, up to its second."""
 
@@ -25,8 +27,17 @@ class SpanReader(RunReader):
     """Reads spans of one run, and checks as every reader that nothing is missing and that it is one history."""
 
     def open_beside(self, queries: Sequence[Command]) -> Operation[tuple[RunHead, Page, Sequence[Any]]]:
-        """The same, with the run's last few entries, and the replies to further queries of that moment."""
-        end = PageSize(PAGE)
+        """The same, with the run's last few entries, and the replies to further queries of that moment.
+
+        With none where the run's records are large: they are mostly not wanted.
+        """
+        few = min(_LAST, _LAST_BYTES // (self.session.largest.get(self.run_id).largest or 1))
+        if few == 0:
+            head, replies = yield from self.open_with(lambda: queries)
+            if head.last.offset > head.start.offset:
+                self.remember(head, head.last)
+            return head, [], replies
+        end = PageSize(PAGE, first=few)
         head, (entries, *replies) = yield from self.open_with(
             lambda: [self._back_query("+", end.count), *queries], end
         )
@@ -47,7 +58,7 @@ class SpanReader(RunReader):
             wanted: Spans: after the first offset of each, up to its second.
             head_of: Gets where the run stands.
         """
-        self._presume(max((high for _, high in wanted), default=0))
+        self._presume(max((high for _, high in wanted), default=0), sum(high - low for low, high in wanted))
         asked, rest = cut(wanted, self._pace.count)
 
         def queries() -> Sequence[Command]:
