@@ -7,6 +7,7 @@ To make one costs the same whatever the parent's length: it has a head, and copi
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _MOST_NAMED = 10
+_TRIES = 3  # at detaching one: a worker may write to an archive what it had loaded of it while it was a fork
 
 T = TypeVar("T")
 
@@ -190,17 +192,17 @@ def without_forks(
     Raises:
         RunHasForks: They stay in the way, or one is only about to be made.
     """
-    detached: set[str] = set()
+    tries = Counter[str]()
     while True:
         try:
             return (yield from attempt())
         except RunHasForks as error:
-            run_id, forks = error.run_id, [fork for fork in error.forks if fork not in detached]
+            run_id, forks = error.run_id, [fork for fork in error.forks if tries[fork] < _TRIES]
             if detach is None or not forks:
                 raise
         for fork in forks:
             yield from detach(fork, run_id)
-        detached.update(forks)
+        tries.update(forks)
 
 
 def has_forks(run_id: str, forks: Sequence[Fork], what: str = "deleted") -> RunHasForks:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runstream import DrainWorker, SQLiteCheckpointer
+from runstream import DrainWorker, SQLiteCheckpointer, StoreUnavailable
 from runstream.model.archive_records import RunBatch
+from runstream.operations.operation import Operation
+from runstream.operations.run_forks import without_forks
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered import TieredCheckpointer
+from tests.stores.redis.forks.forking_tools import Stepped
 from tests.stores.tiered.test_forks import ALL, PLACES, make_family, move, seqs
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
 from tests.support.backends import RedisBackend, info_of
 from tests.support.drain_tools import Hooked, parked
+from tests.support.operations import operations_of
 from tests.support.samples import make_event, make_events
 
 
@@ -146,3 +151,34 @@ def test_archives_without_the_parent_of_a_fork_have_all_of_it_by_those_from_whic
         for store in (archive, other, tiered):
             check_alone(store)
         assert verify_run("g", hot=hot, sinks=both).difference is None
+
+
+def test_what_a_worker_writes_late_of_a_fork_that_was_detached_holds_up_no_deletion(
+    tiered: Tiered, hot: Hot, archive: Any
+) -> None:
+    """It had loaded the fork before, of which the archive had nothing: it shares no event, and has none itself."""
+    tiered.append("r", make_events("r", 2))
+    tiered.fork("r", "f", at=0)
+    operations, late = operations_of(tiered), list[RunBatch]()
+
+    def keep(batches: Sequence[RunBatch]) -> None:
+        late.extend(batch for batch in batches if batch.header.run_id == "f")
+        raise StoreUnavailable("the worker is slow")
+
+    with suppress(StoreUnavailable):
+        DrainWorker(hot, [Hooked(archive, write=keep)]).drain_once()
+    assert late
+
+    def detach(fork: str, of: str) -> Operation[None]:
+        yield from operations.detach(fork, of)
+        archive.write(late)
+        late.clear()
+
+    deleting = Stepped(tiered, without_forks(lambda: operations.delete_run("r"), detach))
+    deleting.finish()
+    assert deleting.error is None
+    assert (archive.run_info("r"), hot.run_info("r")) == (None, None)
+    namespace_of(hot).unpark(["f"])
+    drain(hot, archive)
+    assert info_of(archive, "f").parent is None
+    assert verify_run("f", hot=hot, sinks=[archive]).is_sound
