@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from runstream.model.results import LaneInfo
-from runstream.model.run_head import EndedLane, SnapshotHead
+from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, SnapshotHead
 
 __all__ = ["HotLanes", "LaneFacts"]
 
@@ -48,16 +48,15 @@ class LaneFacts(NamedTuple):
         return LaneInfo(lane_id, last, seq, covered, is_ended, self.leases.get(lane_id))
 
     def beside(self, archived: LaneFacts) -> LaneFacts:
-        """These, which Redis has, and what an archive has: the last events, and all of a lane that is not here."""
-        here = self.names
-        snapshots = {lane: head for lane, head in archived.snapshots.items() if lane not in here}
-        ends = {lane: end for lane, end in archived.ends.items() if lane not in here}
-        return LaneFacts(
-            {**archived.lasts, **self.lasts},
-            {**snapshots, **self.snapshots},
-            {**ends, **self.ends},
-            self.leases,
-        )
+        """These, which Redis has, and what an archive has: of a lane, too, of which some has left Redis."""
+        bare = {lane for lane, end in self.ends.items() if not end.token}
+        away = {lane: head for lane, head in archived.snapshots.items() if lane not in {*bare, *self.snapshots}}
+        ends = {
+            lane: end._replace(token=away[lane].token) if end.token == UNKNOWN_TOKEN and lane in away else end
+            for lane, end in {**archived.ends, **self.ends}.items()
+        }
+        snapshots = {**away, **self.snapshots}
+        return LaneFacts({**archived.lasts, **self.lasts}, snapshots, ends, self.leases)
 
 
 class HotLanes(NamedTuple):

@@ -140,6 +140,20 @@ def test_a_fork_has_the_lanes_of_what_it_shares_as_they_were_then_wherever_they_
     assert [one.lane_id for one in tiered.lanes("f") if one.ended] == ["bare", "later"]
 
 
+def test_a_lane_that_has_left_a_fork_is_ended_there_though_its_last_event_is_still_in_redis(
+    tiered: Tiered, hot: Hot, archive: Any
+) -> None:
+    """The parent holds the event for another lane of it."""
+    tiered.append("r", [make_event("r", 1, lane_id="going")], snapshots={"going": make_state("r")})
+    tiered.append("r", [make_event("r", 2, lane_id="going"), make_event("r", 1, lane_id="done")])
+    tiered.append("r", [], snapshots={"done": make_state("r")}, end_lanes=["done"])
+    tiered.fork("r", "f")
+    for _ in range(2):
+        drain(hot, archive, "covered")
+    assert info_of(hot, "r").first_hot == 2
+    assert {one.lane_id: one.ended for one in tiered.lanes("f")} == {"done": True, "going": False}
+
+
 def test_a_fork_at_an_offset_that_has_left_redis_takes_the_snapshot_that_the_archive_has(
     tiered: Tiered, hot: Hot, archive: Any
 ) -> None:
