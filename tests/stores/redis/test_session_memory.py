@@ -73,7 +73,10 @@ def test_a_snapshot_is_the_base_of_the_next_one_also_when_its_state_is_not_held_
         one.append("a", [make_event("a", 4)], snapshot=make_state("a", current_step=3))
 
 
-def test_the_cursors_of_many_runs_are_packed() -> None:
+@pytest.mark.parametrize(
+    ("runs", "bytes_each"), [(20_000, 100), pytest.param(80_000, 68, marks=pytest.mark.exhaustive)]
+)
+def test_the_cursors_of_many_runs_are_packed(runs: int, bytes_each: int) -> None:
     """Each is the one that was put last, until it is forgotten; it takes some 60 bytes."""
     ids = [f"run-{number}" for number in range(5_000)]
     book = SeenBook()
@@ -92,13 +95,13 @@ def test_the_cursors_of_many_runs_are_packed() -> None:
 
     def pack() -> PackedCursors:
         packed = PackedCursors(10**6)
-        for number in range(80_000):
+        for number in range(runs):
             packed.put(f"run-{number}", Seen(b"0-5", b"%d-8796093022150" % number, number))
         return packed
 
     packed, held = _held_by(pack)
-    assert packed.get("run-79999") == Seen(b"0-5", b"79999-8796093022150", 79_999)
-    assert held < 68 * 80_000
+    assert packed.get(f"run-{runs - 1}") == Seen(b"0-5", b"%d-8796093022150" % (runs - 1), runs - 1)
+    assert held < bytes_each * runs
 
 
 @needs_server
