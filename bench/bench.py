@@ -91,6 +91,17 @@ def interleaved(
     return result
 
 
+def save_event_to(store: Any, run: tuple[str, str], other: tuple[str, str], rounds: int, count: int) -> Result:
+    """``save_event`` to one run beside another, each given by what it is called and its id."""
+
+    def save(run_id: str) -> float:
+        events = [event(run_id, seq) for seq in range(2, count + 2)]
+        return timed(count, lambda: [store.save_event(one) for one in events])
+
+    (name, run_id), (other_name, other_id) = run, other
+    return interleaved(name, other_name, "events/s", rounds, lambda: save(run_id), lambda: save(other_id))
+
+
 @contextmanager
 def bench_server() -> Iterator[tuple[redis.Redis, Path]]:
     """A server of the bench's own at a loopback port, as processes and machines that share runs reach theirs."""

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import runstream
-from bench import Result, bench_server, event, interleaved, report, timed
+from bench import Result, bench_server, event, interleaved, report, save_event_to, timed
 
 LENGTHS = (1_000, 100_000)
 _PAGE = 1_000
@@ -57,19 +57,7 @@ def bench_save_event(client: redis.Redis, rounds: int, count: int) -> Result:
     store = open_store(client, LENGTHS[:1])
     store.fork(str(LENGTHS[0]), "fork")
     store.append("run", [event("run", 1)])
-
-    def save(run_id: str) -> float:
-        events = [event(run_id, seq) for seq in range(2, count + 2)]
-        return timed(count, lambda: [store.save_event(one) for one in events])
-
-    return interleaved(
-        "save_event to a fork",
-        "to a run of its own",
-        "events/s",
-        rounds,
-        lambda: save("fork"),
-        lambda: save("run"),
-    )
+    return save_event_to(store, ("save_event to a fork", "fork"), ("to a run of its own", "run"), rounds, count)
 
 
 def bytes_per_fork(client: redis.Redis, forks: int, snapshot: bool) -> float:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import runstream
-from bench import Result, bench_server, event, interleaved, report, timed
+from bench import Result, bench_server, event, report, save_event_to
 
 OWN, OTHERS = 30, 7
 LANE = "researcher"  # of the benchmarks' events
@@ -94,18 +94,8 @@ def bench_save_event(client: redis.Redis, rounds: int, lanes: int, count: int) -
     store: Any = runstream.RedisCheckpointer(client, namespace=f"saves-{time.time_ns()}")
     fill_lanes(store, "many", lanes, "saved")
     store.append("one", [event("one", 1)])
-
-    def save(run_id: str) -> float:
-        events = [event(run_id, seq) for seq in range(2, count + 2)]
-        return timed(count, lambda: [store.save_event(one) for one in events])
-
-    return interleaved(
-        f"save_event to a run with {lanes} idle lanes",
-        "to a run without",
-        "events/s",
-        rounds,
-        lambda: save("many"),
-        lambda: save("one"),
+    return save_event_to(
+        store, (f"save_event to a run with {lanes} idle lanes", "many"), ("to a run without", "one"), rounds, count
     )
 
 

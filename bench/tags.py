@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import runstream
-from bench import Result, bench_server, event, interleaved, report, timed
+from bench import Result, bench_server, event, report, save_event_to
 
 KINDS: dict[str, Callable[[int, int], tuple[str, str]]] = {
     "few values (env=prod)": lambda _, n: (f"env{n}", "prod"),
@@ -44,18 +44,8 @@ def bench_save_event(client: redis.Redis, rounds: int, count: int) -> Result:
     store: Any = runstream.RedisCheckpointer(client, namespace=f"saves-{time.time_ns()}")
     store.append("tagged", [event("tagged", 1)], tags={f"name{n}": f"value{n}" for n in range(10)})
     store.append("plain", [event("plain", 1)])
-
-    def save(run_id: str) -> float:
-        events = [event(run_id, seq) for seq in range(2, count + 2)]
-        return timed(count, lambda: [store.save_event(one) for one in events])
-
-    return interleaved(
-        "save_event to a run with ten tags",
-        "to a run without",
-        "events/s",
-        rounds,
-        lambda: save("tagged"),
-        lambda: save("plain"),
+    return save_event_to(
+        store, ("save_event to a run with ten tags", "tagged"), ("to a run without", "plain"), rounds, count
     )
 
 
