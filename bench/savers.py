@@ -206,7 +206,7 @@ def theirs(server: str, directory: Path, say: Callable[[str], object]) -> Iterat
     """The others, as far as they are installed."""
     try:
         from langgraph.checkpoint.sqlite import SqliteSaver  # noqa: PLC0415 - it may be missing
-        from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415
+        from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415 - likewise
     except ImportError:
         say("langgraph-checkpoint-sqlite is not installed")
     else:
@@ -219,13 +219,13 @@ def theirs(server: str, directory: Path, say: Callable[[str], object]) -> Iterat
             files=(path,),
         )
     try:
-        import langgraph_checkpoint_plainredis as plain  # noqa: PLC0415
+        import langgraph_checkpoint_plainredis as plain  # noqa: PLC0415 - it may be missing
     except ImportError:
         say("langgraph-checkpoint-plainredis is not installed")
     else:
         yield Side("plainredis", "Redis", closed(plain.RedisSaver, server), aclosed(plain.AsyncRedisSaver, server))
     try:
-        from langgraph_checkpoint_aws import AsyncValkeySaver, ValkeySaver  # noqa: PLC0415
+        from langgraph_checkpoint_aws import AsyncValkeySaver, ValkeySaver  # noqa: PLC0415 - it may be missing
     except ImportError:
         say("langgraph-checkpoint-aws\\[valkey] is not installed")
     else:
@@ -282,7 +282,7 @@ def once(side: Side, client: redis.Redis, calls: Sequence[Call], figures: Figure
         latest.of(saver, "no such thread")  # it is connected
         memory, files = used_memory(client), side.bytes_in_files()
         for call in calls:
-            took[call.method] += seconds(lambda call=call: call.of(saver, thread_id))  # type: ignore[misc]
+            took[call.method] += seconds(partial(call.of, saver, thread_id))
         in_redis = used_memory(client) - memory
         olds = [call.arguments[0]["id"] for call in calls[len(calls) // 2 :] if call.method == "put"][:READS]
         old_ones = [Call("get_tuple", {"checkpoint_ns": "", "checkpoint_id": old}, ()) for old in olds]

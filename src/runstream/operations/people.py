@@ -84,9 +84,8 @@ def _saying(
             found = yield from operations.load_answer(run_id, question)
         else:
             found = yield from answer_at(partial(operations.read, run_id), cursor.offset)
-        event = (
-            event if found is None else found
-        )  # it was erased, or lost since: then it is the one that was given
+        if found is not None:  # else it was erased, or lost since: then it is the one that was given
+            event = found
     return Recorded(cursor.offset, str(cursor), event)
 
 

@@ -329,9 +329,9 @@ def give(
     parent = None if saved.parent is None else place.config(saved.parent)
     return CheckpointTuple(
         config if named else place.config(saved.id),  # type: ignore[arg-type]  # as LangGraph's own savers give it
-        saved.whole_checkpoint(context.values, channels),  # type: ignore[arg-type]
-        saved.whole_metadata(context.values),  # type: ignore[arg-type]
-        parent,  # type: ignore[arg-type]
+        saved.whole_checkpoint(context.values, channels),  # type: ignore[arg-type]  # a dict with the same keys
+        saved.whole_metadata(context.values),  # type: ignore[arg-type]  # likewise
+        parent,  # type: ignore[arg-type]  # likewise
         pending_writes(written, context.values),
     )
 

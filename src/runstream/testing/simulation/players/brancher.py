@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from runstream.model.errors import ConfigurationError, EventsArchived, RunHasForks
@@ -148,7 +149,7 @@ class BrancherPlayer(OperatorPlayer):
             self.diary.note(["deletes", run_id])
             try:
                 for store in self._stores:
-                    self._until_told(lambda store=store: store.delete_run(run_id))  # type: ignore[misc]
+                    self._until_told(partial(store.delete_run, run_id))
             except RunHasForks:
                 assert self._has_lost(), f"nobody has forked {run_id}"
             else:
@@ -172,7 +173,7 @@ class BrancherPlayer(OperatorPlayer):
         self.diary.note(["deletes", parent.run_id])
         for number, store in enumerate(self._stores):
             try:
-                self._until_told(lambda store=store: store.delete_run(parent.run_id, detach=True))  # type: ignore[misc]
+                self._until_told(partial(store.delete_run, parent.run_id, detach=True))
             except (ConfigurationError, EventsArchived):  # some has left Redis, for several archives
                 if number and not self._has_lost():  # else one may be a fork again, of what is deleted
                     raise

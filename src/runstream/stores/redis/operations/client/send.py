@@ -344,9 +344,8 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
         lanes, rest, known = _without_known(batch, rest)
     at_last = max(lanes, key=lambda lane: lanes[lane].last, default=None)
     seq = 0 if at_last is None else lanes[at_last].last_seq
-    proven = (
-        None if attempt.is_resent else attempt.sending.seen
-    )  # else by then: the reply may be one that was kept
+    # the reply to one that was sent again may be one that was kept: it proves nothing of the server as it is now
+    proven = None if attempt.is_resent else attempt.sending.seen
     note_reply(session, run_id, server_time, began, last, last_offset, at_last, seq, former, proven)
     if lanes or not batch.events:
         before = parse_offset(former)
