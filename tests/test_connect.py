@@ -214,7 +214,7 @@ def test_options_stand_in_the_query_or_are_arguments() -> None:
         ("fake:", {"namespace": 5}, "namespace"),
         ("fake:", {"event_type": int}, "from_dict"),
         ("fake:", {"state_type": int}, "state_type"),
-        ("fake:?durability=fsync", {}, "durability"),
+        ("fake:?durability=disk", {}, "durability"),
         ("fake:", {"durability": "replicated"}, "durability"),
         ("fake:?partitions=hunter2", {}, "partitions in the URL does not read"),
         ("fake:?retry_seconds=hunter2", {}, "retry_seconds in the URL does not read"),

@@ -378,7 +378,10 @@ class _Target:
 
     def _join_server(self, opened: ExitStack) -> EmbeddedServer | None:
         """The embedded server, joined until ``opened`` is closed; None for every other scheme."""
-        return opened.enter_context(EmbeddedServer(self.name)) if self.scheme == "embedded" else None
+        if self.scheme != "embedded":
+            return None
+        sync_always = self.options.get("durability") == "fsync"
+        return opened.enter_context(EmbeddedServer(self.name, sync_always=sync_always))
 
     def _server_place(self) -> str:
         """Where an embedded server's store is, by what the user knows it: not by its socket."""

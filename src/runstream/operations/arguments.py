@@ -66,6 +66,7 @@ class AppendOptions(NamedTuple, Generic[S]):
     ``left_out`` is what the class of the snapshot's state left out when that was loaded, and is put back.
     ``status`` is the one that the run takes, whatever its events and its snapshot say; "" leaves it to them.
     ``tags`` are changed as they say, and the others stay.
+    ``durability`` is how durable it is when the call returns; None: as the store has it.
     """
 
     expected_offset: int | None = None
@@ -79,6 +80,7 @@ class AppendOptions(NamedTuple, Generic[S]):
     snapshots: Mapping[str | None, S] | None = None
     end_lanes: Sequence[str] = ()
     tags: TagChanges | None = None
+    durability: str | None = None
 
     @property
     def ended(self) -> list[str]:
@@ -126,6 +128,7 @@ class LeasedAppend(TypedDict, Generic[S], total=False):
     snapshots: Mapping[str | None, S] | None
     end_lanes: Sequence[str]
     tags: TagChanges | None
+    durability: str | None
 
 
 class ReadQuery(NamedTuple):

@@ -59,7 +59,9 @@ class Exchange(NamedTuple):
     the server refuses gives a :class:`Refusal` in place of a reply instead of an error, unless the user may not
     call it, or the server does not have it; ``permissive``: in that case too. ``smaller`` makes the exchange to
     send after this one has failed: one whose replies are smaller; None: the same again. ``is_long``: its replies
-    may be long, so that nobody else is to wait for them.
+    may be long, so that nobody else is to wait for them. ``confirm``: what tells how durable
+    they are, sent behind them on the same connection, and again behind those that are sent again; its reply is one
+    more, the last.
     """
 
     commands: Sequence[Command]
@@ -68,6 +70,7 @@ class Exchange(NamedTuple):
     permissive: bool = False
     smaller: Callable[[], Exchange] | None = None
     is_long: bool = False
+    confirm: Command | None = None
 
 
 class Refusal(NamedTuple):

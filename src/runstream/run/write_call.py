@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple
 
 from runstream.model.clock import unix_seconds
-from runstream.model.errors import RunstreamError, StoreUnavailable
+from runstream.model.errors import DurabilityNotReached, RunstreamError, StoreUnavailable
 from runstream.model.events import EventKind
 from runstream.model.results import E
 from runstream.operations.arguments import Sender
@@ -23,7 +23,7 @@ _RESEND = (
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the store has said that it wrote nothing."""
-    return isinstance(error, RunstreamError) and not isinstance(error, StoreUnavailable)
+    return isinstance(error, RunstreamError) and not isinstance(error, StoreUnavailable | DurabilityNotReached)
 
 
 def noting(error: BaseException | None, consequence: str, operation: Operation[Any]) -> Operation[None]:

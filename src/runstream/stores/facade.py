@@ -104,6 +104,7 @@ class Store(Lifecycle, Generic[E, S]):
         snapshots: Mapping[str | None, S] | None = None,
         end_lanes: Sequence[str] = (),
         tags: TagChanges | None = None,
+        durability: str | None = None,
     ) -> Appended:
         """Append events to a run, and save snapshots with them, in one atomic step: nothing of it, or all.
 
@@ -125,11 +126,14 @@ class Store(Lifecycle, Generic[E, S]):
                 saved of it, opens it again; where it has left Redis, that takes the tiered store.
             tags: The run's tags that change: the value of each name, both of at most 256 bytes of UTF-8, or None
                 to remove it. The others stay; a run has at most 10,000.
+            durability: How durable it is when this returns: ``"primary"``, ``"fsync"`` or ``"replicated=N"``;
+                None: as the store was opened. See docs/operations.md.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.
 
         Raises:
+            DurabilityNotReached: It was applied, and is not as durable as was asked for.
             ConcurrencyConflict: The run stands elsewhere than ``expected_offset``, or another snapshot was saved
                 since this writer's.
             LeaseLost: The lease has passed on or run out.
@@ -138,7 +142,15 @@ class Store(Lifecycle, Generic[E, S]):
             RunstreamError: What ``save_event`` raises.
         """
         options = AppendOptions(
-            expected_offset, keys, lease, snapshot, lane_id, snapshots=snapshots, end_lanes=end_lanes, tags=tags
+            expected_offset,
+            keys,
+            lease,
+            snapshot,
+            lane_id,
+            snapshots=snapshots,
+            end_lanes=end_lanes,
+            tags=tags,
+            durability=durability,
         )
         return self._runner.run(self._operations.append(run_id, events, options)).appended
 

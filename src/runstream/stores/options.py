@@ -18,7 +18,8 @@ class StoreOptions(TypedDict, total=False):
     Attributes:
         namespace: Redis: separates what shares a server.
         partitions: Redis: into how many parts a new namespace is divided; None: what it has, 16 when it is new.
-        durability: Redis: ``"primary"``: an append is kept by the primary when it returns.
+        durability: Redis: ``"primary"``, ``"fsync"`` or ``"replicated=N"``: where what is written is when a call
+            returns.
         retry_seconds: Redis: for how many seconds a call is repeated that cannot reach the server.
         resend_lost: Redis: put back what a server lost of what this store object appended.
         max_hot_events: Redis: the most events of one run in Redis; None: no limit.

@@ -46,6 +46,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         snapshots: Mapping[str | None, S] | None = None,
         end_lanes: Sequence[str] = (),
         tags: TagChanges | None = None,
+        durability: str | None = None,
     ) -> Appended:
         """Append events to a run, and save snapshots with them, in one atomic step: nothing of it, or all."""
 

@@ -23,11 +23,12 @@ Each carries its facts as attributes, here in brackets, and its message says wha
     ├── StepFailed                a durable step has failed as often as it may [run_id, key, attempts]
     ├── TooManyHotEvents          the run has as many events in Redis as it may [run_id, hot_events, limit]
     ├── TooManyPending            as much waits to be written as may [events, size: bytes]
+    ├── DurabilityNotReached      it is written, but not as durable as asked for [run_id, offset, wanted, reached]
     ├── ArchiveGap                an archive has a hole, or would have one [run_id, expected, found]
     └── StoreUnavailable          the store gave no answer: the outcome is unknown [resend, next_step]
 
-After every error but StoreUnavailable, nothing was written of what was sent for that run. May the same call be
-sent again?
+After every error but StoreUnavailable and DurabilityNotReached, nothing was written of what was sent for that run.
+May the same call be sent again?
 
 ======================  ==========================================================================================
 StoreUnavailable        To a store, yes: the same events, sent again on the same store object, are applied once;
@@ -35,6 +36,8 @@ StoreUnavailable        To a store, yes: the same events, sent again on the same
                         ``change`` makes it once. Of a Run: ``error.resend()`` records the same events once and
                         gives what the call would have given; ``finish`` and ``fail`` may simply be repeated. Any
                         other call records a new event, after that one, even if it is equal.
+DurabilityNotReached    No: it was applied. What is written next, and is as durable as asked for, shows that all
+                        before it is, too.
 LeaseHeld               Yes, when the lease has been given back or has run out.
 TooManyHotEvents        Yes, when a drain worker has archived and trimmed some of the run.
 TooManyPending          Yes, when some of what waits is written; a bus's ``flush`` waits until all is.
@@ -64,6 +67,7 @@ from runstream.model.errors.kinds import (
     ConcurrencyConflict,
     ConfigurationError,
     CorruptRecordError,
+    DurabilityNotReached,
     EncodingError,
     EventRefused,
     EventsArchived,
@@ -88,6 +92,7 @@ __all__ = [
     "ConcurrencyConflict",
     "ConfigurationError",
     "CorruptRecordError",
+    "DurabilityNotReached",
     "EncodingError",
     "EventRefused",
     "EventsArchived",

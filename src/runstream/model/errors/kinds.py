@@ -11,6 +11,7 @@ __all__ = [
     "ConcurrencyConflict",
     "ConfigurationError",
     "CorruptRecordError",
+    "DurabilityNotReached",
     "EncodingError",
     "EventRefused",
     "EventsArchived",
@@ -242,6 +243,24 @@ class TooManyHotEvents(RunstreamError):
         self.run_id = run_id
         self.hot_events = hot_events
         self.limit = limit
+
+
+class DurabilityNotReached(RunstreamError):
+    """What was written is there, and may not be as durable as was asked for.
+
+    Attributes:
+        run_id: The run; the last one where several were written to.
+        offset: The offset of the run's last event after the write; 0 if it has none.
+        wanted: The durability that was asked for.
+        reached: The one that was reached when the wait ended.
+    """
+
+    def __init__(self, message: str, *, run_id: str, offset: int, wanted: str, reached: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.offset = offset
+        self.wanted = wanted
+        self.reached = reached
 
 
 class TooManyPending(RunstreamError):

@@ -14,6 +14,7 @@ from itertools import chain, repeat
 from runstream.codec.archive_entries import unread
 from runstream.codec.pages import TOGETHER
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunHeader
+from runstream.model.durability import Durability
 from runstream.model.erasures import ErasedPlace, ErasureNote
 from runstream.model.errors import (
     ConfigurationError,
@@ -104,6 +105,13 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         return ConfigurationError(
             f"{self.location} is an archive and cannot follow {what}; follow in Redis or in memory, or read here"
         )
+
+    def _check_durability(self, wanted: Durability) -> None:
+        """Raise ConfigurationError for replicas: what is written is on this machine's disk, and nowhere else."""
+        if wanted.replicas:
+            raise ConfigurationError(
+                f"durability={str(wanted)!r}: this store is on one disk and has no replicas; ask for 'fsync'"
+            )
 
     def _info(self, run_id: str, head: RunHead) -> RunInfo:
         return replace(super()._info(run_id, head), archived_offset=head.last.offset)

@@ -15,6 +15,7 @@ from typing import Any, Self
 from runstream.codec.event_codec import Codec, EncodedEvent
 from runstream.codec.kept_states import plain_state
 from runstream.model.clock import unix_seconds
+from runstream.model.durability import Durability
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Leased
@@ -162,6 +163,8 @@ class LocalOperations(Erasing[E, S]):
     def append(self, run_id: str, events: Iterable[E], options: AppendOptions[S]) -> Placement:
         """Append events to a run, and save a snapshot with them, in one atomic step."""
         check_count("expected_offset", options.expected_offset)
+        if options.durability is not None:
+            self._check_durability(Durability.parse(options.durability))
         encoded = self.codec.encode_events(run_id, events, options.keys)
         grant_of(run_id, options.lease)
         tags = check_tags(options.tags)
@@ -171,6 +174,9 @@ class LocalOperations(Erasing[E, S]):
             return plan_append(head, Details(), AppendRequest(run_id, (), options.expected_offset)).placement
         (plan,) = self._send([replace(self._request(run_id, encoded, options, compare=True), tags=tags)])
         return plan.placement
+
+    def _check_durability(self, wanted: Durability) -> None:
+        """Raise ConfigurationError for a durability that cannot be given: what ends with its process has any."""
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
         """The events between two offsets, as they are at the first step."""

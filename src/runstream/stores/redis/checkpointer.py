@@ -44,7 +44,8 @@ class RedisCheckpointer(Store[E, S]):
         namespace: Separates what shares a server.
         partitions: Into how many parts the namespace is divided, fixed when it is created. None: what it has; 16
             when it is new.
-        durability: ``"primary"``: an append is kept by the primary when it returns.
+        durability: How durable what is written is when a call returns: ``"primary"`` has it; ``"fsync"``: it is on
+            the primary's disk; ``"replicated=N"``: N replicas have it, on their disks where they say so.
         event_type: The class of the events that reads give; None: :class:`~runstream.PAEvent`.
         state_type: The class of the states that are loaded; None: :class:`~runstream.RunState`.
         fallback: What becomes of values that cannot be stored as they are; None: an EncodingError.
@@ -95,6 +96,7 @@ class RedisCheckpointer(Store[E, S]):
             require_lease=require_lease,
             resend_lost=resend_lost,
             max_hot_events=max_hot_events,
+            longest_wait=transport.max_block_seconds,
         )
         runner = SyncRunner(driver.exchange, driver.follow, driver.wait)
         once = SyncRunner(driver.exchange_once)
@@ -121,7 +123,8 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         namespace: Separates what shares a server.
         partitions: Into how many parts the namespace is divided, fixed when it is created. None: what it has; 16
             when it is new.
-        durability: ``"primary"``: an append is kept by the primary when it returns.
+        durability: How durable what is written is when a call returns: ``"primary"`` has it; ``"fsync"``: it is on
+            the primary's disk; ``"replicated=N"``: N replicas have it, on their disks where they say so.
         event_type: The class of the events that reads give; None: :class:`~runstream.PAEvent`.
         state_type: The class of the states that are loaded; None: :class:`~runstream.RunState`.
         fallback: What becomes of values that cannot be stored as they are; None: an EncodingError.
@@ -172,6 +175,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
             require_lease=require_lease,
             resend_lost=resend_lost,
             max_hot_events=max_hot_events,
+            longest_wait=transport.max_block_seconds,
         )
         self._opening = TaskLock()
         driver = self._driver

@@ -88,8 +88,8 @@ def test_a_snapshot_that_is_sent_twice_is_saved_once(
 
 @on_every_server
 def test_batches_of_several_runs_that_are_sent_twice_are_applied_once(store: RedisCheckpointer[Any, Any]) -> None:
-    events = [event for run_id in "abc" for event in make_events(run_id, 2)]
-    send_twice(store, append.save_events(session_of(store), events), nothing)
+    groups = {run_id: make_events(run_id, 2) for run_id in "abc"}
+    send_twice(store, append.save_events(session_of(store), groups), nothing)
     assert [len(store.list_events(run_id)) for run_id in "abc"] == [2, 2, 2]
 
 

@@ -47,14 +47,22 @@ class EmbeddedServer:
         program: The server program that ``open`` starts; None: the one that
             :mod:`~runstream.stores.redis.connection.server_binary` finds. It does not matter to those who join.
         start_timeout_seconds: How long ``open`` waits, for other openers and for data to be loaded.
+        sync_always: Let the server of that directory sync what is written before it replies, from now on, and not
+            once a second.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, program: str | None = None, start_timeout_seconds: float = 30.0
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        program: str | None = None,
+        start_timeout_seconds: float = 30.0,
+        sync_always: bool = False,
     ) -> None:
         self._directory = ServerDirectory(directory)
         self._process = ServerProcess(self._directory, start_timeout_seconds)
         self._program = program
+        self._sync_always = sync_always
         self._start_timeout_seconds = start_timeout_seconds
         self._share: io.FileIO | None = None
         starts_anew(self)
@@ -96,6 +104,8 @@ class EmbeddedServer:
                         fcntl.flock(share, fcntl.LOCK_SH)  # no wait: who wants it alone has the start lock
                     if not self._process.serves(deadline):
                         self._process.start(self._program, deadline)
+                    if self._sync_always:
+                        self._process.sync_always()
                     if share is not None:
                         atexit.register(self.close)
                         self._share = share

@@ -30,7 +30,9 @@ _REPLY_BYTES = 65_536  # INFO server takes 1,500
 
 # Only what Redis 6.2 knows too. No logfile: what a program says on stdout before it opens one is wanted most.
 _OPTIONS = ["--port", "0", "--unixsocketperm", "700", "--maxmemory-policy", "noeviction"]
-_OPTIONS += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
+_OPTIONS += ["--appendonly", "yes", "--save", ""]
+_SYNC_ALWAYS = "sync-always"
+"""A file in a directory whose server syncs what is written before it replies, and not once a second."""
 
 # pid -> DIR of the servers that this process started. It belongs to the process because only a parent can
 # reap a child, and the object that started a server may be gone by the time that it ends.
@@ -119,7 +121,8 @@ class ServerProcess:
         )
 
     def _spawn(self, program: str, log: io.FileIO) -> subprocess.Popen[bytes]:
-        options = [*_OPTIONS, "--unixsocket", self._directory.socket_path]
+        policy = "always" if Path(self._directory.file(_SYNC_ALWAYS)).exists() else "everysec"
+        options = [*_OPTIONS, "--appendfsync", policy, "--unixsocket", self._directory.socket_path]
         if Path(self._directory.file("appendonlydir")).exists():
             # the default of those who know it; Redis 6.2 does not, and refuses to start, where it would else
             # overlook the data and start empty
@@ -138,6 +141,11 @@ class ServerProcess:
             raise ConfigurationError(
                 f"{program} cannot be run: {error.strerror or error}; name another server in RUNSTREAM_SERVER"
             ) from error
+
+    def sync_always(self) -> None:
+        """Let the server sync what is written before it replies, from now on, whoever starts it again."""
+        self._directory.private_file(_SYNC_ALWAYS).close()
+        self._ask("CONFIG SET appendfsync always", _ANSWER_SECONDS)
 
     def stop(self) -> None:
         """End the server, which nobody uses any more; when this returns, the process is gone.

@@ -71,6 +71,7 @@ class SingleServerTransport:
 
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once; see :meth:`Transport.exchange`."""
+        exchange = _confirmed(exchange)
         commands = exchange.commands
         try:
             if not self._rights.cover(commands):
@@ -89,8 +90,9 @@ class SingleServerTransport:
             if unknown := _unknown_scripts(replies):
                 for script in {_script(commands[index]) for index in unknown}:
                     self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
-                again = self._send([commands[index] for index in unknown], atomic=False)
-                for index, reply in zip(unknown, again, strict=True):
+                resent = _with_confirm(unknown, exchange)
+                again = self._send([commands[index] for index in resent], atomic=False)
+                for index, reply in zip(resent, again, strict=True):
                     replies[index] = reply
             self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
@@ -158,6 +160,7 @@ class AsyncSingleServerTransport:
 
     async def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once; see :meth:`Transport.exchange`."""
+        exchange = _confirmed(exchange)
         commands = exchange.commands
         try:
             of_loop = self._clients.found() or await self._begun()
@@ -171,8 +174,11 @@ class AsyncSingleServerTransport:
             if unknown := _unknown_scripts(replies):
                 for script in {_script(commands[index]) for index in unknown}:
                     await of_loop.load(script)
-                again = await _send(of_loop, Exchange([commands[index] for index in unknown]))
-                for index, reply in zip(unknown, again, strict=True):
+                resent = _with_confirm(unknown, exchange)
+                again = await _send(
+                    of_loop, exchange._replace(commands=[commands[index] for index in resent], atomic=False)
+                )
+                for index, reply in zip(resent, again, strict=True):
                     replies[index] = reply
             self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
@@ -234,6 +240,18 @@ async def _piped(client: Any, commands: Sequence[Command], *, atomic: bool) -> R
                 pipeline.execute_command(*command)
             replies: Replies = await pipeline.execute(raise_on_error=False)
             return replies
+
+
+def _confirmed(exchange: Exchange) -> Exchange:
+    """The exchange with what confirms it as its last command, which nobody else is to wait for."""
+    if exchange.confirm is None:
+        return exchange
+    return exchange._replace(commands=(*exchange.commands, exchange.confirm), is_long=True)
+
+
+def _with_confirm(indexes: Sequence[int], exchange: Exchange) -> list[int]:
+    """The indexes of commands that are sent again, and behind them that of what confirms them."""
+    return [*indexes] if exchange.confirm is None else [*indexes, len(exchange.commands) - 1]
 
 
 def _speaks_tls(client: Any) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Self
+from typing import Any, Generic, Self, TypeVar
 
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import ArchiveEntry, RunHeader
+from runstream.model.durability import PRIMARY, Durability
 from runstream.model.erasures import Erasure, Spans
+from runstream.model.identifiers import event_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
@@ -19,6 +21,7 @@ from runstream.operations.arguments import (
     ReadQuery,
     RunsQuery,
     StateChange,
+    group_by_run,
 )
 from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
@@ -43,11 +46,14 @@ from runstream.stores.redis.operations.client import (
     update_state,
 )
 from runstream.stores.redis.operations.client.continuing import Continuing
+from runstream.stores.redis.operations.client.durability import durably
 from runstream.stores.redis.operations.client.list_events import list_events
 from runstream.stores.redis.operations.worker.detached import detached_header, once_shared
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["RedisOperations"]
+
+T = TypeVar("T")
 
 
 class RedisOperations(Generic[E, S]):
@@ -67,15 +73,22 @@ class RedisOperations(Generic[E, S]):
 
     def save_event(self, event: E) -> Operation[Any]:
         """Append one event to the run that it names."""
-        return append.save_event(self.session, event)
+        return self._durably(append.save_event(self.session, event), event_run_id(event))
 
     def save_events(self, events: Iterable[E]) -> Operation[None]:
         """Append events to the runs that they name: each run's in one atomic step, all in one round trip."""
-        return append.save_events(self.session, events)
+        groups = group_by_run(events)
+        return self._durably(append.save_events(self.session, groups), *groups)
 
     def append(self, run_id: str, events: Iterable[E], options: AppendOptions[S]) -> Operation[AppendResult]:
         """Append events to a run, and save a snapshot with them, in one atomic step."""
-        return append.append(self.session, run_id, events, options)
+        operation = append.append(self.session, run_id, events, options)
+        return self._durably(operation, run_id, durability=options.durability)
+
+    def _durably(self, operation: Operation[T], *run_ids: str, durability: str | None = None) -> Operation[T]:
+        """An operation that appends to these runs, and waits for the durability; None: that of the store."""
+        wanted = self.session.durability if durability is None else Durability.parse(durability)
+        return operation if wanted == PRIMARY else durably(self.session, operation, wanted, run_ids)
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
         """The events between two offsets, as they are at the first exchange."""
@@ -109,7 +122,7 @@ class RedisOperations(Generic[E, S]):
 
     def save_snapshot(self, run_id: str, state: S, lane_id: str | None, lease: Leased | None) -> Operation[None]:
         """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""
-        return append.save_snapshot(self.session, run_id, state, lane_id, lease)
+        return self._durably(append.save_snapshot(self.session, run_id, state, lane_id, lease), run_id)
 
     def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
         """The latest snapshot of a run, or of one lane of it."""
@@ -117,7 +130,7 @@ class RedisOperations(Generic[E, S]):
 
     def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> Operation[S]:
         """Load a run's state, change it, and save it unless another was saved in between; then again."""
-        return update_state.update_state(self.session, run_id, change, how)
+        return self._durably(update_state.update_state(self.session, run_id, change, how), run_id)
 
     def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
         """The latest snapshot and the events after it."""
@@ -273,7 +286,8 @@ class RedisOperations(Generic[E, S]):
         Raises:
             EventsArchived: That is not the snapshot that was retired last.
         """
-        return update_state.update_state(self.session, run_id, change, how, update_state.Archived(archived))
+        former = update_state.Archived(archived)
+        return self._durably(update_state.update_state(self.session, run_id, change, how, former), run_id)
 
     def known_to(self, run_id: str, lane_id: str | None) -> int:
         """Up to where this writer knows a run, or one lane of it, without a hole."""

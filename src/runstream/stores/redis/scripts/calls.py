@@ -41,6 +41,7 @@ __all__ = [
     "append_call",
     "archive_args",
     "event_call",
+    "is_append",
     "lane_of_lease",
     "lease_args",
     "lease_call",
@@ -106,6 +107,11 @@ def event_call(
     head = (b"EVALSHA", _APPEND, len(names))  # what script_call makes, without a list in between
     args = (run_id, session_id, producer, number, last, words, lane_id, mark, record)
     return head + names + args
+
+
+def is_append(command: Command) -> bool:
+    """Whether it is a call of the append script."""
+    return command[:2] == (b"EVALSHA", _APPEND)
 
 
 def _seen_words(

@@ -9,11 +9,12 @@ from typing import Generic
 
 from runstream.codec.event_codec import Codec
 from runstream.model.clock import monotonic_seconds
+from runstream.model.durability import PRIMARY, Durability
 from runstream.model.errors import ConfigurationError
-from runstream.model.identifiers import glimpse
 from runstream.model.results import E, S
 from runstream.operations.arguments import check_count
 from runstream.operations.coverage import CoverageBook
+from runstream.operations.operation import Command
 from runstream.stores.redis.keys import Keys, check_namespace
 from runstream.stores.redis.session.in_flight import InFlight
 from runstream.stores.redis.session.largest_records import LargestRecords
@@ -39,6 +40,8 @@ class Session(Generic[E, S]):
         require_lease: Whether an append without a lease is refused.
         recent: The events appended last, to be resent if the server loses them; None if it resends nothing.
         max_hot_events: How many entries a run may have in Redis; None for any number.
+        durability: How durable a write is when its call returns.
+        longest_wait: How long the server may be asked to wait until it is, in seconds.
         clock: The time in seconds by which followers measure how long they have waited.
         producers: The free producers.
         coverage: What this writer knows of each run without a gap, which its next snapshot covers.
@@ -47,8 +50,10 @@ class Session(Generic[E, S]):
         largest: How large each run's records are.
         in_flight: What was sent and got no reply.
         server_clock: The server's time.
+        confirmations: By durability, the command that waits for it; None where a reply alone says so.
         opened: The key names, once the namespace is open.
         siblings: The sessions of one store object: its own, and those of its Runs.
+        gives_any: Whether any durability is taken as given: fakeredis keeps nothing beyond its process.
         allows_fast_path: Whether the store's options allow the fast path of an append: no limit, no required
             lease, and nothing to be resent.
         was_full: Whether the server had no room for what this writer sent last: it may evict keys since.
@@ -60,6 +65,8 @@ class Session(Generic[E, S]):
     require_lease: bool = False
     recent: RecentAppends | None = None
     max_hot_events: int | None = None
+    durability: Durability = PRIMARY
+    longest_wait: float = 5.0
     clock: Callable[[], float] = monotonic_seconds
     producers: ProducerPool = field(default_factory=ProducerPool)
     coverage: CoverageBook = field(default_factory=CoverageBook)
@@ -68,7 +75,9 @@ class Session(Generic[E, S]):
     largest: LargestRecords = field(default_factory=LargestRecords)
     in_flight: InFlight[Session[E, S]] = field(default_factory=InFlight)
     server_clock: ServerClock = field(default_factory=ServerClock)
+    confirmations: dict[Durability, Command | None] = field(default_factory=lambda: {PRIMARY: None})
     opened: Keys | None = None
+    gives_any: bool = False
     siblings: list[weakref.ref[Session[E, S]]] = field(default_factory=list)
     allows_fast_path: bool = field(init=False)
     was_full: bool = field(init=False, default=False)
@@ -82,10 +91,10 @@ class Session(Generic[E, S]):
         """A session that shares all but coverage and snapshots with this one."""
         return replace(self, coverage=CoverageBook(), snapshots=SnapshotCache())
 
-    def open(self, keys: Keys) -> None:
+    def open(self, keys: Keys, *, gives_any: bool = False) -> None:
         """Note the key names once the namespace is open, in every sibling."""
         for session in self._living():
-            session.opened = keys
+            session.opened, session.gives_any = keys, gives_any
 
     def forget(self, run_id: str) -> None:
         """Forget a run: what was seen and appended last, and every sibling's coverage and snapshots."""
@@ -116,19 +125,17 @@ class Session(Generic[E, S]):
         require_lease: bool,
         resend_lost: bool,
         max_hot_events: int | None = None,
+        longest_wait: float,
     ) -> Session[E, S]:
         """The session of a store with these options. Raises ConfigurationError for options it cannot have."""
-        if durability != "primary":
-            raise ConfigurationError(
-                f"durability={glimpse(durability)}: this version gives 'primary' and nothing else"
-            )
         check_count("max_hot_events", max_hot_events)
         if max_hot_events == 0:
             raise ConfigurationError(
                 "max_hot_events=0: a run needs room for at least one event; None for no limit"
             )
         recent = RecentAppends() if resend_lost else None
-        return cls(codec, namespace, partitions, require_lease, recent, max_hot_events)
+        level = Durability.parse(durability)
+        return cls(codec, namespace, partitions, require_lease, recent, max_hot_events, level, longest_wait)
 
     @property
     def keys(self) -> Keys:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runstream.codec.left_out import LeftOut
@@ -11,7 +11,7 @@ from runstream.model.identifiers import check_name, check_run_id, event_run_id, 
 from runstream.model.protocols import Leased
 from runstream.model.results import E, S, Snapshot
 from runstream.model.tags import check_tags
-from runstream.operations.arguments import AppendOptions, check_count, grant_of, group_by_run
+from runstream.operations.arguments import AppendOptions, check_count, grant_of
 from runstream.operations.coverage import Covered
 from runstream.operations.messages import offset_conflict
 from runstream.operations.operation import Exchange, Operation
@@ -36,12 +36,9 @@ def save_event(session: Session[E, S], event: E) -> Operation[Applied | list[App
     return deliver(session, [batch_of(run_id, (encoded,))])
 
 
-def save_events(session: Session[E, S], events: Iterable[E]) -> Operation[None]:
-    """Append events to the runs that they name: each run's in one atomic step, all in one round trip."""
-    batches = [
-        batch_of(run_id, session.codec.encode_events(run_id, group))
-        for run_id, group in group_by_run(events).items()
-    ]
+def save_events(session: Session[E, S], groups: Mapping[str, Sequence[E]]) -> Operation[None]:
+    """Append the events of each run: each run's in one atomic step, all in one round trip."""
+    batches = [batch_of(run_id, session.codec.encode_events(run_id, group)) for run_id, group in groups.items()]
     if batches:
         yield from deliver(session, batches)
 

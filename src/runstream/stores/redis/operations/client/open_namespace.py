@@ -8,6 +8,7 @@ from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.results import E, S
 from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, PartitionKeys, namespace_config
+from runstream.stores.redis.operations.client.durability import learn_confirmation
 from runstream.stores.redis.operations.server_policy import check_policy
 from runstream.stores.redis.replies import parse_info
 from runstream.stores.redis.session.session import Session
@@ -36,7 +37,8 @@ def open_namespace(session: Session[E, S], *, is_fake: bool = False) -> Operatio
 def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
     info, time = yield Exchange([(b"INFO",), (b"TIME",)], permissive=True)
     if not is_fake:
-        _check_server(_told(info))
+        _check_server(told := _told(info))
+        yield from learn_confirmation(session, session.durability, told)
     if not isinstance(time, Refusal):  # so that the first append says when it was sent
         session.server_clock.update(b"%d%06d" % (int(time[0]), int(time[1])))
     config = namespace_config(session.namespace)
@@ -66,7 +68,7 @@ def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
         for key, now in zip(missing, (yield from _set(missing, partitions, permissive=True)), strict=True):
             # a user who may only read leaves it as it is
             _checked(session, key, now or b"%d" % partitions, partitions)
-    session.open(keys)
+    session.open(keys, gives_any=is_fake)
 
 
 def _noted_in_partitions(session: Session[E, S]) -> Operation[int | None]:

@@ -1,0 +1,177 @@
+"""Wait until what was written is as durable as was asked for.
+
+WAIT and WAITAOF tell how far the writes of their own connection have got: they go behind the append, in the same
+exchange. What a server sends to its replicas and to its disk is one sequence, so what comes later covers all that
+comes before. See https://redis.io/docs/latest/commands/waitaof/.
+
+Where the file is synced once a second, WAITAOF says so too early in Valkey (seen in 9.1), and in Redis before 8.0
+(https://github.com/redis/redis/pull/13793). There a file that is synced before each reply has to be, which
+``CONFIG GET appendfsync`` shows with each append.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from runstream.model.durability import Durability
+from runstream.model.errors import ConfigurationError, DurabilityNotReached
+from runstream.model.results import E, S
+from runstream.operations.operation import Command, Exchange, Operation, Refusal
+from runstream.stores.redis.append_result import Applied
+from runstream.stores.redis.keys import namespace_config
+from runstream.stores.redis.replies import parse_info
+from runstream.stores.redis.scripts.calls import is_append
+from runstream.stores.redis.session.session import Session
+
+__all__ = ["durably", "learn_confirmation"]
+
+T = TypeVar("T")
+
+_HAS_WAITAOF = (7, 2)
+_TELLS_OF_SYNCS = (8, 0)
+_SYNC_POLICY: Command = (b"CONFIG", b"GET", b"appendfsync")
+_PROBE_MILLISECONDS = 1_500  # a replica says once a second what it has on its disk
+
+
+def durably(
+    session: Session[E, S], operation: Operation[T], wanted: Durability, run_ids: Sequence[str]
+) -> Operation[T]:
+    """Append to these runs, and wait until that is as durable as ``wanted``; what the operation returns.
+
+    Raises DurabilityNotReached where it was applied and is not as durable, and ConfigurationError, before anything
+    is written, where the server cannot give that.
+    """
+    if wanted not in session.confirmations:
+        (info,) = yield Exchange([(b"INFO",)], permissive=True)
+        yield from learn_confirmation(session, wanted, {} if isinstance(info, Refusal) else parse_info(info))
+    command = session.confirmations[wanted]
+    if command is None:
+        return (yield from operation)
+    heard: list[Any] = []
+    result = yield from _confirmed(operation, command, heard)
+    reached = [_reached(reply) for reply in heard]
+    # what another caller has resolved, or written under the same key, was not written over this connection
+    is_of_others = not heard or (isinstance(result, Applied) and result.known)
+    if run_ids and (is_of_others or (wanted.is_within(reached[-1]) and not all(map(wanted.is_within, reached)))):
+        reached.append((yield from _reached_by_now(session, command, run_ids)))
+    if run_ids and not wanted.is_within(reached[-1]):
+        raise _not_reached(session, run_ids[-1], wanted, reached[-1])
+    return result
+
+
+def _confirmed(operation: Operation[T], command: Command, heard: list[Any]) -> Operation[T]:
+    """The operation, with a confirmation behind each append; the replies to these are added to ``heard``."""
+    try:
+        step = next(operation)
+        while True:
+            appends = isinstance(step, Exchange) and any(map(is_append, step.commands))
+            try:
+                result = yield step._replace(confirm=command) if isinstance(step, Exchange) and appends else step
+            except BaseException as error:  # noqa: BLE001 - the operation decides what to do about it
+                step = operation.throw(error)
+                continue
+            if appends:
+                heard.append(result.pop())
+            step = operation.send(result)
+    except StopIteration as stop:
+        returned: T = stop.value
+        return returned
+    finally:
+        operation.close()
+
+
+def _reached(reply: Any) -> Durability:
+    """What a confirmation says."""
+    if isinstance(reply, Refusal):  # as by a server that came after a failover, and has no append-only file
+        return Durability()
+    if isinstance(reply, int):
+        return Durability(replicas=reply)
+    first, second = next(iter(reply.items())) if isinstance(reply, dict) else reply
+    if isinstance(second, int):
+        return Durability(fsync=first > 0, replicas=second)
+    return Durability(fsync=second == b"always")
+
+
+def _reached_by_now(session: Session[E, S], command: Command, run_ids: Sequence[str]) -> Operation[Durability]:
+    """What these runs have reached up to where this store saw them end: a later write reaches it after them."""
+    runs = [session.keys.run(run_id) for run_id in run_ids]
+    ends = [(run, seen.last) for run in runs if (seen := session.seen.get(run.run_id)) is not None and seen.offset]
+    touches = [(b"HSET", key, "waited", 1) for key in sorted({run.partition.config for run in runs})]
+    looks = [(b"XRANGE", run.events, last, last) for run, last in ends]
+    *replies, reply = yield Exchange([*touches, *looks], permissive=True, confirm=command)
+    if any(isinstance(one, Refusal) for one in replies) or not all(replies[len(touches) :]):
+        return Durability()
+    return _reached(reply)
+
+
+def _not_reached(
+    session: Session[E, S], run_id: str, wanted: Durability, reached: Durability
+) -> DurabilityNotReached:
+    seen = session.seen.get(run_id)
+    offset = 0 if seen is None else seen.offset
+    shown = wanted.at_most(reached)
+    return DurabilityNotReached(
+        f"run {run_id!r} is written up to offset {offset}, and has reached durability {str(shown)!r} instead of"
+        f" {str(wanted)!r}: it is applied, so do not send it again; see INFO replication and INFO persistence for"
+        " what keeps the server's replicas or its disk",
+        run_id=run_id,
+        offset=offset,
+        wanted=str(wanted),
+        reached=str(shown),
+    )
+
+
+def learn_confirmation(session: Session[E, S], wanted: Durability, info: Mapping[str, str]) -> Operation[None]:
+    """Learn by what a durability is confirmed, from what INFO tells.
+
+    Raises ConfigurationError for one that the server cannot give.
+    """
+    if wanted in session.confirmations:
+        return
+    if session.gives_any:
+        session.confirmations[wanted] = None
+        return
+    learn = _of_disk(session, info) if wanted.fsync else _of_replicas(session, wanted, info)
+    session.confirmations[wanted] = yield from learn
+
+
+def _of_disk(session: Session[E, S], info: Mapping[str, str]) -> Operation[Command]:
+    refused = "the server cannot give durability 'fsync':"
+    if info.get("aof_enabled") != "1":
+        raise ConfigurationError(f"{refused} it keeps no append-only file; set appendonly yes")
+    if "valkey_version" not in info and _version(info) >= _TELLS_OF_SYNCS:
+        return (b"WAITAOF", 1, 0, _milliseconds(session))
+    (policy,) = yield Exchange([_SYNC_POLICY], permissive=True)
+    if _reached(policy).fsync:
+        return _SYNC_POLICY
+    valkey, version = info.get("valkey_version"), info.get("redis_version")
+    server = f"Valkey {valkey}" if valkey else f"Redis {version}"
+    raise ConfigurationError(
+        f"{refused} {server} shows by nothing but appendfsync always (CONFIG GET) that what is written is on its"
+        " disk: set appendfsync always, and allow CONFIG GET; or use Redis 8 or later"
+    )
+
+
+def _of_replicas(session: Session[E, S], wanted: Durability, info: Mapping[str, str]) -> Operation[Command]:
+    connected = int(info.get("connected_slaves", "0"))
+    if connected < wanted.replicas:
+        raise ConfigurationError(
+            f"the server cannot give durability {str(wanted)!r}: replicas connected: {connected}; connect more, or"
+            " ask for fewer"
+        )
+    if _version(info) >= _HAS_WAITAOF:
+        touch = (b"HSET", namespace_config(session.namespace), "waited", 1)
+        patience = min(_PROBE_MILLISECONDS, _milliseconds(session))
+        said = yield Exchange([touch, (b"WAITAOF", 0, wanted.replicas, patience)], permissive=True)
+        if wanted.is_within(_reached(said[1])):
+            return (b"WAITAOF", 0, wanted.replicas, _milliseconds(session))
+    return (b"WAIT", wanted.replicas, _milliseconds(session))
+
+
+def _version(info: Mapping[str, str]) -> tuple[int, ...]:
+    return tuple(int(part) for part in info.get("redis_version", "").split(".")[:2] if part.isdigit())
+
+
+def _milliseconds(session: Session[E, S]) -> int:
+    return int(session.longest_wait * 1000)
