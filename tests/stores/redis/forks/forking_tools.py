@@ -60,6 +60,11 @@ class Stepped:
         with suppress(RunstreamError):
             return perform(self.store, _one(self._step))
 
+    def late(self) -> Callable[[], Any]:
+        """The next exchange, to be made once more by a request that comes late."""
+        step = self._step
+        return lambda: perform(self.store, _one(step))
+
     def finish(self) -> None:
         """Make all that is left."""
         while not self.is_over:

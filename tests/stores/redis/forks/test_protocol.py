@@ -138,6 +138,21 @@ def test_a_run_that_is_deleted_while_it_is_forked_is_deleted_or_forked(
 
 
 @pytest.mark.parametrize("count", range(MOST_STEPS))
+def test_a_request_that_comes_once_more_when_the_fork_was_deleted_does_not_hold_its_parent(
+    fake: FakeBackend, hot: Hot, count: int
+) -> None:
+    stepped = stopped(hot, forking(hot, "p", "f"), count)
+    late = (lambda: None) if stepped.is_over else stepped.late()
+    stepped.finish()
+    assert hot.delete_run("f")
+    late()
+    assert hot.run_info("f") is None
+    hot.truncate("p", before=3)
+    assert hot.delete_run("p")
+    assert not [name for name in fake.key_names() if ":run:" in name or "forking" in name]
+
+
+@pytest.mark.parametrize("count", range(MOST_STEPS))
 def test_a_run_that_is_forked_while_it_is_deleted_is_deleted_or_forked(
     fake: FakeBackend, hot: Hot, count: int
 ) -> None:

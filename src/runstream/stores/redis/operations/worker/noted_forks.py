@@ -96,9 +96,23 @@ def living_forks(keys: Keys, run_id: str, reply: Any) -> Operation[list[Fork]]:
     if not noted:
         return []
     young = (yield from server_time()) - _INTENT_MICROSECONDS
-    there = {fork for fork in noted if not fork.is_made and fork.noted_at > young}
+    there = yield from _not_deleted(keys, [fork for fork in noted if not fork.is_made and fork.noted_at > young])
     there |= yield from give_up(keys, [fork for fork in noted if fork not in there])
     return [Fork(fork.run_id, fork.at.offset) for fork in noted if fork in there]
+
+
+def _not_deleted(keys: Keys, intended: Sequence[NotedFork]) -> Operation[set[NotedFork]]:
+    """Those of these forks that may still be made: nobody has deleted or given them up.
+
+    Else the request that noted the intent came late, or once more: after the fork was made, and deleted.
+    """
+    if not intended:
+        return set()
+    queries = [(b"ZSCORE", keys.run(fork.run_id).partition.deleted, fork.identity) for fork in intended]
+    replies = yield Exchange(queries, tolerant=True)
+    return {
+        fork for fork, since in zip(intended, replies, strict=True) if since is None or isinstance(since, Refusal)
+    }
 
 
 def give_up(keys: Keys, noted: Sequence[NotedFork]) -> Operation[set[NotedFork]]:
