@@ -227,6 +227,10 @@ class RunHead:
         """The run whose history this one shares, and up to which offset; None for a run that is no fork."""
         return self.parent if self.parent_identity else None
 
+    def is_fork_of(self, run_id: str) -> bool:
+        """Whether the run shares the history of that one."""
+        return self.fork_of is not None and self.fork_of[0] == run_id
+
     @property
     def was_fork(self) -> bool:
         """Whether the run was made as a fork, and has all of its history itself by now."""

@@ -175,7 +175,7 @@ def forks_among(run_id: str, creation: int | None, heads: Iterable[tuple[str, Ru
     return sorted(
         Fork(each, head.start.offset)
         for each, head in heads
-        if head.fork_of is not None and head.fork_of[0] == run_id and head.parent_identity == creation
+        if head.is_fork_of(run_id) and head.parent_identity == creation
     )
 
 

@@ -121,11 +121,10 @@ class LocalForks(LookUps[E, S]):
     @in_one_call
     def detach(self, run_id: str, of: str) -> None:
         """Give a fork of a run a copy of its own of all that it shares: it is a fork no more."""
-        del of  # it has noted nothing
         check_run_id(run_id)
         with self._at_once([run_id]):
             head = self._load_head(run_id)
-            if head is not None and head.fork_of is not None:
+            if head is not None and head.is_fork_of(of):
                 self._take_over(run_id, self._detached(run_id, head), self._ancestry(run_id, head))
 
     def _detached(self, run_id: str, head: RunHead) -> RunHead:

@@ -97,7 +97,7 @@ def detach(tiers: HotAndArchive[E, S], run_id: str, of: str) -> Operation[None]:
     The run counts it as its fork until both have that: who dies in between leaves it to whoever deletes the run.
     """
     archive_id: str = yield from blocking(getattr, tiers.archive, "archive_id")  # it may get one now
-    header = yield from tiers.hot.detach_brought(run_id, archive_id)
+    header = yield from tiers.hot.detach_brought(run_id, of, archive_id)
     if header is None:
         yield from tiers.archive.detach(run_id, of)
     else:

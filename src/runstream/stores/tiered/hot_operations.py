@@ -100,17 +100,18 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
     ) -> Operation[RunInfo]:
         """``fork``, with what an archive knows of the run; None: it does not know it."""
 
-    def detach_brought(self, run_id: str, archive_id: str) -> Operation[RunHeader | None]:
-        """Give a fork a copy of its own of all that it shares, so that it is a fork no more.
+    def detach_brought(self, run_id: str, of: str, archive_id: str) -> Operation[RunHeader | None]:
+        """Give a fork of a run a copy of its own of all that it shares, so that it is a fork no more.
 
         Its parent counts it as one until ``let_go``.
 
         Args:
             run_id: The fork.
+            of: The run.
             archive_id: The archive that has what is not here any more of what it shares.
 
         Returns:
-            Its header; None where it is not here.
+            Its header; None where it is not here, or was no fork of that run.
         """
 
     def once_shared(self, header: RunHeader, after: int) -> Operation[list[ArchiveEntry]]:

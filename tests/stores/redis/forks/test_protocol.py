@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tests.stores.redis.forks.forking_tools import (
     make_parent,
     noted_at,
 )
-from tests.support.backends import FakeBackend
+from tests.support.backends import FakeBackend, info_of
 from tests.support.drain_tools import Hot, open_hot
 from tests.support.operations import session_of
 from tests.support.samples import make_event
@@ -135,6 +136,36 @@ def test_a_run_that_is_deleted_while_it_is_forked_is_deleted_or_forked(
     stepped.finish()
     assert isinstance(stepped.error, ConfigurationError if is_deleted else type(None))
     assert has_fork(open_hot(fake, partitions=2)) == (not is_deleted)
+
+
+@pytest.mark.parametrize("count", range(MOST_STEPS))
+def test_a_fork_that_is_made_while_those_of_its_parent_are_detached_has_all_of_it_or_is_none(
+    fake: FakeBackend, hot: Hot, count: int
+) -> None:
+    """Who deletes the parent lets none go that is only about to be made."""
+    stepped = stopped(hot, forking(hot, "p", "f"), count)
+    with suppress(RunHasForks):
+        open_hot(fake, partitions=2).delete_run("p", detach=True)
+    stepped.finish()
+    other = open_hot(fake, partitions=2)
+    assert isinstance(stepped.error, ConfigurationError if other.run_info("f") is None else type(None))
+    if stepped.error is None:
+        assert [item.offset for item in other.read("f")] == list(range(1, LENGTH + 1))
+
+
+@pytest.mark.parametrize("age", ["young", "old"])
+def test_a_fork_of_another_run_stays_one_where_one_of_its_name_was_only_about_to_be_made(
+    fake: FakeBackend, hot: Hot, monkeypatch: pytest.MonkeyPatch, age: str
+) -> None:
+    if age == "old":
+        monkeypatch.setattr(noted_forks, "_INTENT_MICROSECONDS", 0)
+    stopped(hot, forking(hot, "p", "f"), 3)
+    assert noted_at(fake.raw, hot) == {"f": "intent"}
+    make_parent(hot, "q")
+    fork(hot, "q", "f")
+    with nullcontext() if age == "old" else pytest.raises(RunHasForks):
+        hot.delete_run("p", detach=True)
+    assert info_of(hot, "f").parent == ("q", LENGTH)
 
 
 @pytest.mark.parametrize("count", range(MOST_STEPS))

@@ -194,7 +194,7 @@ class RedisOperations(Generic[E, S]):
 
     def detach(self, run_id: str, of: str) -> Operation[None]:
         """Give a fork of a run a copy of its own of all that it shares."""
-        yield from detach.detach(self.session, run_id)
+        yield from detach.detach(self.session, run_id, of)
         yield from detach.let_go(self.session.keys, run_id, of)
 
     def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
@@ -246,9 +246,9 @@ class RedisOperations(Generic[E, S]):
         """``fork``, with what an archive knows of the run."""
         return fork.fork(self.session, run_id, new_run_id, options, brought)
 
-    def detach_brought(self, run_id: str, archive_id: str) -> Operation[RunHeader | None]:
-        """Detach a fork, of which some may be in that archive; None if it is not here, else its header."""
-        yield from detach.detach(self.session, run_id, archive_id)
+    def detach_brought(self, run_id: str, of: str, archive_id: str) -> Operation[RunHeader | None]:
+        """Detach a fork of a run, some of which may be in that archive; its header, or None if it was none."""
+        yield from detach.detach(self.session, run_id, of, archive_id)
         return (yield from detached_header(self.session.keys, run_id))
 
     def once_shared(self, header: RunHeader, after: int) -> Operation[list[ArchiveEntry]]:

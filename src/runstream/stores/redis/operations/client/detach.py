@@ -165,12 +165,15 @@ def _end_text(end: EndedLane | None) -> str:
     return "" if end is None else f"{end.offset} {end.token or '-'}"
 
 
-def detach(session: Session[E, S], run_id: str, archive_id: str | None = None) -> Operation[None]:
-    """Give a fork a copy of its own of all that it shares: it is a fork no more, and nothing else changes.
+def detach(session: Session[E, S], run_id: str, of: str, archive_id: str | None = None) -> Operation[None]:
+    """Give a fork of a run a copy of its own of all that it shares: it is a fork no more, else nothing changes.
+
+    A fork of another run stays one.
 
     Args:
         session: The session.
         run_id: The fork.
+        of: The run.
         archive_id: The archive that is to get a copy, too, before the parent is let go; None: none is at hand.
             Others that are required copy what they have themselves, when a worker archives the fork.
 
@@ -185,7 +188,7 @@ def detach(session: Session[E, S], run_id: str, archive_id: str | None = None) -
     yield from resolve_unanswered(session, [run_id])
     for _ in range(_ATTEMPTS):
         (run,) = yield from load_runs(session.keys, [run_id])
-        if run is None or run.head.fork_of is None or (yield from _detached(session, run, archive_id)):
+        if run is None or not run.head.is_fork_of(of) or (yield from _detached(session, run, archive_id)):
             return
     raise StoreUnavailable(f"run {run_id!r} changed all the while that it was detached: send the same call again")
 
@@ -200,12 +203,13 @@ def let_go(keys: Keys, run_id: str, of: str) -> Operation[None]:
             again.
     """
     (fork,) = yield from load_runs(keys, [run_id])
-    if fork is not None and fork.head.fork_of is not None and fork.head.fork_of[0] == of:
+    if fork is not None and fork.head.is_fork_of(of):
         raise StoreUnavailable(
             f"a failover has lost that run {run_id!r} was detached from run {of!r}: send the same call again"
         )
     for noted in (yield from fork_notes(keys, of)):
-        if noted.run_id == run_id:
+        # another one of that name may be about to be made: then the run is needed still
+        if fork is not None and (noted.run_id, noted.identity) == (run_id, fork.head.identity):
             yield from _erase_shared(keys, of)
             yield Exchange([fork_end_call(keys, of, 0, run_id, noted.identity, None)])
 
