@@ -48,6 +48,18 @@ def test_a_late_request_is_applied_once_however_the_clock_is_set(seed: int) -> N
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [
+        ("branches", 830030),  # an intent to fork comes once more, after its fork was deleted
+        ("lost erasures", 830036),  # one archive has what a failover has lost whole before the other one got it
+    ],
+)
+def test_a_history_of_this_seed_ends_well(name: str, seed: int) -> None:
+    ended_well(PLANS[name], seed)
+
+
+@pytest.mark.exhaustive
 def test_leases_are_renewed_while_the_clock_is_set() -> None:
     """As it is ahead, as it is behind, and as it is right."""
     renewed = Counter[str]()

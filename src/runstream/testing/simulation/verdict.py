@@ -85,11 +85,13 @@ def faults_of(world: World) -> Iterator[str]:
             yield from (f"{run_id}: {fault}" for fault in found)
             if run_id not in parked:
                 yield from (f"{run_id}: {fault}" for fault in _faults_of_drained(stream, copies))
-                kept = [archive.load_snapshot(run_id) for archive in archives]
+                # of what a server has lost whole, one archive may have what nobody can bring to the others
+                alike = [] if losses and hot.run_info(run_id) is None else archives
+                kept = [archive.load_snapshot(run_id) for archive in alike]
                 is_lost = losses and snapshot is None  # in Redis: the archives have it still
                 if any(one != (kept[0] if is_lost else snapshot) for one in kept):
                     yield f"{run_id}: the archives have the snapshots {kept}, Redis has {snapshot}"
-                found = _faults_of_tags(run_id, said[run_id], tiered, archives, losses=losses)
+                found = _faults_of_tags(run_id, said[run_id], tiered, alike, losses=losses)
                 yield from (f"{run_id}: {fault}" for fault in found)
             # of a run that is parked, nobody can tell which history is the right one
             history = _history(stream, copies) if run_id not in parked else None
