@@ -19,6 +19,7 @@ from runstream.model.errors import (
 )
 from runstream.model.events import PAEvent
 from tests.support.backends import Backend, Store, info_of, latest
+from tests.support.operations import operations_of, perform
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -346,6 +347,32 @@ def test_a_fork_that_is_made_while_its_parent_is_deleted_wins_or_is_not_made(sto
             assert seqs(store, fork) == [(1, 1), (2, 2)]
         else:
             assert store.run_info(fork) is None
+
+
+def test_a_fork_that_is_made_while_those_of_its_parent_are_detached_has_all_of_it_or_is_not_made(
+    store: Store,
+) -> None:
+    for number in range(8):
+        parent, fork = f"r{number}", f"f{number}"
+        store.save_events(make_events(parent, 3))
+        with ThreadPoolExecutor() as pool:
+            forked = pool.submit(store.fork, parent, fork, at=2)
+            deleted = pool.submit(store.delete_run, parent, detach=True)
+            is_made = forked.exception() is None
+            assert isinstance(deleted.exception(), RunHasForks | None)
+        assert (store.run_info(fork) is not None) == is_made
+        if is_made:
+            assert seqs(store, fork) == [(1, 1), (2, 2)]
+
+
+def test_a_fork_is_detached_from_its_own_parent_only(store: Store) -> None:
+    """Whose name a run had that is to go: it may be another run's fork by then."""
+    store.save_events(make_events("r", 2))
+    store.fork("r", "f")
+    perform(store, operations_of(store).detach("f", "other"))
+    assert info_of(store, "f").parent == ("r", 2)
+    perform(store, operations_of(store).detach("f", "r"))
+    assert info_of(store, "f").parent is None
 
 
 # -- live --------------------------------------------------------------------------------------------------

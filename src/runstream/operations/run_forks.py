@@ -37,7 +37,9 @@ __all__ = [
 ]
 
 _MOST_NAMED = 10
-_TRIES = 3  # at detaching one: a worker may write to an archive what it had loaded of it while it was a fork
+_TRIES = (
+    3  # at detaching one: it may be made just now, or a worker write to an archive what it loaded of it before
+)
 
 T = TypeVar("T")
 

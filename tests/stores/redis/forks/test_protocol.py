@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runstream import ConfigurationError, RunHasForks
+from runstream.operations.run_forks import without_forks
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import noted_forks
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
@@ -21,7 +22,7 @@ from tests.stores.redis.forks.forking_tools import (
 )
 from tests.support.backends import FakeBackend, info_of
 from tests.support.drain_tools import Hot, open_hot
-from tests.support.operations import session_of
+from tests.support.operations import operations_of, session_of
 from tests.support.samples import make_event
 
 MOST_STEPS = 7
@@ -147,10 +148,32 @@ def test_a_fork_that_is_made_while_those_of_its_parent_are_detached_has_all_of_i
     with suppress(RunHasForks):
         open_hot(fake, partitions=2).delete_run("p", detach=True)
     stepped.finish()
+    check_all_or_none(open_hot(fake, partitions=2), stepped.error)
+
+
+@pytest.mark.parametrize("count", range(MOST_STEPS))
+def test_a_fork_that_is_made_while_the_parent_is_being_deleted_without_any_has_all_of_it_or_is_none(
+    fake: FakeBackend, hot: Hot, count: int
+) -> None:
+    """The other way round: between any two steps of who detaches and deletes."""
+    operations, error = operations_of(hot), None
+    stopped(hot, forking(hot, "p", "f"), 3)  # is about to be made
+    deleting = stopped(hot, without_forks(lambda: operations.delete_run("p"), operations.detach), count)
     other = open_hot(fake, partitions=2)
-    assert isinstance(stepped.error, ConfigurationError if other.run_info("f") is None else type(None))
-    if stepped.error is None:
-        assert [item.offset for item in other.read("f")] == list(range(1, LENGTH + 1))
+    try:
+        fork(other, "p", "f")
+    except ConfigurationError as refused:
+        error = refused
+    deleting.finish()
+    assert deleting.error is None
+    check_all_or_none(other, error)
+
+
+def check_all_or_none(store: Hot, error: Exception | None) -> None:
+    """That the fork has all of its history, or was refused, and is not there."""
+    assert isinstance(error, ConfigurationError if store.run_info("f") is None else type(None))
+    if error is None:
+        assert [item.offset for item in store.read("f")] == list(range(1, LENGTH + 1))
 
 
 @pytest.mark.parametrize("age", ["young", "old"])

@@ -196,20 +196,14 @@ def detach(session: Session[E, S], run_id: str, of: str, archive_id: str | None 
 def let_go(keys: Keys, run_id: str, of: str) -> Operation[None]:
     """Let a run not count another one as its fork any more, which was detached from it.
 
-    What is to be erased of the run by then is erased there, too.
-
-    Raises:
-        StoreUnavailable: It is a fork of the run again: a failover has lost that it was detached. Send the same
-            again.
+    What is to be erased of the run by then is erased there, too. One that is its fork stays: it was made just now,
+    or a failover has lost that it was detached; or it is about to be made.
     """
     (fork,) = yield from load_runs(keys, [run_id])
-    if fork is not None and fork.head.is_fork_of(of):
-        raise StoreUnavailable(
-            f"a failover has lost that run {run_id!r} was detached from run {of!r}: send the same call again"
-        )
+    if fork is None or fork.head.is_fork_of(of):
+        return
     for noted in (yield from fork_notes(keys, of)):
-        # another one of that name may be about to be made: then the run is needed still
-        if fork is not None and (noted.run_id, noted.identity) == (run_id, fork.head.identity):
+        if (noted.run_id, noted.identity) == (run_id, fork.head.identity):
             yield from _erase_shared(keys, of)
             yield Exchange([fork_end_call(keys, of, 0, run_id, noted.identity, None)])
 
