@@ -26,7 +26,7 @@ from runstream.drain.claims import Claims
 from runstream.drain.detached import make_whole
 from runstream.drain.erasing import Erasing
 from runstream.drain.parts import OtherArchivesRequired, WorkerParts
-from runstream.drain.readback import find_lost, find_mismatch
+from runstream.drain.readback import compare_snapshots, find_lost, find_mismatch
 from runstream.drain.seq_spans import find_spans
 from runstream.model.archive_records import ArchiveEntry, Position, kept_aside
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged, RunstreamError
@@ -134,8 +134,8 @@ class Batches:
         # nothing is settled before every archive has written all of it and was read back
         for number, sink in enumerate(self._parts.sinks):
             self._write(sink, number, chunks, claims)
-        for sink in self._parts.sinks:
-            self._read_back(sink, chunks, claims)
+        for number, sink in enumerate(self._parts.sinks):
+            self._read_back(sink, number, chunks, claims)
         self._settle(chunks, queue, claims)
 
     def _next_chunks(self, queue: deque[ClaimedRun], claims: Claims) -> list[Chunk]:
@@ -174,13 +174,15 @@ class Batches:
                 self._parts.stats.wrote(sink.location, time.monotonic() - began)
                 break
 
-    def _read_back(self, sink: Sink, chunks: list[Chunk], claims: Claims) -> None:
+    def _read_back(self, sink: Sink, number: int, chunks: list[Chunk], claims: Claims) -> None:
         """Read the chunks back, and park the runs of which the archive does not hold what it was given."""
         self._parts.stats.beat()
         for chunk in list(chunks):
             with self._parts.outages.using(sink.location):
-                mismatch = find_mismatch(sink, chunk.run_id, chunk.entries, chunk.snapshots, chunk.tags)
-            if mismatch is not None:
+                mismatch = find_mismatch(sink, chunk.run_id, chunk.entries, (), chunk.tags)
+                differs, later = compare_snapshots(sink, chunk.run_id, chunk.snapshots, chunk.seen(number))
+            chunk.later |= later
+            if (mismatch := mismatch or differs) is not None:
                 chunks.remove(chunk)
                 reason = until_mended(f"{mismatch}; nothing was trimmed", chunk.run_id)
                 self._give_up(chunk.claimed, reason, claims)

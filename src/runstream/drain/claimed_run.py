@@ -163,6 +163,7 @@ class Chunk:
         blocked: Why the run cannot go on after this chunk, a record of a newer version; '' if it can.
         fresh_bytes: The size of the records after the mark.
         tags: The tags that go with them; None: those are archived.
+        later: The lanes of which an archive has a later snapshot than these.
     """
 
     claimed: ClaimedRun
@@ -173,6 +174,7 @@ class Chunk:
     blocked: str = ""
     fresh_bytes: int = 0
     tags: TagSet | None = None
+    later: set[str | None] = field(default_factory=set)
 
     @property
     def run_id(self) -> str:
@@ -192,7 +194,8 @@ class Chunk:
     @property
     def tokens(self) -> dict[str | None, str]:
         """The tokens of the snapshots that count as archived once this chunk is, by lane."""
-        return {**self.claimed.run.head.tokens, **{one.lane_id: one.token for one in self.snapshots}}
+        tokens = {**self.claimed.run.head.tokens, **{one.lane_id: one.token for one in self.snapshots}}
+        return {lane: token for lane, token in tokens.items() if lane not in self.later}
 
     @property
     def tags_version(self) -> str:
@@ -223,7 +226,13 @@ class Chunk:
             ended=ended,
             tags_seen="" if position is None else position.tags,
             erasures_seen=len(self.claimed.erased.notes) if position is None else position.erasures,
+            snapshots_seen=self.seen(sink),
         )
+
+    def seen(self, sink: int) -> Mapping[str | None, str]:
+        """The tokens of the snapshots that an archive had before these were loaded, by lane."""
+        _, position = self.claimed.positions[sink]
+        return {} if position is None else position.snapshots
 
     @classmethod
     def make(cls, claimed: ClaimedRun, request: LoadRequest, loaded: LoadedEntries) -> Chunk:

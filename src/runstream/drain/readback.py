@@ -7,7 +7,7 @@ record again when it was made (:func:`~runstream.codec.archive_entries.archive_e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from operator import eq
 
@@ -19,7 +19,7 @@ from runstream.model.protocols import KeepsTags, Sink, keeps_tags, tells_of_lane
 from runstream.model.results import Cursor
 from runstream.model.tags import TagSet
 
-__all__ = ["find_lost", "find_mismatch", "same_content", "same_snapshot"]
+__all__ = ["compare_snapshots", "find_lost", "find_mismatch", "same_content", "same_snapshot"]
 
 
 def find_mismatch(
@@ -49,20 +49,44 @@ def find_mismatch(
                     return f"{sink.location} holds an event twice at or before {last}"
                 if held is None or not same_content(run_id, expected, held):
                     return f"{sink.location} does not hold event {expected.offset} as Redis does"
-    if snapshots:
-        # a later one than ours is there when this worker was paused: Redis will say which it is to be
-        try:
-            held_snapshots = {one.lane_id: one for one in _read_back(sink, run_id, snapshots)}
-        except CorruptRecordError as error:
-            return f"{sink.location} does not hold the snapshots as Redis does: {error}"
-        for snapshot in snapshots:
-            held_snapshot = held_snapshots.get(snapshot.lane_id)
-            if held_snapshot is None or (
-                held_snapshot.revision <= snapshot.revision and not same_snapshot(snapshot, held_snapshot)
-            ):
-                of_lane = "" if snapshot.lane_id is None else f" of lane {snapshot.lane_id!r}"
-                return f"{sink.location} does not hold snapshot {snapshot.revision}{of_lane} as Redis does"
+    mismatch, _ = compare_snapshots(sink, run_id, snapshots)
+    if mismatch is not None:
+        return mismatch
     return None if tags is None or not keeps_tags(sink) else _tags_mismatch(sink, run_id, tags)
+
+
+def compare_snapshots(
+    sink: Sink, run_id: str, snapshots: Sequence[ArchiveSnapshot], seen: Mapping[str | None, str] | None = None
+) -> tuple[str | None, set[str | None]]:
+    """Find where an archive does not hold these snapshots.
+
+    Args:
+        sink: The archive.
+        run_id: The run.
+        snapshots: The snapshots, made from what was in Redis.
+        seen: The tokens of those that the archive had before, by lane: of these, none is later.
+
+    Returns:
+        What does not match, in words; None if all does. And the lanes of which the archive holds a later one: this
+        worker was paused, or the server has lost that one in the meantime. What Redis has by then will say.
+    """
+    later = set[str | None]()
+    if not snapshots:
+        return None, later
+    try:
+        held = {one.lane_id: one for one in _read_back(sink, run_id, snapshots)}
+    except CorruptRecordError as error:
+        return f"{sink.location} does not hold the snapshots as Redis does: {error}", later
+    for snapshot in snapshots:
+        lane_id = snapshot.lane_id
+        there = held.get(lane_id)
+        if there is not None and same_snapshot(snapshot, there):
+            continue
+        if there is None or there.revision <= snapshot.revision or there.token == (seen or {}).get(lane_id):
+            of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
+            return f"{sink.location} does not hold snapshot {snapshot.revision}{of_lane} as Redis does", later
+        later.add(lane_id)
+    return None, later
 
 
 def _tags_mismatch(sink: KeepsTags, run_id: str, tags: TagSet) -> str | None:

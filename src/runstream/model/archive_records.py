@@ -294,6 +294,9 @@ class RunBatch:
         erasures_seen: How many erasures of the run the archive had noted before this was loaded. Where it has
             noted another since, the entries that were to go are written as erased, and the snapshots, which may
             hold something of them, are passed over. None: unknown.
+        snapshots_seen: The tokens of the latest snapshots that the archive had before these were loaded, by lane,
+            as far as that is known. Where one is there still, the one to keep is later, whatever its revision: the
+            server has lost those in between.
         former: What is left of entries before the base of the history, for an archive that has not the run yet.
     """
 
@@ -305,6 +308,7 @@ class RunBatch:
     ended: Sequence[EndedLane] = ()
     tags_seen: str | None = None
     erasures_seen: int | None = None
+    snapshots_seen: Mapping[str | None, str] = field(default_factory=dict)
     former: Sequence[ArchiveEntry] = ()
 
     @property

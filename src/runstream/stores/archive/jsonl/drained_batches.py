@@ -47,7 +47,8 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
         lacking = new_entries(batch, last, log.cursor_at)
         entries = [_timed(entry, clock) for entry in (lacking if knows_all else without_erased(lacking, notes))]
         clean = batch.snapshots if knows_all or batch.erasures_seen is None else ()
-        snapshots = [snapshot for snapshot in clean if not has_snapshot(log, snapshot)]
+        seen = batch.snapshots_seen
+        snapshots = [one for one in clean if not has_snapshot(log, one, seen.get(one.lane_id))]
         is_new = last is None or (batch.drained and not log.index.is_drained)
         header, ended = replace(batch.header, tags=tags_to_write(log, batch)), lacking_ends(log, batch.ended)
         # an append may have changed nothing of it but when the run was last written to; a worker that has read

@@ -159,9 +159,9 @@ def _is_foreign(log: RunLog, head: SnapshotHead) -> bool:
     return of_run and (head.offset, head.revision) == (0, 1) and head.token not in log.index.tokens
 
 
-def has_snapshot(log: RunLog, snapshot: ArchiveSnapshot) -> bool:
-    """Whether the archive has a snapshot, or a later one."""
+def has_snapshot(log: RunLog, snapshot: ArchiveSnapshot, seen: str | None) -> bool:
+    """Whether the archive has a snapshot, or a later one; one of the token ``seen`` is none."""
     saved = latest_head(log, snapshot.lane_id)
     # one of a lower revision comes from a worker that was paused
     is_same = saved is not None and saved.token == snapshot.token and saved.token in log.index.tokens
-    return is_same or (saved is not None and saved.revision > snapshot.revision)
+    return is_same or (saved is not None and saved.revision > snapshot.revision and saved.token != seen)

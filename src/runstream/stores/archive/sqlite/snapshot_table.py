@@ -19,7 +19,8 @@ from runstream.stores.archive.sqlite.row_values import snapshot_head_in
 
 __all__ = ["history_of", "keep_only", "keep_replaced", "keep_snapshot", "state_text"]
 
-_KEEP = """INSERT OR IGNORE INTO snapshot_history
+# one that is the latest again, since the server has lost the one after it, comes last
+_KEEP = """INSERT OR REPLACE INTO snapshot_history
     (lane_id, run_id, state, archived_at, offset, revision, token, checksum, state_checksum)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 # one that was saved before there was a history, or by another program; asked without reading the state

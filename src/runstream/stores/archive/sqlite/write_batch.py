@@ -70,7 +70,7 @@ _SET_RUN_STATE = """INSERT INTO snapshots
     offset = excluded.offset, revision = excluded.revision, token = excluded.token,
     checksum = excluded.checksum, state_checksum = excluded.state_checksum
     WHERE token IS NOT excluded.token
-    AND (typeof(revision) <> 'integer' OR revision <= excluded.revision OR revision > (1 << 53))"""
+    AND (typeof(revision) <> 'integer' OR revision <= excluded.revision OR revision > (1 << 53) OR token = ?)"""
 _SET_LANE_STATE = """INSERT INTO lane_snapshots
     (run_id, state, updated_at, offset, revision, token, checksum, state_checksum, lane_id)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -78,7 +78,7 @@ _SET_LANE_STATE = """INSERT INTO lane_snapshots
     offset = excluded.offset, revision = excluded.revision, token = excluded.token,
     checksum = excluded.checksum, state_checksum = excluded.state_checksum
     WHERE token IS NOT excluded.token
-    AND (typeof(revision) <> 'integer' OR revision <= excluded.revision OR revision > (1 << 53))"""
+    AND (typeof(revision) <> 'integer' OR revision <= excluded.revision OR revision > (1 << 53) OR token = ?)"""
 _GET_SNAPSHOT = """SELECT offset, revision, token, checksum, state_checksum FROM latest_states
     WHERE run_id = ? AND lane_id IS ?"""
 
@@ -150,7 +150,8 @@ class WriteBatch:
         self._add_entries(run_id, [erased(entry) for entry in batch.former] if head is None else ())
         self._add_entries(run_id, entries if knows_all else without_erased(entries, notes))
         snapshots = batch.snapshots if knows_all or batch.erasures_seen is None else ()
-        saved = [self._set_snapshot(run_id, snapshot) for snapshot in snapshots]
+        seen = batch.snapshots_seen
+        saved = [self._set_snapshot(run_id, one, seen=seen.get(one.lane_id, "")) for one in snapshots]
         self._ends += [(run_id, self._known_end(run_id, end)) for end in batch.ended]
         saved.append(header.tags is not None and self._set_tags(run_id, header.tags, batch.tags_seen))
         updated_at = header.updated_at or self._now
@@ -295,10 +296,13 @@ class WriteBatch:
             self._tags[run_id] = tags
         return is_new
 
-    def _set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot, *, is_first: bool = False) -> bool:
-        """Replace the snapshot of the run or lane, unless it is the same one, and keep both in the history.
+    def _set_snapshot(
+        self, run_id: str, snapshot: ArchiveSnapshot, *, is_first: bool = False, seen: str = ""
+    ) -> bool:
+        """Replace the snapshot of the run or lane, unless it is the same or later, and keep both in the history.
 
         One with which a run begins (``is_first``) comes to the history as it is replaced: it may be the only one.
+        One of the token ``seen`` is no later one.
 
         Returns:
             Whether it was another one.
@@ -308,9 +312,9 @@ class WriteBatch:
             keep_replaced(self._connection, run_id, lane_id, self._now)
         values = (run_id, text, self._now, offset, revision, token, *snapshot_checksums(run_id, snapshot))
         if lane_id is None:
-            is_new = self._connection.execute(_SET_RUN_STATE, values).rowcount > 0
+            is_new = self._connection.execute(_SET_RUN_STATE, (*values, seen)).rowcount > 0
         else:
-            is_new = self._connection.execute(_SET_LANE_STATE, (*values, lane_id)).rowcount > 0
+            is_new = self._connection.execute(_SET_LANE_STATE, (*values, lane_id, seen)).rowcount > 0
         if is_new and not is_first:
             keep_snapshot(self._connection, lane_id, values, self._keep_snapshots)
         return is_new
