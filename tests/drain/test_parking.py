@@ -26,7 +26,7 @@ from runstream.stores.redis.namespace import Namespace, namespace_of
 from tests.drain.watched_sink import Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
-from tests.support.drain_tools import Hot, due, open_hot, parked, put_raw
+from tests.support.drain_tools import Hooked, Hot, Outage, due, open_hot, parked, put_raw
 from tests.support.failover import Failover
 from tests.support.kinds import on_every_server
 from tests.support.operations import session_of
@@ -55,10 +55,14 @@ def test_an_archive_that_would_get_a_hole_parks_the_run_and_no_other(hot: Hot, t
         check_archives([archive], other)
 
 
+@pytest.mark.parametrize("since", [0, 2, 4, 6])
 def test_a_run_whose_end_a_failover_loses_under_a_worker_is_not_parked(
-    redis_backend: RedisBackend, hot: Hot, archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive], monkeypatch: pytest.MonkeyPatch, since: int
 ) -> None:
-    """What it has claimed is not there any more, and nothing is missing from the archives."""
+    """What it has claimed is not there any more, and nothing is missing from the archives.
+
+    As much, or more, may be there again by the time when it looks.
+    """
     failover, kept = Failover(redis_backend), {"r": emit(hot, "r", 6)}
     worker = DrainWorker(hot, archives, trim="archived", claim_seconds=0.05)
     worker.drain_once()
@@ -69,11 +73,42 @@ def test_a_run_whose_end_a_failover_loses_under_a_worker_is_not_parked(
     def load_late(*args: Any) -> Any:
         monkeypatch.undo()
         failover.promote()
-        return load(*args)
+        loaded = load(*args)
+        if since:
+            kept["r"] += emit(open_hot(redis_backend), "r", since, first=7)
+        return loaded
 
     monkeypatch.setattr(Namespace, "load_entries", load_late)
     assert worker.drain_once().parked == 0
-    assert not parked(hot)
+    again = open_hot(redis_backend)
+    assert not parked(again)
+    DrainWorker(again, archives).drain_runs(["r"])
+    check_archives(archives, kept)
+
+
+def test_a_run_is_not_parked_for_what_a_worker_had_loaded_of_it_before_a_failover(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
+) -> None:
+    """Another one has written to the first archive what is there since, and nothing was settled yet."""
+    failover, kept = Failover(redis_backend), {"r": emit(hot, "r", 6)}
+    DrainWorker(hot, archives).drain_once()
+    failover.keep()
+    emit(hot, "r", 4, first=7)
+
+    def overtake(*_: Any) -> None:
+        if not failing.calls:
+            failover.promote()
+            kept["r"] += emit(open_hot(redis_backend), "r", 5, first=7)
+            one_fails: Any = [archives[0], Hooked(archives[1], write=failing)]
+            with pytest.raises(StoreUnavailable):
+                DrainWorker(open_hot(redis_backend), one_fails).drain_runs(["r"])
+
+    failing = Outage(StoreUnavailable("the disk is full"))
+    slow: Any = [Hooked(archives[0], write=overtake), archives[1]]
+    assert DrainWorker(hot, slow).drain_runs(["r"]).parked == 0
+    again = open_hot(redis_backend)
+    assert not parked(again)
+    DrainWorker(again, archives).drain_runs(["r"])
     check_archives(archives, kept)
 
 

@@ -31,7 +31,7 @@ from runstream.drain.seq_spans import find_spans
 from runstream.model.archive_records import ArchiveEntry, Position, kept_aside
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged, RunstreamError
 from runstream.model.protocols import Sink
-from runstream.model.results import DrainReport
+from runstream.model.results import Cursor, DrainReport
 from runstream.stores.redis.operations.worker.drain import DueRun, Proven, SeqSpan, Settled
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 
@@ -124,9 +124,15 @@ class Batches:
     def _has_moved(self, claimed: ClaimedRun) -> bool:
         """Whether another worker has settled more of the run, as a claim runs out, or a failover lost some."""
         ((run, positions),) = self._load([claimed.run_id])
-        if run is None or run.head.last.offset < claimed.run.head.last.offset:
+        if run is None or self._has_lost(run, claimed.run.head.last):
             return True
         return run.head.mark != claimed.run.head.mark or positions != claimed.positions
+
+    def _has_lost(self, run: HotRun, last: Cursor) -> bool:
+        """Whether a run has not this cursor any more, with which it ended: it may have as many events again."""
+        if last in (run.head.last, run.head.mark):
+            return False
+        return run.head.last.offset < last.offset or self._namespace.cursor_at(run.run_id, last.offset) != last
 
     def _archive_batch(self, queue: deque[ClaimedRun], claims: Claims) -> None:
         """Write, read back and settle as many entries as go into one transaction."""
@@ -308,9 +314,10 @@ class Batches:
         claims.park(run.run_id, reason, header=run.header)
 
     def _give_up(self, claimed: ClaimedRun, reason: str, claims: Claims) -> None:
-        """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
+        """Park a run, unless what this worker has of it is out of date: another has settled it, or it is lost."""
         (run,) = self._namespace.load_due([claimed.run_id])
-        if run is not None and _settled_state(run) == _settled_state(claimed.run):
+        is_as_it_was = run is not None and _settled_state(run) == _settled_state(claimed.run)
+        if run is not None and is_as_it_was and not self._has_lost(run, claimed.run.head.last):
             self._park(claimed.run, reason, claims)
         claims.finish(claimed.run_id)
 
