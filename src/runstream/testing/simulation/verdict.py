@@ -87,10 +87,8 @@ def faults_of(world: World) -> Iterator[str]:
                 yield from (f"{run_id}: {fault}" for fault in _faults_of_drained(stream, copies))
                 # of what a server has lost whole, one archive may have what nobody can bring to the others
                 alike = [] if losses and hot.run_info(run_id) is None else archives
-                kept = [archive.load_snapshot(run_id) for archive in alike]
-                is_lost = losses and snapshot is None  # in Redis: the archives have it still
-                if any(one != (kept[0] if is_lost else snapshot) for one in kept):
-                    yield f"{run_id}: the archives have the snapshots {kept}, Redis has {snapshot}"
+                found = _faults_of_states(run_id, snapshot, alike, losses=losses)
+                yield from (f"{run_id}: {fault}" for fault in found)
                 found = _faults_of_tags(run_id, said[run_id], tiered, alike, losses=losses)
                 yield from (f"{run_id}: {fault}" for fault in found)
             # of a run that is parked, nobody can tell which history is the right one
@@ -115,6 +113,15 @@ def faults_of(world: World) -> Iterator[str]:
         yield from faults_of_branches(world, hot, archives, parked)
     for loop in world.loops:
         yield from loop.failures
+
+
+def _faults_of_states(run_id: str, snapshot: Any, archives: Sequence[Any], *, losses: bool) -> Iterator[str]:
+    """Whether each archive has the run's state as its latest; or before those that a server has lost since."""
+    kept = [archive.load_snapshot(run_id) for archive in archives]
+    expected = kept[0] if losses and snapshot is None and kept else snapshot
+    for archive, latest in zip(archives, kept, strict=True):
+        if latest != expected and not (losses and expected in archive.snapshot_history(run_id)):
+            yield f"{archive.location} has the snapshot {latest}, and is to have {expected}"
 
 
 def _faults_of_parking(stream: Copy, copies: Mapping[str, Copy], reason: str) -> Iterator[str]:
