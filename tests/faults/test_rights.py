@@ -59,7 +59,9 @@ def test_what_scripts_call_is_read_from_their_source() -> None:
         assert enlisting or "pcall('ZADD'" not in source
     tried = set(re.findall(r"try\('([A-Z]+)'", library.RIGHTS.source))
     assert tried == set(CALLED)
-    assert all(script.needs for script in library.SCRIPTS)
+    writing = [script for script in library.SCRIPTS if script != library.SCRIPT["uncovered"]]
+    assert all(script.needs for script in writing)
+    assert not library.commands_of(library.SCRIPT["uncovered"].source) - {"HMGET", "HGET", "XRANGE"}
 
 
 @pytest.mark.parametrize("redis_backend", ["fake", *REAL], indirect=True)
@@ -193,6 +195,10 @@ def test_a_user_who_may_only_read_opens_and_reads(backend_of: ServerBackend, use
         with pytest.raises(TimeoutError):
             list(store.follow("r", idle_timeout=0))
         assert store.recover("r").offset == 3
+        backend_of.open().append("r", [*make_events("r", 1, first=4), make_event("r", 1, lane_id="other")])
+        assert [item.offset for item in store.recover("r").events] == [4, 5]
+        assert [item.offset for item in store.recover("r", lane_id="other").events] == [5]
+        assert store.recover("r", lane_id="none").events == []
         assert store.run_info("r") is not None
         assert store.list_runs() == ["r"]
         with pytest.raises(ConfigurationError, match="may not call"):

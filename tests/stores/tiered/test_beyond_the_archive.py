@@ -48,6 +48,15 @@ def test_it_takes_one_exchange(tiered: Tiered, hot: Hot, archive: Any, what: str
         assert (shown(found), len(sent)) == (expected, 1)
 
 
+@pytest.mark.usefixtures("run")
+def test_a_page_of_events_beyond_it_comes_with_the_snapshot_in_one_exchange(hot: Hot, archive: Any) -> None:
+    hot.save_events([make_event("r", number, lane_id=f"lane-{number % 2}") for number in range(100)])
+    store = TieredCheckpointer(stranger(hot), archive)
+    for lane_id, expected in ((None, range(9, 110)), ("lane-1", range(11, 110, 2))):
+        found, sent = exchanges_in(store, operations_of(store).recover("r", lane_id))
+        assert (offsets(found.events), len(sent)) == ([*expected], 1)
+
+
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("what", ASKS)
 @pytest.mark.parametrize("is_forgotten", [False, True])

@@ -48,6 +48,11 @@ class PageSize:
         return min(self._most, fitting, self._untold if self.largest is None else fitting)
 
     @property
+    def bounds(self) -> tuple[int, int, int]:
+        """How large the page may be that a script chooses, which sees what meta tells: see ``uncovered_call``."""
+        return self._most, PAGE_BYTES, self._untold
+
+    @property
     def part(self) -> int:
         """How many entries of the page that came are taken apart at once; at least 1."""
         return max(1, PART_BYTES // self._seen)

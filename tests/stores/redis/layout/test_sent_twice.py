@@ -117,6 +117,26 @@ def test_a_script_that_the_server_does_not_know_is_sent_to_it(
     assert [event.seq for event in store.list_events("r")] == [1, 2, 3]
 
 
+def test_a_script_that_the_server_did_not_know_reads_at_the_moment_of_all_else(
+    store: RedisCheckpointer[Any, Any], raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that comes meanwhile takes no event away from one that was read before."""
+    store.append("r", [make_event("r", seq) for seq in range(1, 21)])
+    client = store._driver._transport._client
+    execute = client.execute_command
+
+    def meanwhile(*command: Any) -> Any:
+        if command[:2] == (b"SCRIPT", b"LOAD"):
+            monkeypatch.undo()
+            store.append("r", [make_event("r", 21)], snapshot=make_state("r"))
+        return execute(*command)
+
+    raw.script_flush()
+    monkeypatch.setattr(client, "execute_command", meanwhile)
+    recovery = store.recover("r")
+    assert (recovery.offset, recovery.events) == (21, [])
+
+
 class LossyProxy:
     """Stands between a client and a server; when told to, swallows the next reply and hangs up."""
 

@@ -90,9 +90,9 @@ class SingleServerTransport:
             if unknown := _unknown_scripts(replies):
                 for script in {_script(commands[index]) for index in unknown}:
                     self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
-                resent = _with_confirm(unknown, exchange)
-                again = self._send([commands[index] for index in resent], atomic=False)
-                for index, reply in zip(resent, again, strict=True):
+                again = _sent_again(unknown, exchange)
+                found = self._send([commands[index] for index in again], atomic=exchange.atomic)
+                for index, reply in zip(again, found, strict=True):
                     replies[index] = reply
             self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
@@ -174,11 +174,9 @@ class AsyncSingleServerTransport:
             if unknown := _unknown_scripts(replies):
                 for script in {_script(commands[index]) for index in unknown}:
                     await of_loop.load(script)
-                resent = _with_confirm(unknown, exchange)
-                again = await _send(
-                    of_loop, exchange._replace(commands=[commands[index] for index in resent], atomic=False)
-                )
-                for index, reply in zip(resent, again, strict=True):
+                again = _sent_again(unknown, exchange)
+                found = await _send(of_loop, exchange._replace(commands=[commands[index] for index in again]))
+                for index, reply in zip(again, found, strict=True):
                     replies[index] = reply
             self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
@@ -249,9 +247,11 @@ def _confirmed(exchange: Exchange) -> Exchange:
     return exchange._replace(commands=(*exchange.commands, exchange.confirm), is_long=True)
 
 
-def _with_confirm(indexes: Sequence[int], exchange: Exchange) -> list[int]:
-    """The indexes of commands that are sent again, and behind them that of what confirms them."""
-    return [*indexes] if exchange.confirm is None else [*indexes, len(exchange.commands) - 1]
+def _sent_again(unknown: Sequence[int], exchange: Exchange) -> Sequence[int]:
+    """The indexes of the commands that are sent again: of which the script was unknown, and what goes with them."""
+    if exchange.atomic:
+        return range(len(exchange.commands))
+    return unknown if exchange.confirm is None else [*unknown, len(exchange.commands) - 1]
 
 
 def _speaks_tls(client: Any) -> bool:
@@ -300,7 +300,7 @@ def _comparable(reply: Any) -> Any:
     return (type(reply), str(reply)) if isinstance(reply, exceptions.RedisError) else reply
 
 
-def _unknown_scripts(replies: Sequence[Any]) -> list[int]:
+def _unknown_scripts(replies: Sequence[Any]) -> Sequence[int]:
     """The indexes of the commands whose script the server did not know."""
     return [index for index, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]
 

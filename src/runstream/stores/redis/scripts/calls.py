@@ -49,6 +49,7 @@ __all__ = [
     "park_call",
     "revoke_call",
     "settle_call",
+    "uncovered_call",
 ]
 
 MICROSECONDS = 1_000_000
@@ -290,3 +291,18 @@ def park_call(keys: Keys, run_id: str, *, start: bytes, reason: str, seconds: fl
         (run.meta, run.partition.due, run.partition.parked, run.events, run.keys, run.run_snapshot),
         (run_id, start, reason, int(seconds * MICROSECONDS), unless),
     )
+
+
+def uncovered_call(run: RunKeys, lane_id: str | None, bounds: tuple[int, int, int], but_last: int) -> Command:
+    """Read the first page of the events that the snapshot of a run, or of a lane of it, does not cover.
+
+    Args:
+        run: The run.
+        lane_id: The lane; None: the run itself.
+        bounds: At most so many entries; at most so many bytes, at the size of the run's largest record; and at
+            most so many entries where meta does not tell that size.
+        but_last: Without so many of the run's last entries.
+    """
+    keys = (run.meta, run.snapshot(lane_id), run.events)
+    of_lane = () if lane_id is None else (lane_id,)
+    return script_call(SCRIPT["uncovered"], keys, (*bounds, but_last, *of_lane))

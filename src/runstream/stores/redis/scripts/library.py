@@ -31,7 +31,9 @@ _ROLES = (
     ("revisit",),
     ("unpark",),
 )
-"""The scripts by the role of whoever calls them."""
+"""The scripts that write, by the role of whoever calls them."""
+_READING = ("uncovered",)
+"""Those that write nothing: refused in its midst, one leaves nothing half done, so nobody is asked before."""
 
 # what is called by pcall is done without; INFO is asked for at connect
 _CALLED = re.compile(r"\bcall\('([A-Z]+)'")
@@ -59,6 +61,7 @@ def _load() -> dict[str, Script]:
         sources = {name: _source_of(name) for name in role}
         needs = commands_of("".join(sources.values()))
         scripts.update({name: Script(name, source, needs) for name, source in sources.items()})
+    scripts.update({name: Script(name, _source(name), frozenset()) for name in _READING})
     return scripts
 
 

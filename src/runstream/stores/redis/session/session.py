@@ -57,6 +57,7 @@ class Session(Generic[E, S]):
         allows_fast_path: Whether the store's options allow the fast path of an append: no limit, no required
             lease, and nothing to be resent.
         was_full: Whether the server had no room for what this writer sent last: it may evict keys since.
+        reads_by_script: Whether the store's user may call scripts to read, as far as is known.
     """
 
     codec: Codec[E, S]
@@ -81,6 +82,7 @@ class Session(Generic[E, S]):
     siblings: list[weakref.ref[Session[E, S]]] = field(default_factory=list)
     allows_fast_path: bool = field(init=False)
     was_full: bool = field(init=False, default=False)
+    reads_by_script: bool = True
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)

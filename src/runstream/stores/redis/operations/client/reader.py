@@ -29,9 +29,11 @@ from runstream.stores.redis.operations.client.run_head import (
     head_query,
     is_there,
     parse_head,
+    retired_of,
 )
 from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import (
+    Retired,
     parse_cursor,
     parse_info,
     parse_map,
@@ -95,6 +97,10 @@ class RunReader:
         self._lane = None if lane_id is None else LaneFilter(run_id, lane_id)
         self.seen: Cursor | None = None
         """The last cursor that was read forward, or the one to go on from."""
+        self.retired: Retired | None = None
+        """What is kept of what left Redis, as the run was opened."""
+        self.noted: Sequence[bytes | None] = ()
+        """The values of the further fields of meta that were asked for then."""
         self._keys = session.keys.run(run_id)
         self._pace = PageSize(PAGE)
         self._told_to = 0  # up to here, what meta said of the sizes holds
@@ -130,6 +136,8 @@ class RunReader:
         pace: PageSize | None = None,
         *,
         cursor: Cursor | None = None,
+        lane_id: str | None = None,
+        fields: Sequence[str] = (),
     ) -> Operation[tuple[RunHead, Sequence[Any]]]:
         """The same, with the replies to further queries of that moment.
 
@@ -137,9 +145,11 @@ class RunReader:
             beside: Makes these queries.
             pace: How many entries they ask for: fewer, each time that the exchange has failed.
             cursor: A cursor to check.
+            lane_id: The lane whose snapshot ``retired`` is to tell of.
+            fields: Further fields of meta, whose values are ``noted``.
         """
         known = self.session.seen.get(self.run_id)
-        queries = [head_query(self._keys.meta)]
+        queries = [head_query(self._keys.meta, lane_id, fields)]
         cursors = [at for at in (cursor, None if known is None else known.cursor) if at is not None]
         queries += [(b"XRANGE", self._keys.events, str(at.offset), str(at.offset)) for at in cursors]
         if known is not None:
@@ -154,7 +164,10 @@ class RunReader:
             exchange = pace.exchange(lambda: [*queries, *beside()])
         meta, *replies = yield exchange
         replies, passing, besides = replies[: noted - 1], replies[noted - 1 : asked - 1], replies[asked - 1 :]
+        if fields:
+            meta, self.noted = meta[: -len(fields)], meta[-len(fields) :]
         head = yield from checked_head(self._keys, meta)
+        self.retired = retired_of(meta)
         if self._border is not None:
             self._border.check(self.run_id, head, passing, is_there=is_there(meta))
         self._learn(head)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+from runstream.model.errors import ConfigurationError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 from runstream.operations.look_ups import cut
 from runstream.operations.operation import Command, Operation, Stream
-from runstream.stores.redis.operations.client.reader import PAGE, Page, RunReader
+from runstream.stores.redis.damage import parsing
+from runstream.stores.redis.operations.client.reader import Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_query, parse_head
-from runstream.stores.redis.page_size import PageSize
-from runstream.stores.redis.replies import parse_cursor, parse_records
+from runstream.stores.redis.replies import parse_cursor, parse_offset, parse_records
+from runstream.stores.redis.scripts.calls import uncovered_call
 
-__all__ = ["SpanReader", "Spans"]
+__all__ = ["FirstPage", "SpanReader", "Spans"]
 
 _LAST, _LAST_BYTES = 8, 65_536  # of a run's last entries
 
@@ -23,30 +26,75 @@ Spans: TypeAlias = Sequence[tuple[int, int]]
 """Spans of a run, in order: after the first offset of each, up to its second."""
 
 
+class FirstPage(NamedTuple):
+    """The first page of some spans.
+
+    Attributes:
+        spans: The spans that it has.
+        rest: Those of what comes after it.
+        entries: What came of the spans that it has, and more: ids and wire records.
+    """
+
+    spans: Spans
+    rest: Spans
+    entries: Sequence[tuple[bytes, bytes]]
+
+
 class SpanReader(RunReader):
     """Reads spans of one run, and checks as every reader that nothing is missing and that it is one history."""
 
-    def open_beside(self, queries: Sequence[Command]) -> Operation[tuple[RunHead, Page, Sequence[Any]]]:
-        """The same, with the run's last few entries, and the replies to further queries of that moment.
+    def open_uncovered(
+        self, lane_id: str | None, fields: Sequence[str]
+    ) -> Operation[tuple[RunHead, Sequence[Any], FirstPage | None]]:
+        """The same as ``open``, with a snapshot, and the first page of the events that it does not cover.
 
-        With none where the run's records are large: they are mostly not wanted.
+        Args:
+            lane_id: Of which lane these are; None: the run's own.
+            fields: Further fields of meta, whose values are ``noted``.
+
+        Returns:
+            Where the run stands; the hash of the snapshot; and what ``begun`` gives the events from, or None where
+            the user may not call the script that finds them.
         """
-        few = min(_LAST, _LAST_BYTES // (self.session.largest.get(self.run_id).largest or 1))
-        if few == 0:
-            head, replies = yield from self.open_with(lambda: queries)
-            if head.last.offset > head.start.offset:
-                self.remember(head, head.last)
-            return head, [], replies
-        end = PageSize(PAGE, first=few)
-        head, (entries, *replies) = yield from self.open_with(
-            lambda: [self._back_query("+", end.count), *queries], end
-        )
-        page = self._back_page({}, entries, head.last.offset, end.count)
-        found = [(parse_cursor(entry_id), record) for entry_id, record in reversed(page.found)]
-        if found:  # seen, and not read yet: they may not be wanted
-            self.seen = found[-1][0]
-            self.remember(head, self.seen)
-        return head, found, replies
+        told = self.session.largest.get(self.run_id).largest
+        most, few = self._pace, min(_LAST, _LAST_BYTES // (told or 1))
+        saved = (b"HGETALL", self._keys.snapshot(lane_id))
+
+        def queries() -> Sequence[Command]:
+            if not self.session.reads_by_script:
+                return [saved]
+            last = min(few, most.bounds[0])
+            found = uncovered_call(self._keys, lane_id, most.bounds, last)
+            # a script's reply takes the server some five times as long: the last few entries come without
+            return [saved, found, self._back_query("+", last)] if last else [saved, found]
+
+        opening = partial(self.open_with, queries, most, lane_id=lane_id, fields=fields)
+        try:
+            head, (snapshot, *found) = yield from opening()
+        except ConfigurationError:
+            if not self.session.reads_by_script:
+                raise
+            self.session.reads_by_script = False  # where it was for another reason, that shows again
+            head, (snapshot, *found) = yield from opening()
+        if head.last.offset > head.start.offset:  # seen, and not read yet
+            self.remember(head, head.last)
+        return head, snapshot, self._first_page(head, *found) if found else None
+
+    def _first_page(self, head: RunHead, found: Sequence[Any], last: Sequence[Any] = ()) -> FirstPage:
+        """The first page of what the script has found, and of the run's last few entries, the newest first."""
+        count, spans, *flat = found
+        with parsing(self._keys):
+            ends = [span.split(b"-") for span in spans.split()]
+            wanted = [(int(low), int(high)) for low, high in ends]
+        if last and parse_offset(last[0][0]) > head.last.offset:
+            # left there by an append that was refused in its midst: they are not all that the script left out
+            return FirstPage([], wanted, [])
+        return FirstPage(*cut(wanted, count), [*zip(flat[::2], flat[1::2], strict=True), *_entries([last[::-1]])])
+
+    def begun(self, opened: RunHead, first: FirstPage) -> Stream:
+        """The events in spans of which the first page came as the run was opened."""
+        yield from self.give((yield from self._in_spans(opened, first.spans, first.entries)))
+        yield from self.spans(opened, first.rest)
 
     def at(self, wanted: Spans, head_of: Callable[[RunHead], object]) -> Stream:
         """Open the run, and read the events in spans of it; nothing for an offset that the run has not.
@@ -68,7 +116,7 @@ class SpanReader(RunReader):
 
         head, replies = yield from self.open_with(queries, self._pace)
         head_of(head)
-        yield from self.give((yield from self._in_spans(head, asked, replies)))
+        yield from self.give((yield from self._in_spans(head, asked, _entries(replies))))
         yield from self.spans(head, rest)
 
     def spans(self, opened: RunHead, wanted: Spans) -> Stream:
@@ -90,28 +138,27 @@ class SpanReader(RunReader):
                 yield from self._check_history(head, [(parse_cursor(entry_id), b"") for entry_id, _ in again])
             if head.start != opened.start:  # deleted since this began
                 yield from self.report_lost(opened.last.offset, head.last.offset)
-            yield from self.give((yield from self._in_spans(head, asked, replies)))
+            yield from self.give((yield from self._in_spans(head, asked, _entries(replies))))
             wanted = rest
 
     def _span_queries(self, spans: Spans) -> list[Command]:
         return [(b"XRANGE", self._keys.events, str(low + 1), str(high)) for low, high in spans]
 
-    def _in_spans(self, head: RunHead, spans: Spans, replies: Sequence[Sequence[Any]]) -> Operation[Page]:
-        """The entries in the replies to the queries for spans of them, none missing that the run has."""
-        entries = list(chain.from_iterable(replies))
-        cursors = (parse_cursor(entry_id) for entry_id, _ in entries)
-        found = list(zip(cursors, parse_records(entries), strict=True))
-        self._pace.adapt([len(record) for _, record in found])
-        there = {at.offset for at, _ in found}
+    def _in_spans(self, head: RunHead, spans: Spans, entries: Sequence[tuple[bytes, bytes]]) -> Operation[Page]:
+        """Those among some entries that are in spans of the run, none missing that it has."""
+        found = {parse_offset(entry_id): (entry_id, record) for entry_id, record in entries}
+        self._pace.adapt([len(record) for _, record in entries])
+        page: Page = []
         for low, high in spans:
+            # what lies behind the last cursor was left by an append that was refused in its midst
             for offset in range(max(low, head.before_first.offset) + 1, min(high, head.last.offset) + 1):
-                if offset not in there:
+                if offset not in found:
                     yield from self.report_missing(head, offset)
-        # what lies behind the last cursor was left by an append that was refused in its midst
-        found = [item for item in found if item[0].offset <= head.last.offset]
-        if found:
-            self.note_read(head, found[-1][0])
-        return found
+                entry_id, record = found[offset]
+                page.append((parse_cursor(entry_id), record))
+        if page:
+            self.note_read(head, page[-1][0])
+        return page
 
     def note_read(self, head: RunHead, at: Cursor) -> None:
         """Note how far the run was read, as ``note``; what was seen farther on still counts."""
@@ -119,3 +166,9 @@ class SpanReader(RunReader):
         self.note(head, at)
         if seen is not None and seen.offset > at.offset:
             self.seen = seen
+
+
+def _entries(replies: Sequence[Sequence[Any]]) -> list[tuple[bytes, bytes]]:
+    """The ids and wire records of the entries in replies to XRANGE."""
+    entries = list(chain.from_iterable(replies))
+    return [(entry[0], record) for entry, record in zip(entries, parse_records(entries), strict=True)]
