@@ -90,6 +90,37 @@ def test_a_lane_that_is_not_there_cannot_end(store: Store) -> None:
     assert ended(store) == ["a"]
 
 
+@on_every_backend
+def test_a_fork_has_the_ends_of_lanes_as_they_were_when_it_was_made(store: Store) -> None:
+    """Whatever comes to the lanes in its parent since, be it at the same offset."""
+    states: dict[str | None, Any] = {"a": make_state("r"), "b": make_state("r")}
+    store.append("r", [event(lane) for lane in "abcd"], snapshots=states, end_lanes=["a", "c"])
+    store.fork("r", "f")
+    store.append("r", (), end_lanes=["b", "d"])
+    assert (ended(store, "r"), ended(store, "f")) == (["a", "b", "c", "d"], ["a", "c"])
+    store.append("r", [event("a", 2)], end_lanes=["a"])
+    store.append("r", [event("c", 2)])
+    assert (ended(store, "r"), ended(store, "f")) == (["a", "b", "d"], ["a", "c"])
+    store.fork("r", "g", at=4)
+    assert ended(store, "g") == ["b", "c", "d"]  # of the lane that was ended twice, the last end counts
+
+
+@on_every_backend
+def test_a_lane_of_what_a_fork_shares_is_ended_in_the_fork_alone(store: Store) -> None:
+    """Until something comes to it there; a fork of the fork has it ended."""
+    store.append("r", [event("a"), event("b")])
+    store.fork("r", "f")
+    store.append("f", (), end_lanes=["a", "nobody"])
+    store.fork("f", "g")
+    assert [ended(store, run_id) for run_id in "rfg"] == [[], ["a"], ["a"]]
+    assert [lane.lane_id for lane in store.lanes("f")] == ["a", "b"]
+    store.append("f", [make_event("f", 2, lane_id="a")])
+    with store.open_run("g", lane_id="b") as run:
+        run.emit("tool.result")
+        run.finish_lane()
+    assert [ended(store, run_id) for run_id in "rfg"] == [[], [], ["a", "b"]]
+
+
 def test_an_append_of_known_keys_ends_nothing(store: Store) -> None:
     store.append("r", [event("a")], keys=["k"])
     store.append("r", [event("a")], keys=["k"], end_lanes=["a"])

@@ -16,6 +16,7 @@ from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Plain
 from runstream.model.erasures import ErasureNote
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.results import Cursor
+from runstream.model.run_head import UNKNOWN_TOKEN
 from runstream.model.tags import TagSet
 from runstream.stores.archive.eraser import without_erased
 from runstream.stores.redis.operations.worker.drain import LanesAfter
@@ -217,13 +218,14 @@ class Chunk:
         """What an archive gets: the one of that index among the worker's sinks."""
         run, (_, position) = self.claimed.run, self.claimed.positions[sink]
         header = replace(run.header, status=self.status, tags=self.tags)
-        ended = run.ended if self.is_last else ()
+        # also of lanes that were opened again since: settling removes them; a fork at an earlier offset has them
+        ended = [end for end in run.ends.values() if end in run.ended or end.token != UNKNOWN_TOKEN]
         return RunBatch(
             header,
             self.claimed.proven,
             self.entries,
             self.snapshots,
-            ended=ended,
+            ended=ended if self.is_last else (),
             tags_seen="" if position is None else position.tags,
             erasures_seen=len(self.claimed.erased.notes) if position is None else position.erasures,
             snapshots_seen=self.seen(sink),

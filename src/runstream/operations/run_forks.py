@@ -68,7 +68,7 @@ class Brought(NamedTuple):
         at: Its cursor at the offset at which it is to be forked, or the last one before that which the archive
             has.
         snapshots: The newest ones, of the run and of each lane, that cover no more than that.
-        ends: The ends of the lanes that had ended by then, and still are.
+        ends: The last end of each lane, as far as that is no later.
     """
 
     head: RunHead

@@ -154,6 +154,33 @@ def test_a_lane_that_has_left_a_fork_is_ended_there_though_its_last_event_is_sti
     assert {one.lane_id: one.ended for one in tiered.lanes("f")} == {"done": True, "going": False}
 
 
+@pytest.mark.parametrize("is_drained", [False, True])
+def test_a_lane_of_a_fork_is_ended_and_opened_again_wherever_it_is(
+    tiered: Tiered, hot: Hot, archive: Any, *, is_drained: bool
+) -> None:
+    """Also one that Redis does not know any more, or never has; and its last event is told wherever that is."""
+
+    def move_on() -> list[tuple[str, int, bool]]:
+        if is_drained:
+            DrainWorker(hot, [archive], trim="archived").drain_once()
+        return [(one.lane_id, one.last_offset, one.ended) for one in tiered.lanes("f")]
+
+    states: dict[str | None, Any] = {"state": make_state("r")}
+    tiered.append("r", [*make_events("r", 1, lane_id="a"), *make_events("r", 1, lane_id="b")], snapshots=states)
+    tiered.append("r", (), end_lanes=["a", "state"])
+    tiered.fork("r", "f")
+    assert move_on() == [("a", 1, True), ("b", 2, False), ("state", 0, True)]
+    tiered.append("f", (), end_lanes=["a", "b", "state"])
+    assert move_on() == [("a", 1, True), ("b", 2, True), ("state", 0, True)]
+    tiered.append("f", make_events("f", 1, first=2, lane_id="b"), end_lanes=["b"])
+    assert move_on() == move_on() == [("a", 1, True), ("b", 3, True), ("state", 0, True)]
+    tiered.append("f", make_events("f", 1, first=2, lane_id="a"))
+    tiered.append("f", make_events("f", 1, first=3, lane_id="b"))
+    assert move_on() == [("a", 4, False), ("b", 5, False), ("state", 0, True)]
+    tiered.fork("f", "g", at=3)
+    assert [one.lane_id for one in tiered.lanes("g") if one.ended] == ["a", "b", "state"]
+
+
 def test_a_fork_at_an_offset_that_has_left_redis_takes_the_snapshot_that_the_archive_has(
     tiered: Tiered, hot: Hot, archive: Any
 ) -> None:

@@ -67,7 +67,7 @@ class ArchiveForks(LocalOperations[E, S]):
         if head.before_first.offset < at < head.last.offset:
             cursor = self._own_cursor(run_id, at)
         kept = ((saved, self._keep_state(fields)) for saved, fields in self._states_at(run_id, at))
-        ends = [end for end in self._own_lane_facts(run_id).ended() if end.offset <= at]
+        ends = [end for end in self._own_lane_facts(run_id).ends.values() if end.offset <= at]
         return Brought(head, cursor, [ArchiveSnapshot(*saved, state) for saved, state in kept], ends)
 
     def _begin_fork(self, run_id: str, start: ForkStart) -> None:

@@ -33,7 +33,7 @@ class ForkStart(NamedTuple):
     Attributes:
         head: Its head, with the heads of its snapshots.
         states: What the store keeps of these, in the order of ``head.snapshots``.
-        ended: The ends of lanes.
+        ended: The last end of each lane up to there: what has come to it since shows whether it is ended.
     """
 
     head: RunHead
@@ -100,13 +100,8 @@ class LocalForks(LookUps[E, S]):
         for lane_id, (saved, fields) in self._shared_states(run_id, head, at).items():
             heads[lane_id] = saved
             kept.append(self._keep_state(as_state_of(new_run_id, fields)))
-        ends = {
-            end.lane_id: end
-            for segment in self._segments(run_id, head)  # a later end comes later
-            for end in self._own_lane_facts(segment.run_id).ends.values()
-            if end.offset <= segment.upto(at)
-        }
-        return ForkStart(replace(begun, snapshots=heads), kept, [*ends.values()])
+        ends = [end for end in self._own_lane_facts(run_id).ends.values() if end.offset <= at]
+        return ForkStart(replace(begun, snapshots=heads), kept, ends)
 
     def _shared_states(
         self, run_id: str, head: RunHead, at: int
@@ -114,7 +109,7 @@ class LocalForks(LookUps[E, S]):
         """The newest held snapshots, of the run and of each lane, that cover at most an offset, by lane."""
         found: dict[str | None, tuple[SnapshotHead, dict[str, Any]]] = {}
         for segment in reversed(self._segments(run_id, head)):
-            for saved, fields in self._states_at(segment.run_id, segment.upto(at)):
+            for saved, fields in self._states_at(segment.run_id, segment.states_upto(at)):
                 found.setdefault(saved.lane_id, (saved, fields))
         return found
 

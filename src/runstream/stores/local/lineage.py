@@ -133,14 +133,8 @@ class Lineage(ABC, Generic[E, S]):
         facts, head = self._own_lane_facts(run_id), self._load_head(run_id)
         if head is None or head.fork_of is None:
             return facts
-        ends = {
-            end.lane_id: end
-            for segment in self._segments(run_id, head)[:-1]  # a later end comes later
-            for end in self._own_lane_facts(segment.run_id).ends.values()
-            if segment.end is not None and end.offset <= segment.end.offset
-        }
-        lasts = {**self._inherited_lasts(run_id, head), **facts.lasts}
-        return facts._replace(lasts=lasts, ends={**ends, **facts.ends})
+        # the ends of lanes that it shares were noted of it as it was made: what came to these since is not of it
+        return facts._replace(lasts={**self._inherited_lasts(run_id, head), **facts.lasts})
 
     @in_one_call
     def own_lane_facts(self, run_id: str) -> LaneFacts:

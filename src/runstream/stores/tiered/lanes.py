@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from runstream.model.results import E, LaneInfo, Recorded, S
-from runstream.model.run_head import EndedLane
 from runstream.operations.arguments import ReadQuery
 from runstream.operations.filters import lane_of, seq_of
 from runstream.operations.lane_facts import LaneFacts
@@ -37,7 +36,6 @@ def lanes(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[LaneInfo]]:
 def _with_shared(tiers: HotAndArchive[E, S], run_id: str, facts: LaneFacts) -> Operation[LaneFacts]:
     """What is noted of the lanes of a fork, given that of its own events and snapshots."""
     lasts = {lane: last for lane, last in facts.lasts.items() if last[0]}
-    ends: dict[str, EndedLane] = {}
     for segment in reversed((yield from ancestry_in(tiers, run_id))):
         yield from tiers.locate(segment.run_id)  # both have one history of it
         hot = yield from tiers.hot.hot_lanes(segment.run_id)
@@ -47,14 +45,7 @@ def _with_shared(tiers: HotAndArchive[E, S], run_id: str, facts: LaneFacts) -> O
         lasts |= {lane: last for lane, last in wanted.items() if segment.has(last[0])}
         # of the others it has more: their last event before the fork is further back
         lasts |= yield from _lasts_back(tiers, segment, wanted.keys() - lasts.keys())
-        noted = sorted((*hot.facts.ends.values(), *archived.ends.values()), key=lambda end: end.offset)
-        # of two that are the same the archive's counts, which knows the snapshot that left Redis
-        by_then = {end.lane_id: end for end in noted if segment.upto(end.offset) == end.offset}
-        ends = {**by_then, **ends}
-    for end in facts.ends.values():
-        if end.lane_id not in ends or end.offset > ends[end.lane_id].offset:
-            ends[end.lane_id] = end
-    return facts._replace(lasts=lasts, ends=ends)
+    return facts._replace(lasts=lasts)
 
 
 def last_seq_back(tiers: HotAndArchive[E, S], run_id: str, lane_id: str) -> Operation[int]:

@@ -248,7 +248,7 @@ def _confirmed(exchange: Exchange) -> Exchange:
 
 
 def _sent_again(unknown: Sequence[int], exchange: Exchange) -> Sequence[int]:
-    """The indexes of the commands that are sent again: of which the script was unknown, and what goes with them."""
+    """The indexes of the commands to send again: those whose script was unknown, and what goes with them."""
     if exchange.atomic:
         return range(len(exchange.commands))
     return unknown if exchange.confirm is None else [*unknown, len(exchange.commands) - 1]

@@ -708,10 +708,13 @@ for i = is_nothing and at_tags or at_ends, at_tags - 1 do
   local lane = lane_of[ARGV[i]]
   local noted = lane.snapshot and lane.snapshot.token
     or match(call('HGET', KEYS[2], 'snapshot:' .. lane.name) or '', '(%S+)$')
-  if noted or lane.is_known or lane.last_index then
+  local left_at, highest = ended_lanes()
+  local may_have_left = not lane.is_known and (retired or left_at + highest > 0)
+  -- what has left, and what a fork shares, may have events of any lane
+  if noted or lane.is_known or lane.last_index or lane.since_ever or may_have_left then
     if not noted then
       local gone = call('HMGET', KEYS[2], gone_field(lane.name), 'back:' .. lane.name)
-      noted = (gone[1] or gone[2] or not lane.is_known and (retired or ended_lanes() > 0)) and '?' or '-'
+      noted = (gone[1] or gone[2] or may_have_left) and '?' or '-'
     end
     change('end:' .. lane.name, text(offset) .. ' ' .. noted)
     if is_indexed and not index_ended(lanes_key, lane.name) then

@@ -13,7 +13,7 @@
 --       11 numbers, separated by single spaces, of fields to set if the fork has not been truncated, of entries, and of callers'
 --          keys; the fields and their values; the cursor and the record of each entry; each key and the cursor of its event;
 --          then for each lane that what is shared has events of: its name; its last offset and seq, separated by a space;
---          the offset of the first one in the copy, or ''; the end of the lane, as meta has such, or ''
+--          the offset of the first one in the copy, or ''
 --
 -- Replies {'more'}        callers' keys were noted, or entries put into the copy, and there are more
 --         {'done'}        it has its own copy, by this call or by a former one
@@ -97,17 +97,17 @@ if ARGV[10] == 'unknown' and not is_retired then
   local upto, revision = string.match(meta['ended'] or '0 0', '^(%d+) (%d+)$')
   change('ended', text(math.max(tonumber(upto), begun)) .. ' ' .. revision)
 end
-for i = is_retired and #ARGV or at_lanes, #ARGV - 1, 4 do
-  local lane, last, begins, ends = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+for i = is_retired and #ARGV or at_lanes, #ARGV - 1, 3 do
+  local lane, last, begins = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local mark, since = meta['lane:' .. lane], meta['since:' .. lane]
+  local is_over = is_ended_lane(mark or last, meta['snapshot:' .. lane], meta['end:' .. lane])
   if not mark then
     change('lane:' .. lane, last)
-    if ends ~= '' then change('end:' .. lane, ends) end
   elseif string.find(mark, '+', 1, true) then
     change('lane:' .. lane, (string.gsub(mark, '%+', ''))) -- nobody knows whether it rises from what is shared on
   end
   local covered = tonumber(string.match(meta['snapshot:' .. lane] or '0', '^%d+'))
-  if copied and (mark or ends == '') and covered < tonumber(string.match(last, '^%d+')) then
+  if copied and not is_over and covered < tonumber(string.match(last, '^%d+')) then
     local uncovered = math.max(covered + 1, tonumber(begins ~= '' and begins or parse_cursor(ARGV[7])))
     if not since or tonumber(since) > uncovered then change('since:' .. lane, text(uncovered)) end
   end

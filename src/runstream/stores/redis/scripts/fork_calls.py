@@ -130,7 +130,7 @@ class DetachStep(NamedTuple):
         entries: Some of the entries.
         keys: Some of the callers' keys, with the cursors of their events.
         lanes: The lanes that what is shared has events of: name; offset and ``seq`` of the last one; offset of the
-            first one that is copied, or ''; its end, as meta has one, or ''.
+            first one that is copied, or ''.
     """
 
     first: Cursor | None
@@ -140,7 +140,7 @@ class DetachStep(NamedTuple):
     fields: Mapping[str, str] = {}
     entries: Sequence[tuple[Cursor, bytes]] = ()
     keys: Mapping[bytes, bytes] = {}
-    lanes: Sequence[tuple[str, str, str, str]] = ()
+    lanes: Sequence[tuple[str, str, str]] = ()
 
 
 def detach_call(run: RunKeys, seen: Mapping[bytes, bytes], token: str, step: DetachStep) -> Command:

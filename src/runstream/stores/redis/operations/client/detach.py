@@ -23,7 +23,7 @@ from runstream.model.errors import (
 )
 from runstream.model.identifiers import check_run_id, random_token
 from runstream.model.results import Cursor, E, S
-from runstream.model.run_head import EndedLane, RunHead
+from runstream.model.run_head import RunHead
 from runstream.operations.lineage import Segment, joined_origins
 from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.damage import parsing
@@ -57,7 +57,6 @@ class _Shared:
         first: The cursor of the first entry that the fork is to get.
         lasts: The last events of the lanes that are known.
         firsts: The first events of lanes from ``first`` on, by lane.
-        ends: The last end of each lane that was ended by then.
         largest: The size of the largest record from ``first`` on.
         are_all: Whether no other lane can have had an event.
     """
@@ -68,7 +67,6 @@ class _Shared:
     first: Cursor | None = None
     lasts: Lasts = field(default_factory=dict)
     firsts: dict[str, int] = field(default_factory=dict)
-    ends: dict[str, EndedLane] = field(default_factory=dict)
     largest: int = 0
     are_all: bool = True
 
@@ -103,7 +101,7 @@ class _Shared:
     def note_lanes(self) -> None:
         """Add what is noted of lanes, of which the last events were not read."""
         unknown: set[str] = set()
-        for segment, run, meta in reversed(self.parts):
+        for segment, _, meta in reversed(self.parts):
             is_read = self.scanned <= segment.after + 1
             marks = lane_marks(meta)
             for lane in marks.keys() - self.lasts.keys() - unknown:
@@ -113,9 +111,6 @@ class _Shared:
                     unknown.add(lane)
             if not is_read and (unknown or {b"retired", b"ended"} & meta.keys()):
                 self.are_all = False
-            for lane, end in run.ends.items():
-                if lane in self.lasts and segment.upto(end.offset) == end.offset:
-                    self.ends.setdefault(lane, end)
 
     def archived_to(self) -> Cursor | None:
         """The cursor up to which every required archive has it; None: all of it.
@@ -140,8 +135,7 @@ class _Shared:
         origins = joined_origins((part.segment, part.run.head) for part in self.read)
         fields = {"base": str(self.base), "origin": origins_text(origins)}
         lanes = [
-            (lane, f"{offset} {seq}", str(self.firsts.get(lane, "")), _end_text(self.ends.get(lane)))
-            for lane, (offset, seq) in self.lasts.items()
+            (lane, f"{offset} {seq}", str(self.firsts.get(lane, ""))) for lane, (offset, seq) in self.lasts.items()
         ]
         return DetachStep(
             self.first,
@@ -159,10 +153,6 @@ class _Part(NamedTuple):
     segment: Segment
     run: HotRun
     meta: Mapping[bytes, bytes]
-
-
-def _end_text(end: EndedLane | None) -> str:
-    return "" if end is None else f"{end.offset} {end.token or '-'}"
 
 
 def detach(session: Session[E, S], run_id: str, of: str, archive_id: str | None = None) -> Operation[None]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 from runstream.codec.lossless_json import load_json
 from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved
@@ -31,7 +30,6 @@ from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.runs import run_info
 from runstream.stores.redis.operations.client.send import resolve_unanswered
-from runstream.stores.redis.operations.client.shared_lanes import lane_marks
 from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.operations.worker.noted_forks import NotedFork, give_up
 from runstream.stores.redis.people_notes import parse_questions
@@ -42,9 +40,6 @@ from runstream.stores.redis.session.session import Session
 __all__ = ["fork"]
 
 _ATTEMPTS = 10
-
-_Ends: TypeAlias = Mapping[str, EndedLane | None]
-"""The end of each lane that Redis knows; None for one that is not ended."""
 
 
 def fork(
@@ -84,7 +79,7 @@ def fork(
             made = yield from _intend(session, run_id, new_run_id, made, call)
             if made is None:
                 continue
-            ended = _ended(ends, brought, at, snapshots)
+            ended = _ended(parent, ends, brought, at, snapshots)
             if not (yield from _make(session, run_id, new_run_id, made, snapshots, ended)):
                 continue
         yield Exchange([fork_end_call(session.keys, run_id, head.creation, new_run_id, made.identity, made.start)])
@@ -105,10 +100,10 @@ def _now(session: Session[E, S]) -> float:
 
 def _look(
     session: Session[E, S], run_id: str, new_run_id: str
-) -> Operation[tuple[RunHead | None, RunHead | None, bytes, _Ends]]:
+) -> Operation[tuple[RunHead | None, RunHead | None, bytes, Mapping[str, EndedLane]]]:
     """The head of the run, with tags and snapshots, and of the one that is to be made; None for one not there.
 
-    With them the run's last request to erase, and the ends of its lanes.
+    With them the run's last request to erase, and the last ends of its lanes.
     """
     run, new = session.keys.run(run_id), session.keys.run(new_run_id)
     queries = [(b"HGETALL", run.meta), (b"HGETALL", run.tags), (b"HMGET", new.meta, *HEAD_FIELDS)]
@@ -122,21 +117,37 @@ def _look(
         return None, former, b"", {}
     with parsing(run, run.tags):
         of_run = parse_tags(meta.get(b"tags"), tags)
-        lanes = {*lane_marks(meta), *filter(None, known.head.snapshots)}
     head = replace(known.head, tags=of_run, questions=parse_questions(meta.get(b"questions")))
-    ends: _Ends = {**dict.fromkeys(lanes), **{end.lane_id: end for end in known.ended}}
-    return head, former, meta.get(b"erasures", b""), ends
+    return head, former, meta.get(b"erasures", b""), known.ends
 
 
-def _ended(ends: _Ends, brought: Brought | None, at: int, snapshots: Sequence[CopiedSnapshot]) -> list[EndedLane]:
-    """The ends of the lanes that had ended by an offset, each with the snapshot that the fork has of it."""
+def _ended(
+    parent: RunHead | None,
+    ends: Mapping[str, EndedLane],
+    brought: Brought | None,
+    at: int,
+    snapshots: Sequence[CopiedSnapshot],
+) -> list[EndedLane]:
+    """The ends up to an offset of lanes that had no other snapshot by then than the fork has of them.
+
+    Whether they have had events since then, of what the fork shares, is seen where its lanes are listed.
+    """
     archived = {} if brought is None else {end.lane_id: end for end in brought.ends}
+    # where Redis does not know the snapshot any more, the archive does
+    later = {
+        lane: end
+        for lane, end in ends.items()
+        if lane not in archived or (end.offset, end.token != UNKNOWN_TOKEN) > (archived[lane].offset, False)
+    }
     tokens = {noted.lane_id: noted.token for noted, _ in snapshots}
-    by_then = [end for end in {**archived, **ends}.values() if end is not None and end.offset <= at]
+    hot = (
+        {} if parent is None else parent.snapshots
+    )  # had they been saved before, the ends would have their tokens
     return [
         end._replace(token=tokens.get(end.lane_id, ""))
-        for end in by_then
-        if end.token in (UNKNOWN_TOKEN, tokens.get(end.lane_id, ""))
+        for end in {**archived, **later}.values()
+        if end.offset <= at
+        and (end.token == tokens.get(end.lane_id, "") or (end.token == UNKNOWN_TOKEN and end.lane_id not in hot))
     ]
 
 

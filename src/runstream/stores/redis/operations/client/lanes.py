@@ -13,7 +13,7 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import lanes_away
 from runstream.stores.redis.operations.client.send import resolve_unanswered
-from runstream.stores.redis.operations.client.shared_lanes import SharedLanes, lane_marks, shared_lanes
+from runstream.stores.redis.operations.client.shared_lanes import lane_marks, shared_lanes
 from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.scripts.calls import MICROSECONDS
@@ -45,14 +45,13 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[HotLanes]:
         lasts, are_all = lane_marks(meta), not {b"retired", b"ended"} & meta.keys()
         now = session.server_clock.now() or round(unix_seconds() * MICROSECONDS)
         leases = _leases(fields, now)
-    ends = run.ends
-    if run.head.fork_of is not None:
+    if run.head.fork_of is not None and are_all:  # a lane that left had gone on since
         try:
-            shared = yield from shared_lanes(session, run_id, run.head, lasts)
+            shared, are_known = yield from shared_lanes(session, run_id, run.head, lasts)
         except EventsArchived:  # of a lane that has gone on in the parent, only its events tell where it was
-            shared = SharedLanes({}, {}, are_all=False)
-        lasts, ends, are_all = shared.lasts | lasts, {**shared.ends, **ends}, are_all and shared.are_all
-    return HotLanes(LaneFacts(lasts, run.head.snapshots, ends, leases), are_all)
+            shared, are_known = {}, False
+        lasts, are_all = shared | lasts, are_all and are_known
+    return HotLanes(LaneFacts(lasts, run.head.snapshots, run.ends, leases), are_all)
 
 
 def _leases(fields: Mapping[str, bytes], now: int) -> dict[str | None, str]:

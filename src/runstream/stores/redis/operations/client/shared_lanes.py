@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from runstream.model.results import E, Recorded, S
-from runstream.model.run_head import EndedLane, RunHead
+from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery
 from runstream.operations.lineage import Segment
 from runstream.operations.operation import Exchange, Operation, collect
@@ -20,11 +20,10 @@ from runstream.stores.redis.operations.client.run_head import (
     parse_head,
     retired_of,
 )
-from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["Lasts", "SharedLanes", "lane_marks", "last_seq_shared", "shared_lanes"]
+__all__ = ["Lasts", "lane_marks", "last_seq_shared", "shared_lanes"]
 
 _FIRST_PAGE, _PAGE = 64, 1000
 """How many events are read at first, as a lane that has gone on is mostly found near, and at most."""
@@ -51,39 +50,25 @@ def last_seq_shared(session: Session[E, S], run_id: str, head: RunHead, lane_id:
     return 0
 
 
-class SharedLanes(NamedTuple):
-    """The lanes of what a fork shares, but those that are known.
-
-    Attributes:
-        lasts: Their last events.
-        ends: The last end of each that was ended by then.
-        are_all: Whether these are all of them.
-    """
-
-    lasts: Lasts
-    ends: Mapping[str, EndedLane]
-    are_all: bool
-
-
 def shared_lanes(
     session: Session[E, S], run_id: str, head: RunHead, known: Collection[str]
-) -> Operation[SharedLanes]:
-    """The lanes of what a fork shares, but those that are known."""
-    lasts, ends, are_all = Lasts(), dict[str, EndedLane](), True
+) -> Operation[tuple[Lasts, bool]]:
+    """The lanes of what a fork shares, but those that are known; and whether these are all of them.
+
+    Where lanes have left Redis, those of what comes before are not told: they may have gone on there.
+    """
+    lasts = Lasts()
     for segment in reversed((yield from ancestry_here(session, run_id, head))):
         keys = session.keys.run(segment.run_id)
         (reply,) = yield Exchange([(b"HGETALL", keys.meta)])
         meta = parse_map(reply)
         with parsing(keys):
-            marks, run = lane_marks(meta), run_of(segment.run_id, meta, is_partial=False)
-        are_all = are_all and not {b"retired", b"ended"} & meta.keys()
+            marks = lane_marks(meta)
         missing = {lane: last for lane, last in marks.items() if lane not in known and lane not in lasts}
-        found = yield from _upto(session, segment, missing)
-        lasts |= found
-        upto = segment.end.offset if segment.end is not None else 0
-        of_run = {} if run is None else run.ends
-        ends |= {lane: of_run[lane] for lane in found if lane in of_run and of_run[lane].offset <= upto}
-    return SharedLanes(lasts, ends, are_all)
+        lasts |= yield from _upto(session, segment, missing)
+        if {b"retired", b"ended"} & meta.keys():
+            return lasts, False
+    return lasts, True
 
 
 def lane_marks(meta: Mapping[bytes, bytes]) -> Lasts:
