@@ -122,7 +122,7 @@ def test_a_script_that_the_server_did_not_know_reads_at_the_moment_of_all_else(
 ) -> None:
     """A snapshot that comes meanwhile takes no event away from one that was read before."""
     store.append("r", [make_event("r", seq) for seq in range(1, 21)])
-    client = store._driver._transport._client
+    client: Any = store._driver._transport._client  # type: ignore[attr-defined]  # of a single server
     execute = client.execute_command
 
     def meanwhile(*command: Any) -> Any:
