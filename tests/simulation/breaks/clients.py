@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runstream.history.hot import HotHistory
-from runstream.stores.redis.operations.client import resend_lost, send
+from runstream.stores.redis.operations.client import durability, resend_lost, send
 from runstream.stores.redis.operations.client.reader import RunReader
 from runstream.stores.redis.scripts.calls import append_call
 from runstream.stores.redis.session.in_flight import InFlight
@@ -70,6 +70,14 @@ def _forget_seen(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(SeenBook, "note", _nothing)
 
 
+def _wait_for_nobody(patched: pytest.MonkeyPatch) -> None:
+    def said(operation: Any, _: Any, heard: list[Any]) -> Generator[Any, Any, Any]:
+        heard.append(1)
+        return (yield from operation)
+
+    patched.setattr(durability, "_confirmed", said)
+
+
 def _resend_all(patched: pytest.MonkeyPatch) -> None:
     def count_none(*_: Any) -> Generator[Any, Any, int]:
         yield from ()
@@ -98,6 +106,7 @@ IN_CLIENTS: Sequence[Break] = (
     Break("the outcome of a batch that was sent again is not kept", "storm", _lose_outcomes, seed=8),
     Break("a change of a state that was made is made again", "storm", _lose_changes, seed=7),
     Break("what a writer has seen is not kept", "failovers", _forget_seen, seed=3),
+    Break("a write does not wait for the replica", "replicated", _wait_for_nobody, seed=1),
     Break("events that are there are taken for lost", "failovers", _resend_all, seed=62),
     Break("lost events are appended again in another order", "failovers", _resend_backwards, seed=21),
     Break("a follower passes over what has left Redis", "storm", _pass_over_gaps, seed=11),

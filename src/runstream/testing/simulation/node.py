@@ -192,6 +192,7 @@ class Node:
         """What it tells of itself."""
         about = {
             "redis_version": "7.0.15",
+            "connected_slaves": str(int(self.replica is not None)),
             "maxmemory_policy": "noeviction",
             "role": "slave" if self.state is State.READ_ONLY else "master",
             "master_replid": self.identity,

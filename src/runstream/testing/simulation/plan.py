@@ -32,6 +32,7 @@ class Plan:
         resolvers: How many operators there are who resolve runs that are parked, until none is.
         readers: How many read runs through Redis and an archive, in all ways.
         is_tiered: Agents use Redis and an archive as one store.
+        durability: What agents ask for: ``replicated=1`` is given by the replica, and lost by no failover.
         retire_after_seconds: After how long a quiet run that has ended is retired; None: never.
         retire_idle_seconds: After how long any quiet run is retired; None: never.
         forget_after_seconds: After how long one that was retired is forgotten; None: never.
@@ -65,6 +66,7 @@ class Plan:
     resolvers: int = 0
     readers: int = 0
     is_tiered: bool = False
+    durability: str = "primary"
     retire_after_seconds: float | None = None
     retire_idle_seconds: float | None = None
     forget_after_seconds: float | None = None
@@ -81,6 +83,11 @@ class Plan:
     def loses(self) -> bool:
         """Whether the server may lose what it has acknowledged."""
         return not {"fail_over", "split"}.isdisjoint(self.troubles)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a failover loses nothing that agents were told to be written."""
+        return self.durability != "primary"
 
 
 @dataclass

@@ -14,6 +14,12 @@ PLANS = {
         forms=("plain", "leases", "runs", "resends"),
         troubles=("restart", "leave", "leap", "replicate", "replicate", "fail_over"),
     ),
+    # writers who wait for the replica, which takes the server's place over and over: they lose nothing
+    "replicated": Plan(
+        forms=("plain", "runs", "counts", "contends"),
+        durability="replicated=1",
+        troubles=("restart", "leave", "leap", "fail_over", "fail_over"),
+    ),
     # agents that share an event loop, and break off some of their calls
     "asyncio": Plan(
         forms=(),

@@ -71,7 +71,12 @@ class AgentPlayer(Player):
     def _options(self, forms: list[str]) -> dict[str, Any]:
         patience = self.world.choices.one_of(_PATIENCE_SECONDS)
         limit = MOST_HOT_EVENTS if "expects" in forms else None
-        return {"retry_seconds": patience, "resend_lost": "resends" in forms, "max_hot_events": limit}
+        return {
+            "retry_seconds": patience,
+            "resend_lost": "resends" in forms,
+            "max_hot_events": limit,
+            "durability": self.world.plan.durability,
+        }
 
     def _archive(self, stack: ExitStack, hot: Any) -> tuple[Any, Callable[[str], bool]]:
         """The archive that it has beside Redis, until the end of a stack, and what puts back a run from there."""

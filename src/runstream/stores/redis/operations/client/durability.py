@@ -155,6 +155,8 @@ def _of_disk(session: Session[E, S], info: Mapping[str, str]) -> Operation[Comma
 
 def _of_replicas(session: Session[E, S], wanted: Durability, info: Mapping[str, str]) -> Operation[Command]:
     connected = int(info.get("connected_slaves", "0"))
+    if info.get("role") == "slave":  # in a failover: what it has once it is promoted, each write will tell
+        return (b"WAIT", wanted.replicas, _milliseconds(session))
     if connected < wanted.replicas:
         raise ConfigurationError(
             f"the server cannot give durability {str(wanted)!r}: replicas connected: {connected}; connect more, or"
