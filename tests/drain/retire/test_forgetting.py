@@ -11,6 +11,7 @@ from runstream import (
     DrainReport,
     DrainWorker,
     HistoryDiverged,
+    RunHasForks,
     StoreUnavailable,
 )
 from runstream.stores.redis.namespace import namespace_of
@@ -50,6 +51,38 @@ def test_deleting_a_retired_run_leaves_nothing_of_it(
     hot.delete_run("s")
     assert redis_backend.footprint().keys() == left.keys(), "nor of one that was to be retired"
     assert hot.append("r", [make_event("r", 1)])[:2] == (1, 1)
+
+
+def test_a_fork_is_not_forgotten_before_what_it_shares_is_archived(
+    hot: Hot, raw: Any, archives: list[Archive]
+) -> None:
+    """Else whoever deletes the run that it comes from, in Redis, takes that from it; also of a fork of a fork."""
+    keys = namespace_of(hot).keys
+    hot.append("r", [make_event("r", 1)])
+    hot.fork("r", "f")
+    hot.append("f", ended("f"))
+    hot.fork("f", "g")
+    hot.append("g", ended("g"))
+
+    def retire(claimed: str) -> None:
+        for run_id in "rf":  # by a worker that does not come to it
+            due = int((raw.time()[0] + 50) * 1e6) if run_id in claimed else 1
+            raw.zadd(keys.run(run_id).partition.due, {run_id: due}, xx=True)
+        for run_id in "fg":
+            raw.zadd(keys.run(run_id).partition.retired, {run_id: 1}, xx=True)
+        DrainWorker(hot, archives, retire_after_seconds=0, forget_after_seconds=0).drain_once()
+
+    for claimed in ("rf", "r"):
+        retire(claimed)
+        for run_id in "rf":
+            with pytest.raises(RunHasForks):
+                hot.delete_run(run_id)
+    for _ in range(3):  # the forks first
+        retire("")
+    assert hot.run_info("g") is hot.run_info("f") is None
+    assert hot.delete_run("r")
+    last = 1 + 2 * len(ended("f"))
+    assert all([item.offset for item in archive.read("g")] == [*range(1, last + 1)] for archive in archives)
 
 
 @pytest.mark.one_in(2)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from runstream.model.archive_records import RunHeader
 from runstream.model.results import Cursor
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.operations.run_forks import Fork
@@ -18,7 +19,14 @@ from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.worker.drain import server_time
 from runstream.stores.redis.operations.worker.hot_run import HotRun
-from runstream.stores.redis.replies import noted_start, parse_cursor, parse_map, parse_parent, run_id_of
+from runstream.stores.redis.replies import (
+    noted_cursor,
+    noted_start,
+    parse_cursor,
+    parse_map,
+    parse_parent,
+    run_id_of,
+)
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 from runstream.stores.redis.scripts.fork_calls import fork_end_call, give_up_call
 
@@ -31,6 +39,7 @@ __all__ = [
     "living_forks",
     "note_again",
     "noted_forks",
+    "shares_unarchived",
 ]
 
 _INTENT_MICROSECONDS = 600 * MICROSECONDS
@@ -199,6 +208,34 @@ def _pair(member: bytes) -> tuple[str, str]:
     length, _, names = member.partition(b":")
     size = int(length) if length.isdigit() else 0
     return run_id_of(names[:size]) or "", run_id_of(names[size:]) or ""
+
+
+def shares_unarchived(keys: Keys, fork: RunHeader) -> Operation[bool]:
+    """Whether some of what a fork shares may be in Redis alone; of any other run, nothing is.
+
+    Then its parent has to know of it still: whoever deletes that would take it from the fork.
+    """
+    of, creation, end = fork.parent, fork.parent_identity, fork.start.offset
+    while of is not None and creation:
+        run = keys.run(of[0])
+        (noted,) = yield Exchange(
+            [(b"HMGET", run.meta, "start", "last", "mark", "parent", "retired")], tolerant=True
+        )
+        if isinstance(noted, Refusal):
+            return True
+        start, last, mark, parent, retired = noted
+        if start is None:  # it was forgotten, so that all of it is archived
+            return False
+        try:
+            begin, identity = noted_start(start)
+            at = begin if mark is None and retired is None else noted_cursor(mark or last)
+            if creation == (identity or begin.chain) and at.offset < end:
+                return True
+            of, creation = parse_parent(parent)
+        except (ValueError, AttributeError):  # it is damaged: nobody knows
+            return True
+        end = min(end, begin.offset)
+    return False
 
 
 def note_again(keys: Keys, runs: Sequence[HotRun]) -> Operation[None]:

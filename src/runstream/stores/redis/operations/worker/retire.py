@@ -12,7 +12,7 @@ from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.worker.drain import server_time
 from runstream.stores.redis.operations.worker.mend import runs_in
-from runstream.stores.redis.operations.worker.noted_forks import fork_gone, living_forks
+from runstream.stores.redis.operations.worker.noted_forks import fork_gone, living_forks, shares_unarchived
 from runstream.stores.redis.replies import parent_text, start_text, tag_names
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 from runstream.stores.redis.scripts.removal_calls import clear_call, forget_call, retire_call
@@ -29,6 +29,10 @@ __all__ = [
     "put_off",
     "retire",
 ]
+
+
+_AGAIN_SECONDS = 60
+"""When a fork that has to stay is looked at again."""
 
 
 class Quiet(NamedTuple):
@@ -148,7 +152,22 @@ def _outcome(name: bytes, fact: bytes | int = 0) -> RetireOutcome:
 
 
 def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Operation[list[RetireOutcome]]:
-    """Forget those of these runs that are tombstones still. An outcome's name is what forget.lua replies."""
+    """Forget those of these runs that are tombstones still. An outcome's name is what forget.lua replies.
+
+    A fork stays, for now, as long as its parent must not be deleted for what it shares.
+    """
+    needed = set()
+    for run in runs:
+        if run.header is not None and (yield from shares_unarchived(keys, run.header)):
+            yield from put_off(keys, run.run_id, _AGAIN_SECONDS)
+            needed.add(run.run_id)
+    forgotten = iter((yield from _forget(keys, [run for run in runs if run.run_id not in needed], retired)))
+    return [RetireOutcome("later") if run.run_id in needed else next(forgotten) for run in runs]
+
+
+def _forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Operation[list[RetireOutcome]]:
+    if not runs:
+        return []
     tags = yield Exchange([(b"HGETALL", keys.run(run.run_id).tags) for run in runs], tolerant=True)
     names = [[] if isinstance(reply, Refusal) else tag_names(reply) for reply in tags]
     replies = yield Exchange(
