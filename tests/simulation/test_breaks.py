@@ -34,4 +34,4 @@ def test_there_is_one_of_each_script() -> None:
     """Of all but those that write nothing, two whose check saves work alone, and one whose note settling makes."""
     broken = {one.make.script for one in BREAKS if isinstance(one.make, InScript)}
     broken |= {make.script for _, make in test_exploration.BREAKS.values()}
-    assert broken == SCRIPT.keys() - {"load", "note_erasure", "revisit", "tagged"}
+    assert broken == SCRIPT.keys() - {"load", "note_erasure", "revisit", "tagged", "uncovered"}
