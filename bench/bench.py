@@ -103,15 +103,21 @@ def save_event_to(store: Any, run: tuple[str, str], other: tuple[str, str], roun
 
 
 @contextmanager
-def bench_server() -> Iterator[tuple[redis.Redis, Path]]:
-    """A server of the bench's own at a loopback port, as processes and machines that share runs reach theirs."""
+def bench_server(*more: str) -> Iterator[tuple[redis.Redis, Path]]:
+    """A server of the bench's own at a loopback port, as processes and machines that share runs reach theirs.
+
+    ``more`` are further options of it.
+    """
     directory = Path(tempfile.mkdtemp(prefix="runstream-bench-"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = f"--port {port} --bind 127.0.0.1 --appendonly yes --appendfsync everysec --save".split()
     server = subprocess.Popen(
-        [find_server_program(), *options, ""], cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [find_server_program(), *options, "", *more],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     try:
         with redis.Redis(port=port, retry=Retry(ConstantBackoff(0.05), 100)) as client:
