@@ -30,13 +30,14 @@ from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.options import StoreOptions
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer, rejoin_after_fork
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from runstream.stores.redis.connection.sentinel import SENTINEL_SCHEMES
 from runstream.stores.redis.connection.topology import open_async_transport, open_transport
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 from runstream.stores.urls import check_is_text, count_or_all, flag, octal, path_in, split_query, with_path
 
 __all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async"]
 
-SERVER_SCHEMES = ("redis", "rediss", "unix")
+SERVER_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 _PATHS = ("embedded", "sqlite", "jsonl")
 _SCHEMES = (*SERVER_SCHEMES, *_PATHS, "fake", "memory")
 
@@ -106,8 +107,10 @@ def connect(
 def connect(url: str | None = None, *, archive: str | None = None, **options: Any) -> Any:
     """Open the store that a URL names.
 
-    The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a
-    server of its own, which all processes that name DIR share; ``fake:NAME`` for fakeredis, in tests;
+    The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server;
+    ``redis+sentinel://HOST:PORT,HOST:PORT/NAME`` (``rediss+sentinel://`` with TLS) for the one that sentinels take
+    for the primary; ``embedded:DIR`` for a server of its own, which all processes that name DIR share;
+    ``fake:NAME`` for fakeredis, in tests;
     ``sqlite:PATH`` and ``jsonl:DIR``; ``memory:NAME``. After three slashes comes a relative path, after four an
     absolute one, as SQLAlchemy has it (``sqlite:///runs.db``). ``fake:`` and ``memory:`` stores of one name are
     shared within the process; without a name each is alone. All options but ``event_type``, ``state_type``,
@@ -193,15 +196,7 @@ def connect_async(
     **options: Unpack[StoreOptions],
 ) -> Opening[AsyncStore[E, S]]: ...
 def connect_async(url: str | None = None, *, archive: str | None = None, **options: Any) -> Opening[Any]:
-    """Open the store that a URL names, for asyncio.
-
-    The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a
-    server of its own, which all processes that name DIR share; ``fake:NAME`` for fakeredis, in tests;
-    ``sqlite:PATH`` and ``jsonl:DIR``; ``memory:NAME``. After three slashes comes a relative path, after four an
-    absolute one, as SQLAlchemy has it (``sqlite:///runs.db``). ``fake:`` and ``memory:`` stores of one name are
-    shared within the process; without a name each is alone. All options but ``event_type``, ``state_type``,
-    ``fallback`` and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what
-    is none of these is an option of redis-py.
+    """Open the store that a URL names, for asyncio: the URLs and the options are those of :func:`connect`.
 
     Closing the store, or leaving its ``async with``, closes what was opened here. It is pickled by its URL, in
     which paths are absolute. It may be used in any event loops, also in several at once: each has connections of

@@ -68,7 +68,7 @@ def restore(
             "--to",
             metavar="REDIS",
             envvar="RUNSTREAM_URL",
-            help="The Redis store: redis://, rediss://, unix:// or embedded:DIR.",
+            help="The Redis store: redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR.",
             show_default=False,
         ),
     ] = None,

@@ -34,7 +34,7 @@ def check_is_text(url: object) -> None:
         )
 
 
-_URL = re.compile(r"(redis|rediss|unix|embedded|sqlite|jsonl|fake|memory):")
+_URL = re.compile(r"(rediss?(\+sentinel)?|unix|embedded|sqlite|jsonl|fake|memory):")
 
 
 def check_path(path: object) -> None:

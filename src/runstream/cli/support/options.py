@@ -52,7 +52,7 @@ Url = Annotated[
     typer.Option(
         "--url",
         envvar="RUNSTREAM_URL",
-        help="The store: redis://, rediss://, unix://, embedded:DIR, sqlite:PATH or jsonl:DIR;"
+        help="The store: redis://, rediss://, unix://, redis+sentinel://, embedded:DIR, sqlite:PATH or jsonl:DIR;"
         " options may stand in its query (?namespace=dev).",
         show_default=False,
     ),
@@ -84,7 +84,7 @@ HotUrl = Annotated[
     typer.Option(
         "--url",
         envvar="RUNSTREAM_URL",
-        help="The Redis store: redis://, rediss://, unix:// or embedded:DIR;"
+        help="The Redis store: redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR;"
         " options may stand in its query (?namespace=dev).",
         show_default=False,
     ),

@@ -18,6 +18,7 @@ from redis.retry import Retry
 from runstream.model.errors import ConfigurationError
 from runstream.stores.redis.connection.client_settings import unconnected
 from runstream.stores.redis.connection.packing import packing_in_c
+from runstream.stores.redis.connection.sentinel import Sentinels, asking_sentinels, split_sentinels
 from runstream.stores.redis.connection.url_options import check_url_options
 
 __all__ = [
@@ -50,7 +51,8 @@ def open_client(url: str) -> redis.Redis:
     """Make a client of redis-py. It connects when it is first used.
 
     Args:
-        url: A ``redis://``, ``rediss://`` or ``unix://`` URL, with redis-py's own options in its query.
+        url: A ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://`` URL, with redis-py's own options
+            in its query.
 
     Returns:
         The client; it does not repeat commands by itself.
@@ -58,24 +60,31 @@ def open_client(url: str) -> redis.Redis:
     Raises:
         ConfigurationError: redis-py does not take the URL.
     """
+    sentinels, url = split_sentinels(url)
     with _client_options(url):
         retry = Retry(NoBackoff(), 0)  # the driver repeats, after more errors and up to a deadline
         client = redis.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
-        pool: Any = client.connection_pool
-        pool.connection_class = packing_in_c(pool.connection_class)
+        _set_connections(client.connection_pool, sentinels)
         unconnected(client)
         return client
 
 
 def open_async_client(url: str) -> redis.asyncio.Redis:
     """As :func:`open_client`, for asyncio."""
+    sentinels, url = split_sentinels(url)
     with _client_options(url):
         retry = AsyncRetry(NoBackoff(), 0)
         client = redis.asyncio.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
-        pool: Any = client.connection_pool
-        pool.connection_class = packing_in_c(pool.connection_class)
+        _set_connections(client.connection_pool, sentinels)
         unconnected(client)
         return client
+
+
+def _set_connections(pool: Any, sentinels: Sentinels | None) -> None:
+    """Let a pool make connections that pack in C, and that ask sentinels where to."""
+    pool.connection_class = packing_in_c(pool.connection_class)
+    if sentinels is not None:
+        pool.connection_class = asking_sentinels(pool.connection_class, sentinels.like(pool))
 
 
 @contextmanager

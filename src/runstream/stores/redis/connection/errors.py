@@ -19,6 +19,7 @@ __all__ = [
     "doubtful_keys",
     "is_denied",
     "is_full",
+    "is_of_replica",
     "is_passing",
     "is_right_refused",
     "refusal_of",
@@ -32,6 +33,7 @@ _PASSING = (
     exceptions.TimeoutError,
     exceptions.BusyLoadingError,
     exceptions.ReadOnlyError,
+    exceptions.NoScriptError,  # after it was sent: to another server, in a failover
     exceptions.ClusterDownError,
     exceptions.MasterDownError,
     exceptions.TryAgainError,
@@ -88,6 +90,11 @@ def is_passing(error: BaseException) -> bool:
     )
 
 
+def is_of_replica(error: object) -> bool:
+    """Whether it says that the server is a replica: the address may lead to another one by now."""
+    return isinstance(error, exceptions.ResponseError) and "READONLY" in str(error)
+
+
 def breaks_connection(reply: object) -> bool:
     """Whether redis-py takes a reply for a broken connection."""
     return isinstance(reply, exceptions.ConnectionError)
@@ -127,7 +134,7 @@ def _unavailable(error: Exception, is_tls: bool) -> StoreUnavailable:
             f"the server is full ({error}), and nothing was written: drain it, or give it more memory",
             next_step="then send the same events again",
         )
-    if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in said:
+    if is_of_replica(error):
         return StoreUnavailable(
             f"the server is a replica and takes no writes ({said}): give the address of the primary, or wait until"
             " a failover has made a primary of this one"

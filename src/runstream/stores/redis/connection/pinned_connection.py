@@ -67,6 +67,11 @@ class _PinnedConnection:
         replies: list[Any] = self._exchanged(holder, partial(_replies_to, commands=commands, atomic=atomic))
         return replies
 
+    def leave(self) -> None:
+        """Connect anew for what comes next: the address may lead to another server by now."""
+        for holder in self._free:
+            holder.connection.disconnect()
+
     def _take(self) -> Any:
         """The client that is bound to the pinned connection; None while that is in use."""
         try:

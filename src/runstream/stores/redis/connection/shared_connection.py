@@ -28,6 +28,7 @@ from runstream.stores.redis.connection.client_settings import (
     let_go,
     take_over,
 )
+from runstream.stores.redis.connection.errors import is_of_replica
 from runstream.stores.redis.connection.packing import packed
 from runstream.stores.redis.connection.transactions import executed, in_transaction
 
@@ -136,6 +137,8 @@ class _Link(asyncio.BufferedProtocol):
                 if type(reply) is _UNASKED:  # the server is about to move, or to close
                     self.is_taking = False
                     continue
+                if is_of_replica(reply):
+                    self.is_taking = False  # whoever asks again may find the primary elsewhere
                 asked = unanswered[0]
                 asked.replies.append(reply)
                 if len(asked.replies) == asked.packed.replies:

@@ -19,6 +19,7 @@ from runstream.stores.redis.connection.errors import (
     doubtful_keys,
     is_denied,
     is_full,
+    is_of_replica,
     is_passing,
     is_right_refused,
     refusal_of,
@@ -88,18 +89,25 @@ class SingleServerTransport:
                 if not _have_error(replies):
                     return replies
             if unknown := _unknown_scripts(replies):
-                for script in {_script(commands[index]) for index in unknown}:
-                    self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
-                again = _sent_again(unknown, exchange)
-                found = self._send([commands[index] for index in again], atomic=exchange.atomic)
-                for index, reply in zip(again, found, strict=True):
-                    replies[index] = reply
+                self._send_again(unknown, exchange, replies)
             self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
             types = self._send([(b"TYPE", key) for key in keys], atomic=False) if keys else ()
             return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
         except (exceptions.RedisError, OSError) as error:
+            if is_of_replica(error) and self._sender is not self._client:
+                self._sender.leave()
             raise translate(error, is_tls=self._is_tls) from error
+
+    def _send_again(self, unknown: Sequence[int], exchange: Exchange, replies: Replies) -> None:
+        """Load the scripts of these commands, send them again, and put their replies in place of the others."""
+        commands = exchange.commands
+        for script in {_script(commands[index]) for index in unknown}:
+            self._sender.execute_command(b"SCRIPT", b"LOAD", script.source)
+        again = _sent_again(unknown, exchange)
+        found = self._send([commands[index] for index in again], atomic=exchange.atomic)
+        for index, reply in zip(again, found, strict=True):
+            replies[index] = reply
 
     def _send(self, commands: Sequence[Command], *, atomic: bool) -> Replies:
         try:
@@ -273,6 +281,8 @@ def _place_of(client: Any) -> str:
     settings = client.connection_pool.connection_kwargs
     if _is_fake(client):
         return "fake:"
+    if (place := getattr(client.connection_pool.connection_class, "place", None)) is not None:
+        return str(place)
     if (path := settings.get("path")) is not None:
         return f"unix://{path}"
     scheme = "rediss" if _speaks_tls(client) else "redis"

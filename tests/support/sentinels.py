@@ -1,0 +1,123 @@
+"""A primary, two replicas, and three sentinels that let one of them take its place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Node, eventually, free_port
+
+__all__ = ["Watched", "watched"]
+
+SERVICE = "mymaster"
+_DOWN_MILLISECONDS = 400
+
+
+class Watched:
+    """Three servers and the sentinels that watch them.
+
+    Clients are users of their own, so that a server can be cut off from sentinels and replicas, and not from them.
+    """
+
+    def __init__(self, name: str, directory: str, stack: ExitStack) -> None:
+        self._directory, self._stack = directory, stack
+        self.nodes: list[Node] = []
+        for _ in range(3):
+            options = "--repl-diskless-sync-delay 0 --repl-timeout 5 --hz 100"
+            node = Node(name, tempfile.mkdtemp(dir=directory), *options.split())
+            stack.callback(node.end)
+            node.raw.execute_command("ACL", "SETUSER", "agent", "on", ">agent", "+@all", "~*", "&*")
+            node.raw.close()
+            node.raw = redis.Redis(unix_socket_path=node.socket_path, username="agent", password="agent")
+            self.nodes.append(node)
+        for node in self.nodes[1:]:
+            node.raw.execute_command("REPLICAOF", "127.0.0.1", self.nodes[0].port)
+        eventually(
+            lambda: all(node.raw.info("replication")["master_link_status"] == "up" for node in self.nodes[1:])
+        )
+        self._sentinels = [self._start_sentinel(name, self.nodes[0].port) for _ in range(3)]
+        eventually(lambda: all(map(self._knows_all, self._sentinels)))
+
+    @property
+    def url(self) -> str:
+        """Where clients find the primary."""
+        hosts = ",".join(f"127.0.0.1:{one.connection_pool.connection_kwargs['port']}" for one in self._sentinels)
+        return f"redis+sentinel://agent:agent@{hosts}/{SERVICE}"
+
+    @property
+    def primary(self) -> Node:
+        """The one that most sentinels take for the primary."""
+        ports = [int(one.sentinel_get_master_addr_by_name(SERVICE)[1]) for one in self._sentinels]
+        return next(node for node in self.nodes if node.port == max(ports, key=ports.count))
+
+    def await_another(self, former: Node) -> Node:
+        """Wait until another one is the primary, and takes writes."""
+        eventually(lambda: self.primary is not former and self.primary.raw.info("replication")["role"] == "master")
+        return self.primary
+
+    @contextmanager
+    def hanging(self, node: Node) -> Iterator[None]:
+        """A server that answers nobody."""
+        os.kill(node.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(node.process.pid, signal.SIGCONT)
+
+    @contextmanager
+    def cut_off(self, node: Node) -> Iterator[None]:
+        """A server that sentinels and replicas cannot reach, and its clients can."""
+        node.raw.execute_command("ACL", "SETUSER", "default", "off")
+        node.raw.execute_command("CLIENT", "KILL", "USER", "default")
+        try:
+            yield
+        finally:
+            node.raw.execute_command("ACL", "SETUSER", "default", "on")
+
+    def _start_sentinel(self, name: str, port: int) -> Any:
+        own, directory = free_port(), tempfile.mkdtemp(dir=self._directory)
+        config = Path(directory, "sentinel.conf")
+        settings = {
+            "monitor": f"127.0.0.1 {port} 2",
+            "down-after-milliseconds": _DOWN_MILLISECONDS,
+            "failover-timeout": 2_000,
+        }
+        lines = [f"sentinel {what} {SERVICE} {value}" for what, value in settings.items()]
+        config.write_text("\n".join([f"port {own}", "bind 127.0.0.1", f"dir {directory}", *lines, ""]))
+        process = subprocess.Popen(
+            [PROGRAMS[name], str(config), "--sentinel"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._stack.callback(process.wait, DEADLINE_SECONDS)
+        self._stack.callback(process.kill)
+        return self._stack.enter_context(redis.Redis(port=own, retry=Retry(NoBackoff(), 0)))
+
+    @staticmethod
+    def _follows(node: Node) -> bool:
+        return bool(node.raw.info("replication")["master_link_status"] == "up")
+
+    def _knows_all(self, one: Any) -> bool:
+        try:
+            seen = one.sentinel_master(SERVICE)
+        except redis.ConnectionError:  # it needs the processor to start
+            return False
+        return bool(seen["num-slaves"] == 2 and seen["num-other-sentinels"] == 2)
+
+
+@contextmanager
+def watched(name: str) -> Iterator[Watched]:
+    """Servers of the program of that name, and their sentinels."""
+    with tempfile.TemporaryDirectory(prefix="runstream-") as directory, ExitStack() as stack:
+        yield Watched(name, directory, stack)
