@@ -185,11 +185,29 @@ def put_back(
         ConfigurationError: The archive has no events of the run, or the namespace requires
             other archives but this one, which would be left with gaps. In all these cases nothing has changed.
     """
-    namespace = namespace_of(hot)
-    source = ArchivedHistory.load(archive_of(sink), run_id)
-    if source is None:
-        raise ConfigurationError(f"{sink.location} has no events of run {run_id!r}")
-    source.header = replace(source.header, origins=origins_of(source))
+    archive = archive_of(sink)
+    while True:
+        source = ArchivedHistory.load(archive, run_id)
+        if source is None:
+            raise ConfigurationError(f"{sink.location} has no events of run {run_id!r}")
+        source.header = replace(source.header, origins=origins_of(source))
+        try:
+            return _put_back(hot, source, whole=whole, on_progress=on_progress)
+        except CorruptRecordError:
+            now = ArchivedHistory.load(archive, run_id)
+            if now is None or now.last == source.last:
+                raise  # else a worker has written to it meanwhile: what was read is of two times
+
+
+def _put_back(
+    hot: RunStore[Any, Any],
+    source: ArchivedHistory,
+    *,
+    whole: bool,
+    on_progress: Callable[[int], None] | None,
+) -> PutBack:
+    """``put_back``, of a run as its archive had it."""
+    namespace, run_id = namespace_of(hot), source.run_id
     redis = HotHistory.load(namespace, run_id)
     common = 0 if redis is None else _common(redis, source)
     if redis is not None and common is None:

@@ -29,12 +29,35 @@ from tests.support.archive_check import Archive, check_drained
 from tests.support.backends import FakeBackend, RedisBackend
 from tests.support.drain_tools import Hot, open_archives, open_hot
 from tests.support.kinds import on_every_server
+from tests.support.operations import hooked
 from tests.support.random_runs import Author, check_is_as_before, damage, erase, lose_redis, one_archive, picture
 from tests.support.samples import make_event, make_events, make_state, same
 
 
 def restore_all(hot: Hot, archive: Archive, *, whole: bool = False) -> list[str]:
     return [put_back(hot, archive, run_id, whole=whole).outcome for run_id in archive.list_runs()]
+
+
+def test_a_run_is_put_back_that_a_worker_archives_meanwhile(fake: FakeBackend, tmp_path: Path) -> None:
+    """It stood still while Redis was lost: what is put back is of one time."""
+    hot, lost, archives = open_hot(fake), open_hot(FakeBackend("lost")), open_archives(tmp_path)
+
+    def write(run_id: str) -> None:
+        lost.append(run_id, make_events(run_id, 3))
+        lost.save_snapshot(run_id, make_state(run_id))
+        DrainWorker(lost, archives).drain_runs([run_id])
+
+    def grow(*_: Any) -> None:
+        while late:
+            write(late.pop())
+
+    late: list[str] = []
+    for run_id, archive in zip("ab", archives, strict=True):
+        write(run_id)
+        late.append(run_id)
+        growing = hooked(archive, read_back_snapshots=grow)
+        assert put_back(hot, growing, run_id, whole=True).last.offset == 6
+        assert verify_run(run_id, hot=hot, sinks=archives).is_sound
 
 
 # -- a lost Redis --------------------------------------------------------------------------------------
