@@ -85,5 +85,5 @@ IN_WORKERS: Sequence[Break] = (
     Break(
         "what an archive lacks before the mark is not archived again", "older copies", _begin_at_the_mark, seed=2
     ),
-    Break("a branch that gives way is not kept", "resolutions", _keep_no_branch, seed=2),
+    Break("a branch that gives way is not kept", "resolutions", _keep_no_branch, seed=18),
 )
