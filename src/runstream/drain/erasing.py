@@ -79,7 +79,7 @@ class Erasing:
                 self._note(sink, pending, found[run_id] or left)
         for run_id, pending in loaded.items():
             hindrances = [*pending.hindrances, namespace.rebuild(pending.run.header)]
-            hindrances.append(namespace.erase_inherited(run_id, pending.noted.spans_since(pending.run.erased)))
+            hindrances.append(namespace.erase_inherited(run_id, pending.noted.since(pending.run.erased)))
             refusal, hindrance = ("; ".join(filter(None, why)) for why in (pending.refusals, hindrances))
             number = 0 if refusal or hindrance else pending.run.erasures
             erased[run_id] = Erased(number, list(pending.notes.values()), refusal, hindrance)

@@ -89,9 +89,13 @@ class NotedErasures(NamedTuple):
         """What has become of it in an archive."""
         return self.archives.get(archive_id, InArchive())
 
+    def since(self, number: int) -> list[ErasureNote]:
+        """What was asked for after that request."""
+        return [note for at, note in self.notes.items() if at > number]
+
     def spans_since(self, number: int) -> Spans:
         """The offsets that were to be erased by the requests after that one."""
-        return joined(span for at, note in self.notes.items() if at > number for span in note.spans)
+        return joined(span for note in self.since(number) for span in note.spans)
 
 
 NO_ERASURES = NotedErasures({})

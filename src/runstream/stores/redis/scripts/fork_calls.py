@@ -67,7 +67,12 @@ def intent_call(
 
 
 def fork_call(
-    keys: Keys, run_id: str, fork: RunHead, snapshots: Sequence[CopiedSnapshot], ends: Sequence[EndedLane]
+    keys: Keys,
+    run_id: str,
+    fork: RunHead,
+    snapshots: Sequence[CopiedSnapshot],
+    ends: Sequence[EndedLane],
+    clean_of: bytes = b"",
 ) -> Command:
     """Make a fork.
 
@@ -77,6 +82,7 @@ def fork_call(
         fork: The head that it begins with.
         snapshots: The snapshots that it begins with.
         ends: The ends of the lanes that it begins with as ended.
+        clean_of: The number of the parent's last request to erase of which the snapshots have nothing.
     """
     run, tags = keys.run(run_id), fork.tags
     partition = run.partition
@@ -103,6 +109,7 @@ def fork_call(
         "session": fork.session_id,
         "tags": tags.version,
         "questions": questions_text(fork.questions),
+        "cleanof": clean_of,
     }
     fields |= {name: value for name, value in optional.items() if value}
     for field in fields.items():

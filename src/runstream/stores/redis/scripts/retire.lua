@@ -96,6 +96,7 @@ local function keep(field)
 end
 keep('session')
 keep('parent')
+keep('cleanof')
 keep('keyed')
 keep('tags')
 local of_erasing = {'erasures', 'erased', 'rebuilt', 'dropped', 'base', 'origin'}

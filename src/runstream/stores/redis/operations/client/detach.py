@@ -205,7 +205,7 @@ def _erase_shared(keys: Keys, run_id: str) -> Operation[None]:
         return
     (run,) = yield from load_runs(keys, [run_id])
     reason = "" if run is None else (yield from rebuild(keys, run.header))
-    reason = reason or (yield from erase_inherited(keys, run_id, noted.spans_since(0)))
+    reason = reason or (yield from erase_inherited(keys, run_id, noted.notes.values()))
     if reason:
         raise StoreUnavailable(
             f"what is to be erased of run {run_id!r} is not erased yet: {reason}; send it again"

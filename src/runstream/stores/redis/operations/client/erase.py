@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from shlex import quote
 from typing import Any, NamedTuple
@@ -143,6 +144,8 @@ def _request(session: Session[E, S], run_id: str, asked: _Asked) -> Operation[Er
     token = random_token()
     while True:
         number = yield from _noted(session, run_id, asked, token)
+        if asked.drops_snapshots:  # in forks, too, also where the same was asked for before
+            yield from erase_inherited(session.keys, run_id, [ErasureNote(math.inf, asked.spans)])
         for noted, erasure in (yield from _state(session, run_id)):
             if noted == number and (erasure.spans, erasure.before) == (asked.spans, asked.offset):
                 return erasure
@@ -188,7 +191,7 @@ def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Op
 
 def _check_heirs(session: Session[E, S], run_id: str, spans: Spans) -> Operation[None]:
     """Raise ConfigurationError if snapshots of forks may hold what is to be erased."""
-    for heir in (yield from heirs_of(session.keys, run_id, spans)):
+    for heir in (yield from heirs_of(session.keys, run_id, [ErasureNote(math.inf, spans)])):
         if heir.holding:
             raise held_by(
                 heir.run_id, heir.holding, "may hold what is to be erased of the run that it comes from", _LET
@@ -249,7 +252,7 @@ def _state(session: Session[E, S], run_id: str) -> Operation[list[tuple[int, Era
         return []
     full = yield from rebuild(session.keys, run.header)
     noted = yield from load_erasures(session.keys, run_id)
-    full = full or (yield from erase_inherited(session.keys, run_id, noted.spans_since(0)))
+    full = full or (yield from erase_inherited(session.keys, run_id, noted.notes.values()))
     place = ErasedPlace(PLACE, done=False, reason=full)
     if not full:
         files = yield from check_files(keys, start_text(run.head), noted)

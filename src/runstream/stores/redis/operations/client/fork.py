@@ -80,7 +80,10 @@ def fork(
             if made is None:
                 continue
             ended = _ended(parent, ends, brought, at, snapshots)
-            if not (yield from _make(session, run_id, new_run_id, made, snapshots, ended)):
+            # an archive's may have what is to be erased there still
+            clean_of = b"" if brought is not None and brought.snapshots else erasures
+            call = fork_call(session.keys, new_run_id, made, snapshots, ended, clean_of)
+            if not (yield from _make(session, run_id, new_run_id, made, call)):
                 continue
         yield Exchange([fork_end_call(session.keys, run_id, head.creation, new_run_id, made.identity, made.start)])
         session.forget(new_run_id)
@@ -241,11 +244,10 @@ def _make(
     run_id: str,
     new_run_id: str,
     fork: RunHead,
-    snapshots: Sequence[CopiedSnapshot],
-    ended: Sequence[EndedLane],
+    call: Command,
 ) -> Operation[bool]:
     """Make the fork. False if another of that name came first, or it was given up: its intent is taken back."""
-    ((outcome, *detail),) = yield Exchange([fork_call(session.keys, new_run_id, fork, snapshots, ended)])
+    ((outcome, *detail),) = yield Exchange([call])
     if outcome == b"ok":
         return True
     yield from give_up(session.keys, [NotedFork(run_id, new_run_id, fork.identity, fork.start, False, 0)])

@@ -42,6 +42,7 @@ class HotRun:
         proven_tags: The version of the tags that were proven to be archived at the last settling; '' for none.
         erasures: How many erasures were asked for.
         erased: How many of them are carried out in Redis, and were in all archives at the last settling.
+        clean_of: Of a fork: the snapshots that it began with have nothing of so many erasures of its parent.
     """
 
     run_id: str
@@ -56,6 +57,7 @@ class HotRun:
     proven_tags: str = ""
     erasures: int = 0
     erased: int = 0
+    clean_of: int = 0
 
     @property
     def header(self) -> RunHeader:
@@ -151,6 +153,7 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
         proven_tags,
         int(meta.get(b"erasures", b"0")),
         int(meta.get(b"erased", b"0")),
+        int(meta.get(b"cleanof", b"0")),
     )
 
 
