@@ -9,7 +9,7 @@ from typing import NamedTuple
 from runstream.model.erasures import ErasureNote, Spans, has_offset, may_hold
 from runstream.model.errors import ConfigurationError
 from runstream.model.results import LeaseGrant
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.erase_arguments import (
     begins_elsewhere,
     check_offsets,
@@ -69,6 +69,10 @@ class ErasePlan:
     def has(self, offset: int) -> bool:
         """Whether the content at an offset goes."""
         return has_offset(self.spans, offset)
+
+    def end_after(self, end: EndedLane) -> EndedLane:
+        """The end of a lane once that is carried out: a lane whose snapshot goes has ended without one."""
+        return end._replace(token="") if end.token in self.dropped else end
 
     def keeps(self, saved: SnapshotHead) -> bool:
         """Whether an earlier snapshot stays, or a latest one that no caller speaks for."""
@@ -188,7 +192,9 @@ def plan_truncate(
     before = order.before or 1
     check_truncated(order.run_id, before, there.last.offset)
     check_own(order.run_id, before, there)
-    base = max(before - 1, there.before_first.offset)
+    base = before - 1
+    if not begins_elsewhere(there, base):
+        return ErasePlan(there.lowest.offset)
     check_unneeded(order.run_id, there, base, family.forks)
     ended = {info.lane_id for info in lanes.infos() if info.ended}
     needing = [

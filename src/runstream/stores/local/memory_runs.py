@@ -117,6 +117,7 @@ class MemoryRun:
         dropped = [lane_id for lane_id, saved in self.head.snapshots.items() if saved.token in plan.dropped]
         for lane_id in dropped:
             del self.states[lane_id]
+        self.ended = {lane_id: plan.end_after(end) for lane_id, end in self.ended.items()}
         kept = {lane_id: saved for lane_id, saved in self.head.snapshots.items() if lane_id not in dropped}
         self.head = replace(self.head, snapshots=kept)
 

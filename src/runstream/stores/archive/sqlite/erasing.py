@@ -28,7 +28,7 @@ from runstream.stores.archive.eraser import (
 from runstream.stores.archive.sqlite.connection import ArchiveFile
 from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.erasure_table import load_notes, note_erasure
-from runstream.stores.archive.sqlite.lane_rows import lane_facts
+from runstream.stores.archive.sqlite.lane_rows import lane_facts, load_ends, save_ends
 from runstream.stores.archive.sqlite.latest_snapshots import read_heads
 from runstream.stores.archive.sqlite.lease_table import in_force
 from runstream.stores.archive.sqlite.queries import ASIDE, EVENT, find_children, load_head, save_heads
@@ -209,6 +209,8 @@ def _drop_snapshots(connection: sqlite3.Connection, run_id: str, plan: ErasePlan
     for token in plan.dropped:
         for statement in _DROP_LATEST:
             connection.execute(statement, (run_id, token))
+        ends = [(run_id, plan.end_after(end)) for end in load_ends(connection, run_id, token)]
+        save_ends(connection, ends)
     for kept in history_of(connection, run_id):
         if kept.stored_at is not None and (
             kept.damage is not None or kept.head.token in plan.dropped or not plan.keeps(kept.head)

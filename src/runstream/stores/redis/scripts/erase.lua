@@ -159,8 +159,10 @@ for i = 11, at_given - 1 do
   gone[#gone + 1], gone[#gone + 2] = ARGV[i], 'proven' .. string.sub(ARGV[i], 9)
   local lane = string.match(ARGV[i], '^snapshot:(.*)$')
   if lane then change('since:' .. lane, text(begin + 1)) end
-  local ended = lane and string.match(meta['end:' .. lane] or '', '^%d+')
-  if ended then change('end:' .. lane, ended .. ' -') end
+  local ending = lane and meta['end:' .. lane]
+  if ending and is_ended_lane(meta['lane:' .. lane], meta[ARGV[i]], ending) then
+    change('end:' .. lane, string.match(ending, '^%d+') .. ' -')
+  end
 end
 
 -- what people were asked, and have said, in the words of what goes
