@@ -393,6 +393,50 @@ def test_a_snapshot_of_a_fork_that_may_hold_what_it_shares_stands_in_the_way(sto
     assert [item.offset for item in store.recover("g").events] == [1, 3, 4, 5, 6]
 
 
+def test_a_fork_keeps_what_it_saved_after_something_it_shares_was_erased(store: Store) -> None:
+    """Whoever asks what has become of that; as does one that was made after it, of a snapshot without it."""
+    fill(store)
+    store.save_snapshot("r", make_state("r"))
+    store.fork("r", "f")
+    store.erase("r", [2], drop_snapshots=True)
+    assert store.load_latest("f") is None
+    store.save_snapshot("f", make_state("f", purpose="of f"))
+    store.save_snapshot("r", make_state("r", purpose="of r"))
+    store.fork("r", "g")
+    store.erasures("r")
+    assert [store.load_snapshot(run_id) is not None for run_id in "rfg"] == [True] * 3
+    store.erase("r", [3], drop_snapshots=True)
+    assert [store.load_snapshot(run_id) is not None for run_id in "rfg"] == [False] * 3
+
+
+def test_a_lane_whose_snapshot_is_dropped_is_ended_still(store: Store) -> None:
+    """And one that was opened again by that snapshot is not."""
+    fill(store)
+    states: dict[str | None, Any] = {"a": make_state("r"), "b": make_state("r")}
+    store.append("r", (), snapshots=states, end_lanes=["a", "b"])
+    store.append("r", (), snapshot=make_state("r"), lane_id="b")
+    store.erase("r", [1], drop_snapshots=True)
+    assert [(lane.lane_id, lane.ended, lane.snapshot_offset) for lane in store.lanes("r")] == [
+        ("a", True, None),
+        ("b", False, None),
+    ]
+
+
+def test_a_truncated_run_is_saved_without_being_read(store: Store) -> None:
+    """What is gone is not to be recovered; a fork of it goes on with the lanes' numbers."""
+    fill(store)
+    store.truncate("r", before=6)
+    assert (store.recover("r").offset, [item.offset for item in store.recover("r").events]) == (5, [6])
+    store.update_state("r", lambda _: make_state("r"))
+    assert (store.recover("r").offset, [item.offset for item in store.recover("r").events]) == (5, [6])
+    store.fork("r", "f")
+    assert [(lane.lane_id, lane.last_seq) for lane in store.lanes("f")] == [("a", 6), ("b", 5)]
+    with store.open_run("f", lane_id="b") as run:
+        assert run.emit("agent.message").event.seq == 6
+    store.truncate("f", before=1)  # it begins there already
+    assert [item.offset for item in store.read("f")] == [6, 7]
+
+
 def test_what_a_fork_needs_is_not_truncated(store: Store) -> None:
     fill(store)
     store.fork("r", "f", at=3)

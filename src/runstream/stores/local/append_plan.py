@@ -241,6 +241,7 @@ def _plan_snapshot(head: RunHead, details: Details, run_id: str, write: StateWri
         raise snapshot_conflict(run_id, write.lane_id, write.known_revision, actual)
     # the writer's coverage of a deleted run of this name does not hold for this one
     covers = write.covers.offset if write.covers.history == head.creation else head.run_start.offset
+    covers = max(covers, 0 if head.base is None else head.base.offset)  # what was truncated is not to be recovered
     before = head.last.offset if write.lane_id is None else details.last_of(write.lane_id, head)
     return SnapshotHead(
         write.lane_id,

@@ -160,7 +160,8 @@ class Lineage(ABC, Generic[E, S]):
         for segment in reversed(self._ancestry(run_id, head)):
             lasts = self._own_lane_facts(segment.run_id).lasts
             wanted = (lasts.keys() if only is None else {only} & lasts.keys()) - found.keys()
-            found |= {lane: lasts[lane] for lane in wanted if segment.has(lasts[lane][0])}
+            # also an event that was truncated: a number that was used is not given again
+            found |= {lane: lasts[lane] for lane in wanted if segment.upto(lasts[lane][0]) == lasts[lane][0]}
             if not (wanted := wanted - found.keys()) or segment.end is None:
                 continue
             # the parent has more of these: their last event before the fork is further back

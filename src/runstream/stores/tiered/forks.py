@@ -14,22 +14,23 @@ from runstream.operations.operation import Operation, blocking
 from runstream.operations.run_forks import Brought, ForkOptions
 from runstream.stores.tiered.boundary import Boundary, HotAndArchive
 
-__all__ = ["ancestry_in", "detach", "fork", "segments_in", "shared_segments"]
+__all__ = ["ancestry_in", "detach", "fork", "head_in", "segments_in", "shared_segments"]
 
 
 def segments_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[Segment]]:
     """The segments of the history of a run that is there, the oldest first; of one that is no fork, itself."""
-    head = yield from _head_in(tiers, run_id)
-    return (yield from segments_of(run_id, head or RunHead(), partial(_head_in, tiers)))
+    head = yield from head_in(tiers, run_id)
+    return (yield from segments_of(run_id, head or RunHead(), partial(head_in, tiers)))
 
 
 def ancestry_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[Segment]]:
     """The segments that a fork has from others, also where its history begins with its own events by now."""
-    head = yield from _head_in(tiers, run_id)
-    return (yield from ancestry_of(run_id, head or RunHead(), partial(_head_in, tiers)))
+    head = yield from head_in(tiers, run_id)
+    return (yield from ancestry_of(run_id, head or RunHead(), partial(head_in, tiers)))
 
 
-def _head_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[RunHead | None]:
+def head_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[RunHead | None]:
+    """The head of a run: Redis's, or, where that does not know the run, the archive's."""
     head = yield from tiers.hot.head_of(run_id)
     return head or (yield from blocking(tiers.archive.head_of, run_id))
 
@@ -70,17 +71,17 @@ def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brou
 
     That is the cursor there, and the newest snapshots: of each segment of the history, from the last one on.
     """
-    head = yield from _head_in(tiers, run_id)
+    head = yield from head_in(tiers, run_id)
     if head is None:
         return None
     cursor: Cursor | None = None
     snapshots: dict[str | None, ArchiveSnapshot] = {}
     ends: Sequence[EndedLane] = ()
     has_next = False
-    for segment in reversed((yield from segments_of(run_id, head, partial(_head_in, tiers)))):
+    for segment in reversed((yield from segments_of(run_id, head, partial(head_in, tiers)))):
         end = segment.end
         cursor = end if cursor is None and end is not None and end.offset == at else cursor
-        there = yield from _head_in(tiers, segment.run_id)
+        there = yield from head_in(tiers, segment.run_id)
         upto = segment.states_upto(at) if has_next else segment.upto(at)
         part = yield from blocking(tiers.archive.brought, segment.run_id, upto)
         has_next = part is not None and there is not None and part.head.creation == there.creation

@@ -13,7 +13,7 @@ from runstream.operations.operation import Operation, collect
 from runstream.stores.tiered.boundary import HotAndArchive
 from runstream.stores.tiered.forks import ancestry_in
 
-__all__ = ["lanes", "last_seq_back"]
+__all__ = ["lanes"]
 
 _PAGE = 500
 
@@ -41,17 +41,12 @@ def _with_shared(tiers: HotAndArchive[E, S], run_id: str, facts: LaneFacts) -> O
         hot = yield from tiers.hot.hot_lanes(segment.run_id)
         archived = yield from tiers.archive.own_lane_facts(segment.run_id)  # after that: what left Redis is in it
         there = hot.facts.beside(archived).lasts.items()
-        wanted = {lane: last for lane, last in there if lane not in lasts and last[0] > segment.after}
-        lasts |= {lane: last for lane, last in wanted.items() if segment.has(last[0])}
+        wanted = {lane: last for lane, last in there if lane not in lasts and last[0]}
+        # also an event that was truncated: a number that was used is not given again
+        lasts |= {lane: last for lane, last in wanted.items() if segment.upto(last[0]) == last[0]}
         # of the others it has more: their last event before the fork is further back
         lasts |= yield from _lasts_back(tiers, segment, wanted.keys() - lasts.keys())
     return facts._replace(lasts=lasts)
-
-
-def last_seq_back(tiers: HotAndArchive[E, S], run_id: str, lane_id: str) -> Operation[int]:
-    """The ``seq`` of a lane's last event, found by reading a fork backwards; 0 for a lane without one."""
-    found = yield from _lasts_back(tiers, Segment(run_id, 0), {lane_id})
-    return found.get(lane_id, (0, 0))[1]
 
 
 def _lasts_back(

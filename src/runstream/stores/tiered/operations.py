@@ -35,7 +35,7 @@ from runstream.operations.people import answer_at
 from runstream.operations.run_forks import ForkOptions, has_forks
 from runstream.stores.tiered import erasing
 from runstream.stores.tiered.forks import detach, fork
-from runstream.stores.tiered.lanes import lanes, last_seq_back
+from runstream.stores.tiered.lanes import lanes
 from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
 from runstream.stores.tiered.recover import STANDS_FOR_ARCHIVED, archived_lane, recover
@@ -206,7 +206,8 @@ class TieredOperations(TieredSnapshots[E, S]):
             first_hot = moved.first_hot
         boundary = yield from self.locate(run_id)
         if boundary.parent is not None:
-            return (yield from last_seq_back(self, run_id, lane_id))
+            known = yield from lanes(self, run_id)
+            return next((one.last_seq for one in known if one.lane_id == lane_id), 0)
         if boundary.is_hot and first_hot is None:  # it was not there, and has begun since
             return (yield from self.hot.last_seq(run_id, lane_id))
         if boundary.is_hot and first_hot is not None:

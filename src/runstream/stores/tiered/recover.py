@@ -8,6 +8,7 @@ from runstream.operations.arguments import ReadQuery
 from runstream.operations.filters import lane_of
 from runstream.operations.interface import RunElsewhere
 from runstream.operations.operation import Operation, collect
+from runstream.stores.tiered.forks import head_in
 from runstream.stores.tiered.snapshots import TieredSnapshots
 
 __all__ = ["STANDS_FOR_ARCHIVED", "archived_lane", "recover"]
@@ -34,8 +35,8 @@ def _recover_archived(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str | 
     again = yield from tiers.load_snapshot(run_id, lane_id)
     while True:
         snapshot = again
-        covered = 0 if snapshot is None else snapshot.offset
         boundary = yield from tiers.locate(run_id)
+        covered = (yield from _begin(tiers, run_id)) if snapshot is None else snapshot.offset
         after = covered
         is_known = lane_id is None or boundary.parent is not None
         if not is_known and (yield from archived_lane(tiers, run_id, lane_id or "")) is None:
@@ -55,6 +56,12 @@ def _recover_archived(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str | 
     if snapshot is None:
         return Recovery(None, covered, recorded)
     return Recovery(snapshot.state, covered, recorded, snapshot.stored)
+
+
+def _begin(tiers: TieredSnapshots[E, S], run_id: str) -> Operation[int]:
+    """The offset before the first event of a run, or of what it shares."""
+    head = yield from head_in(tiers, run_id)
+    return 0 if head is None or head.base is None else head.base.offset
 
 
 def archived_lane(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str) -> Operation[LaneInfo | None]:

@@ -431,6 +431,9 @@ for i = 1, #snapshots do
   snapshot.covered = begin_of(start)
   -- the writer's coverage of a deleted run of this name does not hold for this one
   if snapshot.history == string.match(start, '%d+$') then snapshot.covered = snapshot.covers end
+  if before > snapshot.covered then -- what was truncated is not to be recovered
+    snapshot.covered = math.max(snapshot.covered, (parse_cursor(call('HGET', KEYS[2], 'base') or '0-0')))
+  end
   if before <= snapshot.covered then
     snapshot.covered = offset + written
   else
