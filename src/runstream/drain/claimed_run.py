@@ -259,7 +259,7 @@ class Chunk:
                 f"the record of event {cursor.offset} of run {claimed.run_id!r} is not the one that its cursor"
                 f" {cursor} is of: it was changed in Redis, and nothing from there on was archived"
             )
-        chunk.entries = without_erased(chunk.entries, claimed.erased.notes)
+        chunk.entries = without_erased(_of_lanes(chunk.entries, claimed.run), claimed.erased.notes)
         fresh = max(0, head.mark.offset + 1 - request.first)
         chunk.fresh_bytes = sum(map(len, loaded.records[fresh : len(chunk.entries)]))
         if chunk.blocked:
@@ -292,6 +292,21 @@ def _entries(request: LoadRequest, loaded: LoadedEntries) -> tuple[Sequence[Arch
     except UnsupportedVersion as error:
         return joined(pages), str(error)
     return joined(pages), ""
+
+
+def _of_lanes(entries: Sequence[ArchiveEntry], run: HotRun) -> Sequence[ArchiveEntry]:
+    """The entries; of each that was erased in Redis its lane and ``seq``, if it is the last one of its lane.
+
+    Only meta tells that by now. So an archive knows where each lane is, and no number is given again.
+    """
+    if isinstance(entries, PlainEntries):
+        return entries
+    return [
+        entry._replace(lane_id=run.lasts[entry.offset][0], seq=run.lasts[entry.offset][1])
+        if entry.is_erased and not entry.lane_id and entry.offset in run.lasts
+        else entry
+        for entry in entries
+    ]
 
 
 def _first_strange(before: int, entries: Sequence[ArchiveEntry], records: Sequence[bytes]) -> int | None:
