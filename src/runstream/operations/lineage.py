@@ -56,13 +56,6 @@ class Segment(NamedTuple):
         """Whether an offset is one of its own."""
         return self.after < offset <= self.upto(offset)
 
-    def states_upto(self, offset: int) -> int:
-        """Up to where its snapshots are of a history that is forked at an offset.
-
-        One at its very end may have been saved since then: those that were not are of the next segment, too.
-        """
-        return offset if self.end is None or offset < self.end.offset else self.end.offset - 1
-
     def upto(self, offset: int = _EVERYWHERE) -> int:
         """The last offset of it that is no higher than this one; a lower one than its first if it has none."""
         return offset if self.end is None else min(offset, self.end.offset)

@@ -109,8 +109,10 @@ class LocalForks(LookUps[E, S]):
         """The newest held snapshots, of the run and of each lane, that cover at most an offset, by lane."""
         found: dict[str | None, tuple[SnapshotHead, dict[str, Any]]] = {}
         for segment in reversed(self._segments(run_id, head)):
-            for saved, fields in self._states_at(segment.run_id, segment.states_upto(at)):
+            for saved, fields in self._states_at(segment.run_id, segment.upto(at)):
                 found.setdefault(saved.lane_id, (saved, fields))
+            if segment.after <= at:  # it began with those that were held there; what was saved since is not of it
+                break
         return found
 
     @in_one_call

@@ -77,21 +77,20 @@ def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brou
     cursor: Cursor | None = None
     snapshots: dict[str | None, ArchiveSnapshot] = {}
     ends: Sequence[EndedLane] = ()
-    has_next = False
     for segment in reversed((yield from segments_of(run_id, head, partial(head_in, tiers)))):
         end = segment.end
         cursor = end if cursor is None and end is not None and end.offset == at else cursor
         there = yield from head_in(tiers, segment.run_id)
-        upto = segment.states_upto(at) if has_next else segment.upto(at)
-        part = yield from blocking(tiers.archive.brought, segment.run_id, upto)
-        has_next = part is not None and there is not None and part.head.creation == there.creation
-        if part is None or not has_next:
+        part = yield from blocking(tiers.archive.brought, segment.run_id, segment.upto(at))
+        if part is None or there is None or part.head.creation != there.creation:
             continue
         cursor = part.at if cursor is None and part.at.offset == at else cursor
         if segment.end is None:
             ends = part.ends  # a fork has had those of what it shares from the beginning
         for one in part.snapshots:
             snapshots.setdefault(one.lane_id, one)
+        if segment.after <= at:  # it began with those that were held there; what was saved since is not of it
+            break
     return Brought(head, cursor or head.start, [*snapshots.values()], ends)
 
 
