@@ -121,10 +121,13 @@ def test_depth_is_counted_through_every_container(value: Any) -> None:
 @example(math.nan)
 @example([2**64])
 @example({"$tuple": []})
+@example([b"x", {"$bytes": "eA=="}])
 def test_what_json_has_types_for_is_dumped_as_it_is_or_not_at_all(value: Any) -> None:
-    texts = dump_plain_json([value]) if is_json(value) else None
+    texts = dump_plain_json([value]) if is_json(value, with_bytes=True) else None
     if texts is not None:
         assert same(load_json(texts[0]), value)
+        assert dump_plain_json([value], with_bytes=False) == (texts if is_json(value) else None)
+    if texts is not None and is_json(value):
         assert same(json.loads(texts[0]), value)
 
 

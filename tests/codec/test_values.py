@@ -69,6 +69,7 @@ def test_the_fast_path_is_for_what_is_plain() -> None:
     value = {"a": [1, -1.5, None, True, "ü"], "b": {"c": "\x00"}}
     texts = dump_plain_json(unpack_plain([PACKER.pack(value)]))
     assert texts == ['{"a":[1,-1.5,null,true,"ü"],"b":{"c":"\\u0000"}}']
+    assert dump_plain_json([{"b": [b"hi"]}]) == ['{"b":[{"$bytes":"aGk="}]}']
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=repr)

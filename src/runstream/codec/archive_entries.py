@@ -12,7 +12,7 @@ import msgpack
 import orjson
 
 from runstream.codec.field_checks import OWN, check_all_stored, check_fields, values_in
-from runstream.codec.lossless_json import dump_json, dump_plain_json, load_object, load_plain_json
+from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json, load_object, load_plain_json
 from runstream.codec.pages import slices
 from runstream.codec.record import (
     ERASED,
@@ -181,7 +181,8 @@ def _give_again(texts: Sequence[str], keys: Sequence[str | None], records: Seque
 
     orjson and json load the same from what orjson has dumped.
     """
-    loaded = orjson.loads(f"[{','.join(texts)}]")
+    together = f"[{','.join(texts)}]"
+    loaded = load_json(together) if '{"$' in together else orjson.loads(together)
     values = list(map(values_in, loaded))
     if set(map(len, loaded)) != {len(OWN)} or set(keys) != {None}:
         values = [
@@ -266,14 +267,19 @@ def plain_values(run_id: str, entries: Sequence[ArchiveEntry]) -> Sequence[Seque
         None if one of them may be something else.
     """
     texts = [entry.data for entry in entries if entry.data is not None and entry.raw is None]
-    loaded = load_plain_json(texts) if len(texts) == len(entries) else None
-    if loaded is None or set(map(type, loaded)) != {dict}:
+    if len(texts) < len(entries):
         return None
     try:
+        loaded = load_plain_json(texts)
+        is_plain = loaded is not None
+        loaded = loaded or list(map(load_json, texts))
+        # what looks like a tag may be the mark of a schema version, which is a further field
+        if set(map(type, loaded)) != {dict} or not (is_plain or set(map(len, loaded)) == {len(OWN)}):
+            return None
         values = list(map(values_in, loaded))
         check_all_stored(values)
         return values if set(map(_RUN_ID, loaded)) == {run_id} else None
-    except (EncodingError, KeyError, TypeError):
+    except (EncodingError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -126,7 +126,7 @@ def check_all_stored(events: Sequence[Sequence[Any]]) -> None:
         for value in set(columns[index]):
             check_name(name, value)
     seqs, times = columns[_SEQ], columns[_TS]
-    if set(map(type, seqs)) != {int} or max(seqs) >= 2**63:  # less than 64 bits hold does not load as int
+    if set(map(type, seqs)) != {int} or not -(2**63) <= min(seqs) <= max(seqs) < 2**63:
         raise EncodingError("seq is an integer of 64 bits", path="seq")
     if not all(map(math.isfinite, times)):
         raise EncodingError("ts is Unix time in seconds", path="ts")

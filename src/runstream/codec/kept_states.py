@@ -13,6 +13,9 @@ from runstream.model.errors import EncodingError
 
 __all__ = ["plain_state", "state_text"]
 
+_LEVEL = STATE_VALUES_LEVEL - 1
+"""The depth of a state itself."""
+
 
 def plain_state(packer: Packer, state: Mapping[str, Any]) -> dict[str, Any]:
     """Copy a state into what every store gives back of it, and refuse what any of them would refuse.
@@ -50,11 +53,18 @@ def state_text(packer: Packer, state: Mapping[str, Any]) -> str:
     Raises:
         EncodingError: A value cannot be stored.
     """
-    # nearly always: there is nothing to convert, and nothing to tag
-    texts = dump_plain_json([state])  # first: what contains itself ends here, at the encoder's depth
-    if texts is not None and is_json(state, STATE_VALUES_LEVEL - 1):
-        return texts[0]
+    # nearly always: there is nothing to convert, and nothing to tag but bytes
+    text = _plain_text(state, with_bytes=True)
+    if text is not None:
+        return text
     try:
         return dump_json(plain_state(packer, state))
     except ValueError as error:
         raise EncodingError("state: nested too deeply for JSON; store flatter data") from error
+
+
+def _plain_text(state: Mapping[str, Any], *, with_bytes: bool) -> str | None:
+    """A state as JSON, if nothing in it needs a tag, but for bytes if so said."""
+    # first: what contains itself ends here, at the encoder's depth
+    texts = dump_plain_json([state], with_bytes=with_bytes)
+    return texts[0] if texts is not None and is_json(state, _LEVEL, with_bytes=with_bytes) else None

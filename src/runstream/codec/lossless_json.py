@@ -52,24 +52,34 @@ def _dump(value: Any) -> str:
     return _encode(_tag(value))
 
 
-def dump_plain_json(values: Iterable[Any] | None) -> list[str] | None:
+def dump_plain_json(values: Iterable[Any] | None, *, with_bytes: bool = True) -> list[str] | None:
     """Dump many plain values at once.
 
     Args:
         values: What :func:`~runstream.codec.plain_msgpack.unpack_plain` gives.
+        with_bytes: Whether there may be bytes in them.
 
     Returns:
-        Their texts; None if there are no values, or if one of them needs a tag after all.
+        Their texts; None if there are no values, or if one of them needs another tag than that of bytes.
     """
     if values is None:
         return None
+    tagged = 0
+
+    def tag(value: Any) -> dict[str, str]:
+        nonlocal tagged
+        if type(value) is not bytes or not with_bytes:
+            raise TypeError
+        tagged += 1
+        return {"$bytes": _to_base64(value)}
+
     try:
-        texts = list(map(_encode_plain, values))
-    except TypeError:  # bytes, moments, surrogates, nested deeply
+        texts = list(map(partial(_encode_plain, default=tag), values))
+    except TypeError:  # moments, surrogates, nested deeply
         return None
     # a byte is found at C speed, and hardly any text has this one
-    if any(b'{"$' in text for text in texts if b"$" in text):
-        return None
+    if sum(text.count(b'{"$') for text in texts if b"$" in text) > tagged:
+        return None  # what a user stores looks like a tag
     return list(map(bytes.decode, texts))
 
 
@@ -85,10 +95,9 @@ def load_json(text: str | bytes) -> Any:
     found = load_plain_json([text])
     if found is not None:
         return found[0]
-    mark = b'"$' if isinstance(text, bytes) else '"$'
-    hook = _untag if mark in text else None  # type: ignore[operator] # both are of one type, which mypy does not follow
     try:
-        return with_room(json.loads, text, object_hook=hook)
+        text = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        return with_room(_load_tagged if '"$' in text else json.loads, text)
     except (TypeError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"a broken tag: {type(error).__name__}: {error}") from error
 
@@ -209,6 +218,9 @@ def _untag(value: dict[str, Any]) -> Any:
         return kind.load(part)
     load = _LOAD.get(tag)
     return value if load is None else load(part)
+
+
+_load_tagged = json.JSONDecoder(object_hook=_untag).decode
 
 
 def _is_utf8(text: str) -> bool:

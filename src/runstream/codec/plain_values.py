@@ -57,7 +57,7 @@ def is_plain(value: Any, level: int = 1) -> bool:
     return _is_all(value, level, _EXACT, lambda found, kinds: datetime in kinds and any(map(_is_twofold, found)))
 
 
-def is_json(value: Any, level: int = 1) -> bool:
+def is_json(value: Any, level: int = 1, *, with_bytes: bool = False) -> bool:
     """Whether JSON has a type for a value at every depth, and it is no deeper than a store takes it.
 
     What else JSON has not, its encoder refuses by itself: keys that are no strings, integers of more than 64 bits,
@@ -66,8 +66,10 @@ def is_json(value: Any, level: int = 1) -> bool:
     Args:
         value: The value.
         level: The depth at which it stands itself.
+        with_bytes: Whether bytes count too, which take a tag.
     """
-    return _is_all(value, level, _JSON, lambda found, kinds: float in kinds and not all(map(_is_finite, found)))
+    allowed = _JSON | {bytes} if with_bytes else _JSON
+    return _is_all(value, level, allowed, lambda found, kinds: float in kinds and not all(map(_is_finite, found)))
 
 
 def _is_all(
