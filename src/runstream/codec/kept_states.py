@@ -1,4 +1,4 @@
-"""What the stores on one machine keep of a state: a copy in memory, JSON text in an archive."""
+"""What the stores on one machine keep of a state: a copy in memory, JSON text in an archive, or msgpack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runstream.codec.plain_values import STATE_VALUES_LEVEL, is_json
 from runstream.codec.snapshot_fields import pack_state, unpack_state
 from runstream.model.errors import EncodingError
 
-__all__ = ["plain_state", "state_text"]
+__all__ = ["packed_or_text", "plain_state", "state_text", "text_of_packed"]
 
 _LEVEL = STATE_VALUES_LEVEL - 1
 """The depth of a state itself."""
@@ -61,6 +61,39 @@ def state_text(packer: Packer, state: Mapping[str, Any]) -> str:
         return dump_json(plain_state(packer, state))
     except ValueError as error:
         raise EncodingError("state: nested too deeply for JSON; store flatter data") from error
+
+
+def packed_or_text(packer: Packer, state: Mapping[str, Any]) -> bytes | str:
+    """Dump a state as JSON if that has a type for all that is in it, else as msgpack: bytes take no base64 there.
+
+    Args:
+        packer: Packs its values.
+        state: The state as a dict.
+
+    Returns:
+        The text; or the bytes, from which ``unpack`` makes the state.
+
+    Raises:
+        EncodingError: A value cannot be stored.
+    """
+    text = _plain_text(state, with_bytes=False)
+    if text is not None:
+        return text
+    packed = packer.pack_all([state], _LEVEL) if type(state) is dict else None
+    # rarely there are tuples and sets in it, which state_text knows to limit
+    return state_text(packer, state) if packed is None else packed[0]
+
+
+def text_of_packed(packed: bytes) -> str:
+    """The JSON text of a state that was dumped as msgpack.
+
+    Args:
+        packed: The bytes.
+
+    Raises:
+        ValueError: They are none of such a state.
+    """
+    return dump_json(unpack(packed))
 
 
 def _plain_text(state: Mapping[str, Any], *, with_bytes: bool) -> str | None:

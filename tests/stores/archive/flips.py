@@ -32,7 +32,7 @@ def write(store: Any) -> None:
             event = make_event(run_id, n, lane_id=f"lane{n % 2}", payload=payload)
             snapshot = make_state(run_id, data={"n": n}) if n % 3 == 0 else None
             store.append(run_id, [event], keys=[f"k{n}"], snapshot=snapshot)
-        store.save_snapshot(run_id, make_state(run_id, data={"own": 1}), lane_id="lane1")
+        store.save_snapshot(run_id, make_state(run_id, data={"own": 1, "b": b"x"}), lane_id="lane1")
     start = Cursor(0, 5)
     entry = ArchiveEntry(1, next_chain(5, record_crc(_RAW)), None, None, _RAW, "it did not read", 5.0)
     store.write([RunBatch(RunHeader("aside", start), start, [entry])])

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from runstream.codec.kept_states import text_of_packed
 from runstream.integrations.imported import Unreadable
 from runstream.integrations.purpose_agent.source import (
     Item,
@@ -147,6 +148,8 @@ class _RunRows(SourceRun):
             if checksum not in (None, zlib.crc32(state)):
                 yield Unreadable(self._where_of(lane_id), _DAMAGED, state)
                 continue
+            if lane_id is not None and checksum is not None and not state.startswith(b"{"):
+                state = text_of_packed(state).encode()  # noqa: PLW2901 - as all others are
             found = self._state(lane_id, state, updated_at, is_ours=not is_foreign)
             if isinstance(found, SourceSnapshot) and lane_id is None and not is_foreign:
                 found = found._replace(is_older=found.fields.get("status") not in noted)

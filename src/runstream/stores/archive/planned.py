@@ -25,6 +25,6 @@ def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEnt
 
 
 def planned_snapshots(request: AppendRequest, plan: AppendPlan) -> list[ArchiveSnapshot]:
-    """The snapshots that an append to this store itself saves."""
+    """The snapshots that an append to this store itself saves, with their states as it keeps them."""
     writes = request.states if plan.snapshots else ()
     return [ArchiveSnapshot(*head, write.state) for head, write in zip(plan.snapshots, writes, strict=True)]

@@ -103,6 +103,10 @@ class LocalOperations(Erasing[E, S]):
         """What the store keeps of a state, never the caller's own object; refused if any store would refuse it."""
         return plain_state(self.codec.packer, fields)
 
+    def _keep_lane_state(self, fields: Mapping[str, Any]) -> Any:
+        """The same of a lane's state, which no other program reads."""
+        return self._keep_state(fields)
+
     def _events_after(self, run_id: str, offset: int, head: RunHead) -> Iterator[E]:
         """The events after an offset, without their offsets, of the run that has this head."""
         del head
@@ -340,7 +344,8 @@ class LocalOperations(Erasing[E, S]):
                 check_name("lane_id", lane_id)
             fields = self.codec.snapshot_fields(run_id, state, options.left_out_of(lane_id))
             known = self._known.get((run_id, lane_id), SnapshotHead(lane_id, 0, 0, ""))
-            kept, token = self._keep_state(fields), known.token if compare else None
+            kept = self._keep_state(fields) if lane_id is None else self._keep_lane_state(fields)
+            token = known.token if compare else None
             covers = self._coverage.covered(run_id, lane_id)
             states.append(StateWrite(lane_id, kept, covers, token, known.revision))
             session_id = session_id or self.codec.packer.plain(fields.get("session_id", ""), "session_id")

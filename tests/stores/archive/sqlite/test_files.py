@@ -34,10 +34,10 @@ from tests.support.samples import make_event, make_events
 
 def test_a_newer_schema_is_refused_and_left_alone(open_archive: Open, path: Path) -> None:
     open_archive().close()
-    query(path, "PRAGMA user_version = 5")
+    query(path, "PRAGMA user_version = 6")
     with pytest.raises(UnsupportedVersion) as caught:
         open_archive()
-    assert (caught.value.found, caught.value.supported) == (5, 4)
+    assert (caught.value.found, caught.value.supported) == (6, 5)
 
 
 def test_a_file_that_is_no_database_is_refused_by_name(open_archive: Open, path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_database_of_purpose_agent_is_upgraded_with_all_that_it_holds(open_arc
     assert (info.session_id, info.status, info.last_offset) == ("s", "completed", 4)
     assert {run.run_id: run.status for run in archive.runs()} == {"r": "completed", "q": "completed"}
     assert query(path, "SELECT lane_id, last_offset FROM lanes WHERE run_id = 'r'") == [("a", 2), ("b", 4)]
-    assert query(path, "PRAGMA user_version") == [(4,)]
+    assert query(path, "PRAGMA user_version") == [(5,)]
 
 
 def test_the_chain_of_adopted_events_is_that_of_their_records(open_archive: Open, path: Path) -> None:

@@ -38,7 +38,7 @@ def test_all_that_it_holds_is_there_and_is_proven_when_the_file_is_checked(path:
     (events,) = query(path, "SELECT count(*) FROM events")[0]
     with SQLiteCheckpointer(path) as store:
         before = histories(store)
-        assert query(path, "PRAGMA user_version") == [(4,)]
+        assert query(path, "PRAGMA user_version") == [(5,)]
         assert query(path, _UNPROVEN)[0][0] == events > 50
         assert min(query(path, _UNPROVEN)[0]) > 0
         problems = store.check_integrity()
@@ -87,7 +87,7 @@ def test_an_upgrade_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch
     assert dump(path) == before
     assert query(path, "PRAGMA user_version") == [(1,)]
     SQLiteCheckpointer(path).close()
-    assert query(path, "PRAGMA user_version") == [(4,)]
+    assert query(path, "PRAGMA user_version") == [(5,)]
 
 
 def test_a_process_of_version_1_that_has_the_file_open_cannot_write_to_it(path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_file_of_version_2_gets_tags_when_it_is_opened(tmp_path: Path) -> None
     query(path, "DROP INDEX runs_by_creation")
     query(path, "PRAGMA user_version = 2")
     with SQLiteCheckpointer(path) as store:
-        assert query(path, "PRAGMA user_version") == [(4,)]
+        assert query(path, "PRAGMA user_version") == [(5,)]
         assert list(store.runs()) == list(store.runs(page="")) == before
         store.append("r", [], tags={"user": "42"})
         assert [info.tags for info in store.runs(tags={"user": "42"})] == [{"user": "42"}]
@@ -164,7 +164,7 @@ def test_a_file_of_version_3_learns_of_forks_when_it_is_opened_and_its_rows_stay
     query(path, "PRAGMA user_version = 3")
     rows = query(path, "SELECT * FROM runs")
     with SQLiteCheckpointer(path) as store:
-        assert query(path, "PRAGMA user_version") == [(4,)]
+        assert query(path, "PRAGMA user_version") == [(5,)]
         assert query(path, "SELECT * FROM runs") == [(*row, None, None) for row in rows]
         assert (list(store.runs()), store.check_integrity()) == (before, [])
         assert store.fork("r", "f").parent == ("r", 3)

@@ -19,6 +19,7 @@ from typing import Any
 
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.event_codec import Codec
+from runstream.codec.kept_states import packed_or_text
 from runstream.model.archive_records import (
     ArchiveEntry,
     ArchiveSnapshot,
@@ -280,6 +281,9 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         return kept_aside(self._file, run_id)
 
     # -- snapshots -----------------------------------------------------------------------------------------
+
+    def _keep_lane_state(self, fields: Mapping[str, Any]) -> bytes | str:
+        return packed_or_text(self.codec.packer, fields)
 
     def _load_snapshot(
         self, run_id: str, lane_id: str | None

@@ -75,7 +75,7 @@ def run_checksum(*columns: Any) -> int:
 
 
 def text_checksum(text: bytes) -> int:
-    """The checksum of a state's JSON, in UTF-8."""
+    """The checksum of a state: of its JSON, in UTF-8, or of its msgpack."""
     return zlib.crc32(text)
 
 
@@ -84,7 +84,8 @@ def snapshot_checksums(run_id: str, snapshot: Sequence[Any]) -> tuple[int, int]:
 
     Args:
         run_id: The run.
-        snapshot: Lane, offset, revision, token and text.
+        snapshot: Lane, offset, revision, token and text; or bytes, of a state that is kept as msgpack.
     """
-    of_text = text_checksum(snapshot[4].encode(errors="surrogatepass"))
+    text = snapshot[4]
+    of_text = text_checksum(text if isinstance(text, bytes) else text.encode(errors="surrogatepass"))
     return row_checksum(run_id, *snapshot[:4], of_text), of_text

@@ -11,7 +11,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from runstream.codec.kept_states import text_of_packed
 from runstream.codec.lossless_json import load_object
+from runstream.codec.msgpack_values import unpack
 from runstream.model.archive_records import DAMAGED_ROW, ArchiveEntry
 from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
@@ -238,7 +240,7 @@ def state_in(run_id: str, offset: int, text: Any, checksum: Any) -> dict[str, An
     Args:
         run_id: The run.
         offset: The offset that it covers.
-        text: Its JSON.
+        text: Its JSON, or its msgpack.
         checksum: The checksum of that; None where an earlier version or another program wrote it.
 
     Raises:
@@ -246,7 +248,7 @@ def state_in(run_id: str, offset: int, text: Any, checksum: Any) -> dict[str, An
     """
     found = _proven(run_id, offset, text, checksum)
     try:
-        return load_object(found)
+        return load_object(found) if type(text) is str else unpack(found)
     except (ValueError, TypeError) as error:
         raise _unreadable(run_id, offset, text, str(error)) from error
 
@@ -257,22 +259,24 @@ def text_in(run_id: str, offset: int, text: Any, checksum: Any) -> str:
     Args:
         run_id: The run.
         offset: The offset that it covers.
-        text: What its column holds.
+        text: What its column holds: JSON or msgpack.
         checksum: The checksum of it.
 
     Raises:
         CorruptRecordError: It was damaged.
     """
-    _proven(run_id, offset, text, checksum)
-    return str(text)
+    found = _proven(run_id, offset, text, checksum)
+    return text if type(text) is str else text_of_packed(found)
 
 
 def _proven(run_id: str, offset: int, text: Any, checksum: Any) -> bytes:
-    if type(text) is not str:
+    """A state's bytes. A text that was damaged is no text any more, and none of that checksum."""
+    if type(text) is not str and (type(text) is not bytes or checksum is None):
         raise _unreadable(run_id, offset, text, "its text was damaged")
-    found = text.encode(errors="surrogatepass")  # once: it may be large
+    # once: it may be large
+    found: bytes = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
     if checksum is not None and checksum != text_checksum(found):
-        raise _unreadable(run_id, offset, text, _UNLIKE)
+        raise _unreadable(run_id, offset, text, _UNLIKE if type(text) is str else "its text was damaged")
     return found
 
 

@@ -7,7 +7,8 @@ reads and writes the same file. What it leaves NULL marks a row as foreign: ``ev
 
 A row has a checksum (:mod:`runstream.stores.archive.sqlite.row_checksums`); a file of version 1, which has none,
 gets the columns when it is opened, and the checksums as its rows are proven. One of version 2 has no tags, one of
-version 3 no identities of forks, and nothing that was erased at anybody's request.
+version 3 no identities of forks, and nothing that was erased at anybody's request, one of version 4 no states that
+are msgpack: a BLOB in place of the text, for the state of a lane that has what JSON has no type for.
 
 An entry that was erased is an event with neither kind nor data, which purpose-agent's reader passes over; so is
 what stays of an event before the base of a truncated history: its key, or its lane and ``seq`` (see `erasing`).
@@ -25,7 +26,7 @@ from runstream.stores.archive.sqlite.row_checksums import row_checksum
 
 __all__ = ["SCHEMA_VERSION", "prepare"]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _ADD_CHECKSUMS = (
     "ALTER TABLE events ADD COLUMN checksum INTEGER",
