@@ -33,7 +33,7 @@ from runstream.model.identifiers import MAX_NAME_BYTES
 from runstream.model.protocols import Sink
 from runstream.model.results import Appended, Cursor, Placement
 from runstream.stores.archive.jsonl import JSONLCheckpointer, run_log
-from runstream.stores.archive.sqlite import SQLiteCheckpointer, caller_keys
+from runstream.stores.archive.sqlite import SQLiteCheckpointer, queries
 from tests.support.backends import Backend, Store
 from tests.support.kinds import on_every_backend, on_every_pair_of_stores
 from tests.support.operations import append_each, last_seq
@@ -430,8 +430,8 @@ def test_keys_are_found_by_an_index(tmp_path: Path) -> None:
     with SQLiteCheckpointer[Any, Any](tmp_path / "x.db") as archive:
         archive.append("r", make_events("r", 3), keys=["a", "b", None])
     with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
-        query = f"EXPLAIN QUERY PLAN {caller_keys.queries(2)[0]}"
-        plan = connection.execute(query, ("r", "a", "b")).fetchall()
+        (query, _), parameters = queries.entries_with("key", "r", ["a", "b"])
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", parameters).fetchall()
     assert [row[3] for row in plan] == ["SEARCH events USING INDEX events_by_key (run_id=? AND key=?)"]
 
 

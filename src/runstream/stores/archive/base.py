@@ -7,7 +7,7 @@ one :class:`~runstream.model.archive_records.ArchiveEntry` per offset, and reads
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 
@@ -30,6 +30,7 @@ from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
 from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.lineage import asks_for_shared
+from runstream.operations.look_ups import spans_of
 from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
 from runstream.stores.archive.entry_events import events_of
@@ -146,8 +147,22 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         after, cursor = parse_position(query.after)
         if cursor is not None:
             self._check_cursor(run_id, cursor, head)
-        for made in self._made(run_id, after, query, head, 1):
+        first = 1 if query.limit is None else min(query.limit, TOGETHER)
+        for made in self._made(run_id, after, query, head, first):
             yield [Recorded(entry.offset, str(entry.cursor), event) for entry, event in made]
+
+    def _read_at(self, run_id: str, offsets: Sequence[int], head: RunHead) -> Iterator[Recorded[E]]:
+        if asks_for_shared(head, offsets[0] - 1):
+            yield from super()._read_at(run_id, offsets, head)
+            return
+        entries = self._entries_at(run_id, offsets)
+        for made in self._made_of(run_id, entries, offsets, ReadQuery(), head, len(offsets)):
+            yield from (Recorded(entry.offset, str(entry.cursor), event) for entry, event in made)
+
+    def _entries_at(self, run_id: str, offsets: Sequence[int]) -> Iterator[ArchiveEntry]:
+        """The entries at some offsets, in order, quarantined ones too."""
+        spans = spans_of(offsets)
+        return chain.from_iterable(self._entries(run_id, low, high, reverse=False) for low, high in spans)
 
     def _events_after(self, run_id: str, offset: int, head: RunHead) -> Iterator[E]:
         if head.fork_of is not None:
@@ -189,7 +204,17 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         if query.limit == 0 or low >= high:
             return
         entries = self._entries(run_id, low, high, reverse=query.reverse)
-        offsets = range(low + 1, high + 1)
+        yield from self._made_of(run_id, entries, range(low + 1, high + 1), query, head, first)
+
+    def _made_of(
+        self,
+        run_id: str,
+        entries: Iterable[ArchiveEntry],
+        offsets: Sequence[int],
+        query: ReadQuery,
+        head: RunHead,
+        first: int,
+    ) -> Iterator[Sequence[tuple[ArchiveEntry, E]]]:
         missing = yield from events_of(self.codec, run_id, entries, offsets, query, first, head.origins)
         if missing is not None:
             raise self._missing(run_id, missing, head)

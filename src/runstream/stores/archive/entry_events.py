@@ -26,7 +26,7 @@ def events_of(
     codec: Codec[E, S],
     run_id: str,
     entries: Iterable[ArchiveEntry],
-    offsets: range,
+    offsets: Sequence[int],
     query: ReadQuery,
     first: int,
     origins: Origins = (),
@@ -65,7 +65,7 @@ def events_of(
     return expected[0] if expected else None
 
 
-def _dense(entries: list[ArchiveEntry], expected: range) -> list[ArchiveEntry]:
+def _dense(entries: list[ArchiveEntry], expected: Sequence[int]) -> list[ArchiveEntry]:
     """The entries up to where one is missing."""
     if list(map(_offset, entries)) == list(expected[: len(entries)]):
         return entries

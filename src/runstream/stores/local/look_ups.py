@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from runstream.model.results import E, Recorded, S
 from runstream.model.run_head import RunHead
@@ -30,9 +30,14 @@ class LookUps(Lineage[E, S]):
     def read_at(self, run_id: str, offsets: Iterable[int]) -> list[Recorded[E]]:
         """The events at these offsets, in the order in which they are asked for."""
         asked = offsets_asked(run_id, offsets)
+        found: dict[int, Recorded[E]] = {}
         head = self._load_head(run_id) or RunHead()
         first, last = self._segments(run_id, head)[0].after + 1, head.last.offset
-        found: dict[int, Recorded[E]] = {}
-        for low, high in spans_of(offset for offset in asked if first <= offset <= last):
-            found.update((item.offset, item) for item in self._read(run_id, ReadQuery(low, before=high + 1), head))
+        if wanted := sorted({offset for offset in asked if first <= offset <= last}):
+            found.update((item.offset, item) for item in self._read_at(run_id, wanted, head))
         return in_order(run_id, asked, found, first, last)
+
+    def _read_at(self, run_id: str, offsets: Sequence[int], head: RunHead) -> Iterator[Recorded[E]]:
+        """Read the events at some offsets, at least one and in order, of the run that has this head."""
+        for low, high in spans_of(offsets):
+            yield from self._read(run_id, ReadQuery(low, before=high + 1, limit=high - low), head)

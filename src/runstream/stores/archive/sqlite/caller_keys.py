@@ -8,29 +8,22 @@ from typing import Any
 
 from runstream.codec.archive_entries import unread
 from runstream.model.results import Cursor
-from runstream.stores.archive.sqlite.queries import ASIDE, EVENT
+from runstream.stores.archive.sqlite.queries import MOST_ASKED, entries_with
 from runstream.stores.archive.sqlite.row_values import entries_in
 
-__all__ = ["cursor_in", "load_keys", "queries"]
+__all__ = ["cursor_in", "load_keys"]
 
 _KEY = 2  # the column
-_MOST_KEYS = 500  # of one statement
-
-
-def queries(count: int) -> list[str]:
-    """What asks for the entries of a run that have some of so many keys: its events, then those in quarantine."""
-    marks = ", ".join("?" * count)
-    return [f"{what} WHERE run_id = ? AND key IN ({marks}) ORDER BY key, offset" for what in (EVENT, ASIDE)]
 
 
 def load_keys(connection: sqlite3.Connection, run_id: str, keys: Iterable[str]) -> dict[str, Cursor]:
     """The cursors of a run's entries that have these keys. Raises CorruptRecordError for one that is damaged."""
     asked = list(keys)
     rows: dict[str, Any] = {}
-    for begin in range(0, len(asked), _MOST_KEYS):
-        some = asked[begin : begin + _MOST_KEYS]
-        for query in queries(len(some)):
-            for row in connection.execute(query, (run_id, *some)):
+    for begin in range(0, len(asked), MOST_ASKED):
+        queries, parameters = entries_with("key", run_id, asked[begin : begin + MOST_ASKED])
+        for query in queries:
+            for row in connection.execute(query, parameters):
                 rows.setdefault(row[_KEY], row)
     return {key: cursor_in(run_id, row) for key, row in rows.items()}
 

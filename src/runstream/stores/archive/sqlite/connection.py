@@ -21,7 +21,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -173,7 +173,7 @@ class ArchiveFile:
                 transactions.enter_context(transaction(connection, "BEGIN"))
             yield connection
 
-    def rows(self, queries: Sequence[str], parameters: dict[str, object]) -> list[list[Any]]:
+    def rows(self, queries: Sequence[str], parameters: Mapping[str, object] | Sequence[Any]) -> list[list[Any]]:
         """All rows of each query, as they were at one moment; see ``pages``."""
         return self._read(queries, parameters, sqlite3.Cursor.fetchall)
 
@@ -186,7 +186,10 @@ class ArchiveFile:
         return self._read(queries, parameters, partial(_page, most=parameters["rows"]))
 
     def _read(
-        self, queries: Sequence[str], parameters: dict[str, object], fetch: Callable[[sqlite3.Cursor], T]
+        self,
+        queries: Sequence[str],
+        parameters: Mapping[str, object] | Sequence[Any],
+        fetch: Callable[[sqlite3.Cursor], T],
     ) -> list[T]:
         with self.at_one_moment() as connection:
             return fetched(connection, lambda: [fetch(connection.execute(query, parameters)) for query in queries])

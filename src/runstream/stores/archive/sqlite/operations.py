@@ -71,6 +71,8 @@ from runstream.stores.archive.sqlite.queries import (
     GET_ASIDE,
     GET_EVENTS,
     GET_OFFSET_BEFORE,
+    MOST_ASKED,
+    entries_with,
     find_children,
     find_heads,
     load_head,
@@ -261,6 +263,12 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
                 high = end - 1
             else:
                 low = end
+
+    def _entries_at(self, run_id: str, offsets: Sequence[int]) -> Iterator[ArchiveEntry]:
+        for begin in range(0, len(offsets), MOST_ASKED):
+            rows, aside = self._file.rows(*entries_with("offset", run_id, offsets[begin : begin + MOST_ASKED]))
+            rows = sorted(rows + aside, key=itemgetter(0)) if aside else rows
+            yield from with_lanes(self._file, run_id, entries_in(run_id, rows))
 
     def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
         """How far the archive has a run; with the snapshots of these lanes, None: of all."""

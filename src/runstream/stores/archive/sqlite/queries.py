@@ -6,7 +6,7 @@ Each function is one step within a transaction of its caller.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,9 @@ __all__ = [
     "GET_ASIDE",
     "GET_EVENTS",
     "GET_OFFSET_BEFORE",
+    "MOST_ASKED",
     "damaged_heads",
+    "entries_with",
     "find_children",
     "find_heads",
     "keep_aside",
@@ -71,6 +73,8 @@ GET_OFFSET_BEFORE = """SELECT CASE WHEN max(is_damaged) THEN 0 ELSE
                                     WHERE found.run_id = :run_id AND found.offset = events.offset) AS is_damaged
           FROM events INDEXED BY idx_events_run WHERE run_id = :run_id AND seq > :since_seq
           UNION ALL SELECT offset, 0 FROM quarantine WHERE run_id = :run_id)"""
+MOST_ASKED = 512
+"""Of how many values of a column one statement asks for entries: every SQLite takes 999."""
 _COLUMNS = """SELECT run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created_at,
     updated_at, parent_run_id, parent_offset"""
 _HEAD = f"""{_COLUMNS}, identity, parent_identity, origins, base_offset, base_chain, base_checksum, checksum
@@ -199,6 +203,23 @@ def load_lane(connection: sqlite3.Connection, run_id: str, lane_id: str) -> int 
 def save_lanes(connection: sqlite3.Connection, lanes: Iterable[tuple[str, str, int]]) -> None:
     """Note the offset of the last event of lanes: run, lane and offset of each."""
     connection.executemany(_SET_LANE, [(*lane, row_checksum(*lane)) for lane in lanes])
+
+
+def entries_with(column: str, run_id: str, values: Sequence[Any]) -> tuple[list[str], list[Any]]:
+    """What asks for those entries of a run that have one of some values in a column, by that and their offsets.
+
+    Args:
+        column: The column.
+        run_id: The run.
+        values: At least one, and at most ``MOST_ASKED``.
+
+    Returns:
+        The query for its events and that for its quarantine, and their parameters. There are few such queries:
+        SQLite takes each apart once.
+    """
+    count = 1 << (len(values) - 1).bit_length()
+    wanted = f"WHERE run_id = ? AND {column} IN ({', '.join('?' * count)}) ORDER BY {column}, offset"
+    return [f"{EVENT} {wanted}", f"{ASIDE} {wanted}"], [run_id, *values, *[values[-1]] * (count - len(values))]
 
 
 def keep_aside(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> None:
