@@ -101,20 +101,20 @@ async def test_an_async_store_sees_it_as_a_sync_one_does(path: Path) -> None:
         assert [item.offset async for item in store.read("r")] == [1, 2]
 
 
-def test_what_comes_between_the_look_and_the_write_is_before_it(
+def test_what_comes_just_before_a_write_is_before_it(
     archive: Archive, theirs: ForeignCheckpointer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = operations_of(archive)._file
-    adopt = file._adopt
+    check = file._check_identity
 
-    def adopt_and_let_them_write(connection: sqlite3.Connection) -> None:
-        adopt(connection)
-        if not connection.in_transaction and not written:
+    def check_and_let_them_write() -> None:
+        check()
+        if not written:
             written.append(1)
             theirs.save_event(foreign_event(1))
 
     written: list[int] = []
-    monkeypatch.setattr(file, "_adopt", adopt_and_let_them_write)
+    monkeypatch.setattr(file, "_check_identity", check_and_let_them_write)
     archive.save_event(make_event("r", 2))
     assert seqs(archive) == [1, 2]
 

@@ -131,6 +131,13 @@ class ArchiveFile:
 
         Raises ConfigurationError or StoreUnavailable in place of what sqlite3 and the system raise.
         """
+        with self._opened() as connection:
+            self._adopt(connection)
+            yield connection
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone."""
         with self._lock:
             if self._is_closed:
                 raise ConfigurationError(f"the archive {self.path} was closed: open it again")
@@ -140,9 +147,7 @@ class ArchiveFile:
             try:
                 if self._connection is not None:
                     self._check_identity()
-                connection = self._connection or self._connect()
-                self._adopt(connection)
-                yield connection
+                yield self._connection or self._connect()
             except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
                 if _code_of(error) not in _PASSING:
                     # it may be out of date: opened on a read-only file, or with pages that were never written
@@ -155,11 +160,13 @@ class ArchiveFile:
 
         Where the files were removed or replaced meanwhile, StoreUnavailable is raised though it was committed.
         """
-        with self.use() as connection:
+        with self._opened() as connection:
             with transaction(connection):
-                if self._others_wrote(connection) and is_behind(connection):
-                    adopt_all(connection)  # what came in between: its offsets are before this one's
+                version = _version_of(connection)
+                if version != self._seen_version and is_behind(connection):
+                    adopt_all(connection)  # what came before: its offsets are before this one's
                 yield connection
+            self._seen_version = version
             if connection.in_transaction:  # what this connection reads of it would be seen by nobody else
                 self._disconnect()
                 raise StoreUnavailable(f"the archive {self.path} did not commit; send the same again")
@@ -266,9 +273,6 @@ class ArchiveFile:
                 with transaction(connection):
                     adopt_all(connection)
             self._seen_version = version  # of before: what came meanwhile is looked for again
-
-    def _others_wrote(self, connection: sqlite3.Connection) -> bool:
-        return _version_of(connection) != self._seen_version
 
     def _check_identity(self) -> None:
         """Raise StoreUnavailable, and give the connection up, unless its files are still at the archive's path."""

@@ -166,7 +166,8 @@ def save_heads(connection: sqlite3.Connection, heads: Mapping[str, RunHead]) -> 
     rows = (_columns(run_id, head) for run_id, head in heads.items())
     connection.executemany(_SET_RUN, [(*row, run_checksum(*row)) for row in rows])
     bases = [(run_id, *head.base) for run_id, head in heads.items() if head.base is not None]
-    connection.executemany(_SET_BASE, [(*row, row_checksum(*row)) for row in bases])
+    if bases:
+        connection.executemany(_SET_BASE, [(*row, row_checksum(*row)) for row in bases])
 
 
 def replace_head(connection: sqlite3.Connection, run_id: str, head: RunHead) -> None:

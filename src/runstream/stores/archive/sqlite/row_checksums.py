@@ -27,6 +27,7 @@ __all__ = [
     "text_checksum",
 ]
 
+_encode = json.JSONEncoder(default=repr).encode
 _COLUMNS_OF_A_RUN = 11  # of version 3, but for the checksum
 
 
@@ -63,7 +64,7 @@ def aside_checksum(run_id: str, offset: int, chain: int, key: str | None, raw: b
 
 def row_checksum(*columns: Any) -> int:
     """The checksum over columns that are not long: numbers, texts and NULL."""
-    return zlib.crc32(json.dumps(columns, default=repr).encode())
+    return zlib.crc32(_encode(columns).encode())
 
 
 def run_checksum(*columns: Any) -> int:

@@ -188,10 +188,13 @@ class WriteBatch:
         for first in range(0, len(self._values), _VALUES_AT_ONCE):
             values = self._values[first : first + _VALUES_AT_ONCE]
             self._connection.execute(_ADD_EVENT + _AND_ANOTHER * (len(values) // _VALUES - 1), values)
-        keep_aside(self._connection, self._aside)
+        if self._aside:
+            keep_aside(self._connection, self._aside)
         save_lanes(self._connection, [(*lane, offset) for lane, offset in self._lanes.items()])
-        save_ends(self._connection, self._ends)
-        note_drained(self._connection, self._drained)
+        if self._ends:
+            save_ends(self._connection, self._ends)
+        if self._drained:
+            note_drained(self._connection, self._drained)
         save_heads(self._connection, self._heads)
         for run_id, tags in self._tags.items():
             save_tags(self._connection, run_id, tags)
