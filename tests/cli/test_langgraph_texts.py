@@ -75,6 +75,21 @@ def test_a_thread_is_shown_as_it_was_at_an_offset(url: str) -> None:
     assert 'said ["begin", "one", "two", "three"]' in shown(url, "steps")
 
 
+@pytest.mark.parametrize("asked", ["", "?keep_snapshots=20"], ids=["of events", "of snapshots"])
+def test_a_chat_is_shown_as_it_was_after_each_turn(url: str, asked: str) -> None:
+    ends = []
+    with RunstreamSaver.from_url(url + asked) as saver:
+        graph = graphs.chat().compile(checkpointer=saver)
+        for turn in range(5):
+            graph.invoke({"messages": [HumanMessage(f"question {turn}")]}, config("chat"), durability="sync")
+            ends.append(saver.store.run_info("chat").last_offset)  # type: ignore[union-attr]  # it is there
+    for turn in (0, 3):
+        text = shown(url, "chat", "--at", str(ends[turn]))
+        assert f"answer {turn + 1} to question {turn}" in text
+        assert f"question {turn + 1}" not in text
+    assert "messages" not in shown(url, "chat", "--at", "1")
+
+
 def test_values_of_every_kind_are_shown(url: str) -> None:
     values = {"date": Decimal("1.5"), "raw": b"x", "none": None, "set": {1}, "keys": {1: "one"}}
     with RunstreamSaver.from_url(url) as saver:

@@ -16,6 +16,7 @@ from runstream.cli.runs import questions_of, run_facts, tags_text
 from runstream.cli.support.branches import ancestors_of, branch_rows, forks_of
 from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.langgraph_texts import (
+    checkpoint_at,
     is_checkpoint,
     pending_questions,
     readable_payload,
@@ -196,10 +197,14 @@ def _snapshots(
 
 
 def _snapshot(store: RunStore[Any, Any], run_id: str, lane_id: str | None, at: int | None) -> Snapshot[Any] | None:
-    if at is not None and isinstance(store, SnapshotHistory):
-        return store.snapshot_at(run_id, at, lane_id=lane_id)
-    latest = store.load_snapshot(run_id, lane_id=lane_id)
-    return latest if at is None or latest is None or latest.offset <= at else None
+    if at is None:
+        return store.load_snapshot(run_id, lane_id=lane_id)
+    kept = store.snapshot_at(run_id, at, lane_id=lane_id) if isinstance(store, SnapshotHistory) else None
+    known = kept or store.load_snapshot(run_id, lane_id=lane_id)
+    if lane_id is not None and known is not None and is_checkpoint(known.state):
+        with suppress(ConfigurationError, EventsArchived):  # what it was made of is erased, or has left Redis
+            return checkpoint_at(store, run_id, lane_id, at) or kept
+    return known if known is not None and known.offset <= at else None
 
 
 def _as_read(store: RunStore[Any, Any], run_id: str, snapshot: Snapshot[Any], at: int | None) -> Snapshot[Any]:

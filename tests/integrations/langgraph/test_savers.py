@@ -63,6 +63,21 @@ def test_a_store_that_was_passed_in_stays_open_and_one_that_was_opened_is_closed
         assert saver.get_tuple(config_of("t")) is not None
 
 
+@pytest.mark.parametrize(
+    ("scheme", "asked", "kept"), [("sqlite", "", 1), ("jsonl", "", 1), ("sqlite", "?keep_snapshots=2", 2)]
+)
+def test_no_history_of_snapshots_is_kept_beside_checkpoints_unless_it_is_said(
+    tmp_path: Path, scheme: str, asked: str, kept: int
+) -> None:
+    url = f"{scheme}:{tmp_path}/runs{asked}"
+    with RunstreamSaver.from_url(url) as saver:
+        for step in range(-1, 4):
+            save(saver, "t", {"x": step}, step)
+        assert len(list(saver.list(config_of("t")))) == 5
+    with connect(url, state_type=dict) as store:
+        assert len(list(store.snapshot_history("t", lane_id="main"))) == kept
+
+
 def test_on_a_server_threads_have_a_namespace_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"fake:{new_thread()}"
     monkeypatch.setenv("RUNSTREAM_URL", url)

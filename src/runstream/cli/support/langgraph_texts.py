@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import msgpack
 
+from runstream.integrations.langgraph.channels import located, read_channel
 from runstream.integrations.langgraph.mapping import CLEARED, SAVED, WRITES
+from runstream.model.results import Snapshot
+from runstream.stores.protocol import RunStore
 
-__all__ = ["is_checkpoint", "pending_questions", "readable_payload", "readable_state"]
+__all__ = ["checkpoint_at", "is_checkpoint", "pending_questions", "readable_payload", "readable_state"]
 
 _INTERRUPT = "__interrupt__"
 _NAMES = {_INTERRUPT: "asks", "__resume__": "answered", "__error__": "error"}
@@ -46,6 +50,29 @@ def is_checkpoint(state: Any) -> bool:
     """Whether a state is the latest checkpoint of a lane."""
     data = state.get("data") if isinstance(state, Mapping) else None
     return isinstance(data, Mapping) and {"checkpoint", "metadata", "channels"} <= data.keys()
+
+
+def checkpoint_at(store: RunStore[Any, Any], run_id: str, lane_id: str, at: int) -> Snapshot[Any] | None:
+    """The latest checkpoint of a lane up to an offset as its snapshot was, made of the events; None for none."""
+    events = store.read(run_id, before=at + 1, reverse=True, on_corrupt="skip")
+    found = next((item for item in events if item.event.kind == SAVED and item.event.lane_id == lane_id), None)
+    if found is None:
+        return None
+    own = found.event.payload
+    wanted = {offset for entry in own["channels"].values() for offset in located(entry, found.offset)}
+    payloads = {item.offset: item.event.payload for item in store.read_at(run_id, sorted(wanted))}
+    data = {name: own[name] for name in ("checkpoint", "metadata", "channels")}
+    for name, entry in own["channels"].items():
+        channel = read_channel(entry, found.offset, partial(_part_at, payloads, name))
+        count = 0
+        for part in channel.parts:
+            data[f"{count}:{name}"] = part.stored
+            count += part.count
+    return Snapshot({"run_id": run_id, "data": data}, found.offset, 0)
+
+
+def _part_at(payloads: Mapping[int, Any], channel: str, offset: int, _count: int) -> Any:
+    return payloads[offset]["values"][channel]
 
 
 def readable_state(state: Mapping[str, Any], questions: list[Any]) -> dict[str, Any]:

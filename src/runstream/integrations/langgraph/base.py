@@ -7,7 +7,7 @@ import random
 from collections.abc import Collection, Mapping
 from typing import Any, Self, cast
 
-from runstream.connect import SERVER_SCHEMES
+from runstream.connect import ARCHIVE_SCHEMES, SERVER_SCHEMES
 from runstream.integrations.langgraph.context import Context
 from runstream.integrations.langgraph.known import Known
 from runstream.integrations.langgraph.upstream import BaseCheckpointSaver, SerializerProtocol
@@ -67,12 +67,15 @@ def lease_request(thread_id: str, owner: str | None, ttl: float, wait: float) ->
 def own_options(url: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a store that is opened for a saver: what neither these nor the URL say is a saver's.
 
-    That is a namespace of its own on a server, and how large a checkpoint may be.
+    That is a namespace of its own on a server, no history of snapshots in a file, and how large a checkpoint may
+    be.
     """
     scheme, _, rest = str(os.environ.get("RUNSTREAM_URL", "") if url is None else url).partition(":")
     query = rest.partition("?")[2]
     own: dict[str, Any] = {"max_event_bytes": _MAX_EVENT_BYTES}
     if scheme in _SERVERS:
         own["namespace"] = _NAMESPACE
+    elif scheme in ARCHIVE_SCHEMES:
+        own["keep_snapshots"] = 0  # each checkpoint is an event, with all that it is made of
     unsaid = {name: value for name, value in own.items() if f"{name}=" not in query}
     return {"state_type": dict, **unsaid, **options}
