@@ -22,8 +22,7 @@ from runstream.model.events import PAEvent
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.model.state import RunState, RunStatus
-from runstream.stores.archive.sqlite import SQLiteCheckpointer, latest_snapshots
-from runstream.stores.archive.sqlite import operations as sqlite_store
+from runstream.stores.archive.sqlite import SQLiteCheckpointer, entry_rows, latest_snapshots
 from runstream.stores.protocol import RunStore
 from tests.stores.archive.sqlite.database import (
     CODEC,
@@ -152,7 +151,7 @@ def test_pages_are_found_by_index_and_not_by_sorting_or_scanning(archive: Archiv
     place = {"run_id": "r", "low": 0, "high": 9, "rows": 5}
     plans = []
     with operations_of(archive)._file.use() as connection:
-        for sql in sqlite_store._GET_ENTRIES + sqlite_store._GET_ENTRIES_BACK:
+        for sql in entry_rows._GET_ENTRIES + entry_rows._GET_ENTRIES_BACK:
             plans += connection.execute(f"EXPLAIN QUERY PLAN {sql}", place).fetchall()
         plans += connection.execute(f"EXPLAIN QUERY PLAN {latest_snapshots._GET_STATE}", ("r", None)).fetchall()
     steps = [step for *_, step in plans]

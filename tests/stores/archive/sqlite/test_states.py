@@ -102,3 +102,23 @@ def test_no_history_is_kept_where_none_is_wanted(path: Path) -> None:
         for number in range(3):
             store.append("r", [make_event("r", number + 1)], snapshot={**BYTES, "n": number}, lane_id="l")
     assert query(path, "SELECT count(*) FROM snapshot_history") == [(0,)]
+
+
+def test_a_state_that_replaces_another_is_written_once(path: Path) -> None:
+    """SQLite would write the pages of the one before, too, which become free: with zeros."""
+    large = {"run_id": "r", "data": {"bytes": b"x" * 400_000}}
+    with opened(path, keep_snapshots=0) as store:
+        sizes = []
+        for number in range(4):
+            store.append("r", [make_event("r", number + 1)], snapshot={**large, "n": number}, lane_id="l")
+            sizes.append(Path(f"{path}-wal").stat().st_size)
+    assert sizes[-1] - sizes[-2] < 1.2 * 400_000
+
+
+def test_nothing_of_a_run_that_was_deleted_is_in_the_free_pages(path: Path) -> None:
+    with opened(path) as store:
+        store.append("other", [make_event("other", 1)])
+        store.append("r", [make_event("r", 1, payload={"text": "secret " * 3000})], snapshot={"run_id": "r"})
+        store.append("r", [], snapshot={"run_id": "r", "data": {"b": b"secret " * 3000}}, lane_id="l")
+        store.delete_run("r")
+    assert b"secret" not in path.read_bytes()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from runstream.stores.archive.sink_rules import DELETED_FOR_SECONDS
 from runstream.stores.archive.sqlite.lease_table import in_force, remove_all
+from runstream.stores.archive.sqlite.scrubbing import overwriting
 
 __all__ = ["delete", "delete_rest", "note_deleted", "was_deleted"]
 
@@ -41,9 +42,10 @@ _WAS_DELETED = "SELECT 1 FROM deleted WHERE run_id = ? AND start_chain = ?"
 def delete(connection: sqlite3.Connection, now: float, run_id: str) -> bool:
     """Remove all that the file holds of a run. Raises LeaseHeld while a lease of it is in force."""
     statements = (*_DELETE_ROWS, *_DELETE_REST)
-    was_there = sum(connection.execute(statement, (run_id,)).rowcount for statement in statements) > 0
-    for statement in _FORGET_RUN:
-        connection.execute(statement, (run_id,))
+    with overwriting(connection):
+        was_there = sum(connection.execute(statement, (run_id,)).rowcount for statement in statements) > 0
+        for statement in _FORGET_RUN:
+            connection.execute(statement, (run_id,))
     if was_there:
         remove_all(connection, now, run_id)  # if it raises, all is undone
     return was_there
@@ -51,8 +53,9 @@ def delete(connection: sqlite3.Connection, now: float, run_id: str) -> bool:
 
 def delete_rest(connection: sqlite3.Connection, now: float, run_id: str) -> None:
     """Remove what is left of a run whose events and state another program has deleted; leases in force stay."""
-    for statement in (*_DELETE_REST, *_FORGET_RUN):
-        connection.execute(statement, (run_id,))
+    with overwriting(connection):
+        for statement in (*_DELETE_REST, *_FORGET_RUN):
+            connection.execute(statement, (run_id,))
     if not in_force(connection, now, run_id):
         remove_all(connection, now, run_id)
 

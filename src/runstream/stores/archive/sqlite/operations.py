@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from operator import itemgetter
 from typing import Any
 
 from runstream.codec.archive_entries import entry_fields
@@ -50,7 +49,7 @@ from runstream.stores.archive.snapshot_history import (
 from runstream.stores.archive.sqlite.caller_keys import load_keys
 from runstream.stores.archive.sqlite.connection import ArchiveFile, is_damage
 from runstream.stores.archive.sqlite.deletion import delete, note_deleted
-from runstream.stores.archive.sqlite.erased_rows import with_lanes
+from runstream.stores.archive.sqlite.entry_rows import entries_at, entries_between
 from runstream.stores.archive.sqlite.erasing import SQLiteEraser
 from runstream.stores.archive.sqlite.integrity import (
     columns_between,
@@ -68,11 +67,7 @@ from runstream.stores.archive.sqlite.proofs import (
     has_unproven_snapshots,
 )
 from runstream.stores.archive.sqlite.queries import (
-    GET_ASIDE,
-    GET_EVENTS,
     GET_OFFSET_BEFORE,
-    MOST_ASKED,
-    entries_with,
     find_children,
     find_heads,
     load_head,
@@ -80,7 +75,7 @@ from runstream.stores.archive.sqlite.queries import (
     replace_head,
 )
 from runstream.stores.archive.sqlite.repair import cut_back, kept_aside, readmit
-from runstream.stores.archive.sqlite.row_values import entries_in, state_in
+from runstream.stores.archive.sqlite.row_values import state_in
 from runstream.stores.archive.sqlite.snapshot_table import history_of, state_text
 from runstream.stores.archive.sqlite.tag_table import load_tags
 from runstream.stores.archive.sqlite.write_batch import WriteBatch, columns_of
@@ -88,11 +83,6 @@ from runstream.stores.capabilities import HasColumns
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest
 
 __all__ = ["SQLiteOperations"]
-
-_PAGE_ROWS = 1000
-
-_GET_ENTRIES = (GET_EVENTS, GET_ASIDE)
-_GET_ENTRIES_BACK = tuple(query.replace("ORDER BY offset", "ORDER BY offset DESC") for query in _GET_ENTRIES)
 
 
 class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
@@ -247,28 +237,10 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             return int(connection.execute(GET_OFFSET_BEFORE, asked).fetchone()[0])
 
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
-        queries = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES
-        while low < high:
-            page = {"run_id": run_id, "low": low, "high": high, "rows": _PAGE_ROWS}
-            found = self._file.pages(queries, page)
-            rows, aside = (rows for rows, _ in found)
-            # of each, all up to there
-            ends = [rows[-1][0] for rows, is_all in found if not is_all]
-            end = (max if reverse else min)(ends, default=low if reverse else high)
-            if aside:
-                rows = sorted(rows + aside, key=itemgetter(0), reverse=reverse)
-                rows = [row for row in rows if (row[0] >= end if reverse else row[0] <= end)]
-            yield from with_lanes(self._file, run_id, entries_in(run_id, rows))
-            if reverse:
-                high = end - 1
-            else:
-                low = end
+        return entries_between(self._file, run_id, low, high, reverse=reverse)
 
     def _entries_at(self, run_id: str, offsets: Sequence[int]) -> Iterator[ArchiveEntry]:
-        for begin in range(0, len(offsets), MOST_ASKED):
-            rows, aside = self._file.rows(*entries_with("offset", run_id, offsets[begin : begin + MOST_ASKED]))
-            rows = sorted(rows + aside, key=itemgetter(0)) if aside else rows
-            yield from with_lanes(self._file, run_id, entries_in(run_id, rows))
+        return entries_at(self._file, run_id, offsets)
 
     def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
         """How far the archive has a run; with the snapshots of these lanes, None: of all."""

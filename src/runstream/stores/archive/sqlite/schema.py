@@ -275,6 +275,9 @@ def prepare(
     # written again and again comes from the log into the file once per so many pages of the log, which are 16 MB
     connection.execute("PRAGMA cache_size = -8000")
     connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    # pages that become free are not written: an append that saves a state would write as many again. What is to be
+    # gone is overwritten where it is deleted (`scrubbing`)
+    connection.execute("PRAGMA secure_delete = FAST").fetchone()
     # macOS: a plain fsync leaves the data in the disk's cache
     connection.execute("PRAGMA fullfsync = ON")
     with transaction(connection, "BEGIN"):  # one view, though another process creates the tables meanwhile
