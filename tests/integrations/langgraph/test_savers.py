@@ -74,7 +74,8 @@ def test_no_history_of_snapshots_is_kept_beside_checkpoints_unless_it_is_said(
         for step in range(-1, 4):
             save(saver, "t", {"x": step}, step)
         assert len(list(saver.list(config_of("t")))) == 5
-    with connect(url, state_type=dict) as store:
+    with RunstreamSaver.from_url(url) as saver:
+        store: Any = saver.store
         assert len(list(store.snapshot_history("t", lane_id="main"))) == kept
 
 

@@ -47,6 +47,7 @@ from runstream.stores.archive.snapshot_history import (
     latest_of,
 )
 from runstream.stores.archive.sqlite.caller_keys import load_keys
+from runstream.stores.archive.sqlite.common_commits import CommonCommits
 from runstream.stores.archive.sqlite.connection import ArchiveFile, is_damage
 from runstream.stores.archive.sqlite.deletion import delete, note_deleted
 from runstream.stores.archive.sqlite.entry_rows import entries_at, entries_between
@@ -113,6 +114,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         kept = count_kept(keep_snapshots, KEPT_SNAPSHOTS)
         self._file = ArchiveFile(path, busy_timeout_seconds, mode, kept)
         self._keep_snapshots = count_kept(keep_snapshots, self._file.keep_snapshots)
+        self._commits = CommonCommits(self._file)
         self.eraser = SQLiteEraser(self._file, clock)
         # a store that nobody closes gives its file back all the same
         self._finalizer = weakref.finalize(self, self._file.close)
@@ -183,6 +185,8 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     # -- events --------------------------------------------------------------------------------------------
 
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
+        if len(requests) == 1:
+            return [self._commits.append(requests[0], self._batch)]
         with self._file.write() as connection:
             # not before: the file may have been locked for a while, and a lease may have run out meanwhile
             batch = self._batch(connection)

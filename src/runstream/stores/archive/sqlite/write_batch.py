@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from runstream.codec.archive_entries import entry_fields
 from runstream.model.archive_records import (
@@ -56,7 +56,7 @@ from runstream.stores.archive.sqlite.snapshot_table import keep_replaced, keep_s
 from runstream.stores.archive.sqlite.tag_table import load_sound_tags, load_tags, save_tags
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
-__all__ = ["WriteBatch", "columns_of"]
+__all__ = ["PlannedAppend", "WriteBatch", "columns_of"]
 
 _ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key, checksum)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -84,6 +84,24 @@ _GET_SNAPSHOT = """SELECT offset, revision, token, checksum, state_checksum FROM
 
 
 _HAS_ERASURES = "SELECT 1 FROM erasures LIMIT 1"
+
+
+class PlannedAppend(NamedTuple):
+    """An append that is not refused.
+
+    Attributes:
+        request: What is asked for.
+        plan: What comes of it.
+        entries: The entries that it writes.
+        head: The run's head before, with its tags where these may change.
+        is_first: Whether the run begins with it.
+    """
+
+    request: AppendRequest
+    plan: AppendPlan
+    entries: Sequence[ArchiveEntry]
+    head: RunHead
+    is_first: bool
 
 
 class WriteBatch:
@@ -118,21 +136,31 @@ class WriteBatch:
 
     def append(self, request: AppendRequest) -> AppendPlan:
         """Plan an append on the run's head in this transaction, and add what it writes."""
-        run_id, now = request.run_id, self._now
+        return self.add_planned(self.plan(request))
+
+    def plan(self, request: AppendRequest) -> PlannedAppend:
+        """Plan an append on the run's head in this transaction. Where it is refused, nothing of it is added."""
+        run_id = request.run_id
         known = self._head(run_id)
-        head = known or new_head(now)
+        head = known or new_head(self._now)
         if request.tags:
             head = replace(head, tags=self._tags.get(run_id) or load_tags(self._connection, run_id))
         plan = plan_append(self._with_snapshot(head, request), self._details(request, head), request)
+        return PlannedAppend(request, plan, planned_entries(request, plan), head, known is None)
+
+    def add_planned(self, planned: PlannedAppend) -> AppendPlan:
+        """Add what a planned append writes."""
+        request, plan, entries, head, is_first = planned
         if plan.is_empty:
             return plan
-        self._add_entries(run_id, planned_entries(request, plan))
+        run_id = request.run_id
+        self._add_entries(run_id, entries)
         for snapshot in planned_snapshots(request, plan):
-            self._set_snapshot(run_id, snapshot, is_first=known is None)
+            self._set_snapshot(run_id, snapshot, is_first=is_first)
         self._ends += [(run_id, end) for end in plan.ended]
         if plan.tags is not None and plan.tags is not head.tags:
             self._tags[run_id] = plan.tags
-        self._heads[run_id] = replace(plan.head, updated_at=now)
+        self._heads[run_id] = replace(plan.head, updated_at=self._now)
         return plan
 
     def add(self, batch: RunBatch) -> None:
