@@ -25,6 +25,7 @@ from runstream.stores.archive.durable_files import drop_from_cache, sync, sync_d
 __all__ = ["FileIdentity", "drop_log_from_cache", "in_use_by_others", "sync_log", "sync_names"]
 
 _Identity: TypeAlias = tuple[int, int]
+_Identities: TypeAlias = tuple[_Identity | None, _Identity | None, _Identity | None]
 # where SQLite's readers lock a database: begin and length, of its file format
 _SHARED = (0x40000002, 510)
 _SUFFIXES = ("", "-wal", "-shm")
@@ -46,33 +47,32 @@ class FileIdentity:
     @classmethod
     def of(cls, path: str) -> FileIdentity:
         """Inspect the files at a path."""
-        return cls._inspect(path, os.path.realpath(path))
-
-    @classmethod
-    def _inspect(cls, path: str, real: str) -> FileIdentity:
-        return cls(path, real, _identity(path), _identity(f"{real}-wal"), _identity(f"{real}-shm"))
+        real = os.path.realpath(path)
+        return cls(path, real, *_inspect(path, real))
 
     @property
-    def files(self) -> tuple[_Identity | None, _Identity | None, _Identity | None]:
+    def files(self) -> _Identities:
         """Database, log and index."""
         return self.database, self.log, self.index
 
     def changed(self) -> str | None:
         """Say which file was removed or replaced since; None if all are the same."""
-        now = self._inspect(self.path, self.real)
-        for before, found, suffix in zip(self.files, now.files, _SUFFIXES, strict=True):
+        now = _inspect(self.path, self.real)
+        if now == self.files:
+            return None
+        for before, found, suffix in zip(self.files, now, _SUFFIXES, strict=True):
             if found != before:
                 return f"{self.path}{suffix} was {'removed' if found is None else 'replaced'} while it was in use"
         return None
 
     def is_taken(self) -> bool:
         """Whether somebody else may have begun to write to this database, past this log or index."""
-        now = self._inspect(self.path, self.real)
-        if now.database != self.database:
+        database, log, index = _inspect(self.path, self.real)
+        if database != self.database:
             return False
-        if now.index not in (None, self.index):
+        if index not in (None, self.index):
             return True
-        return now.log not in (None, self.log) and _size(f"{self.real}-wal") > 0
+        return log not in (None, self.log) and _size(f"{self.real}-wal") > 0
 
 
 def sync_log(path: str) -> None:
@@ -126,6 +126,10 @@ def _open_log(path: str) -> int | None:
         return os.open(f"{os.path.realpath(path)}-wal", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _inspect(path: str, real: str) -> _Identities:
+    return _identity(path), _identity(f"{real}-wal"), _identity(f"{real}-shm")
 
 
 def _identity(path: str) -> _Identity | None:
