@@ -77,8 +77,8 @@ def dump_plain_json(values: Iterable[Any] | None, *, with_bytes: bool = True) ->
         texts = list(map(partial(_encode_plain, default=tag), values))
     except TypeError:  # moments, surrogates, nested deeply
         return None
-    # a byte is found at C speed, and hardly any text has this one
-    if sum(text.count(b'{"$') for text in texts if b"$" in text) > tagged:
+    # one byte is found at C speed, and hardly any text has this one but in a tag
+    if sum(text.count(b"$") for text in texts) > tagged and sum(text.count(b'{"$') for text in texts) > tagged:
         return None  # what a user stores looks like a tag
     return list(map(bytes.decode, texts))
 
@@ -92,12 +92,13 @@ def load_json(text: str | bytes) -> Any:
     Raises:
         ValueError: It is not JSON, or has a broken tag.
     """
-    found = load_plain_json([text])
+    is_tagged = _may_be_tagged(text)
+    found = None if is_tagged else load_plain_json([text])
     if found is not None:
         return found[0]
     try:
         text = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
-        return with_room(_load_tagged if '"$' in text else json.loads, text)
+        return with_room(_load_tagged if is_tagged else json.loads, text)
     except (TypeError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"a broken tag: {type(error).__name__}: {error}") from error
 
@@ -111,13 +112,22 @@ def load_plain_json(texts: Sequence[str | bytes]) -> list[Any] | None:
     Returns:
         What ``load_json`` gives for each; None if one of them may need more than that, or does not read.
     """
+    if any(map(_may_be_tagged, texts)):
+        return None
     try:
         together = b" ".join(text.encode() if isinstance(text, str) else text for text in texts)
-        if (b"$" in together and b'"$' in together) or _may_overflow(together):
+        if _may_overflow(together):
             return None
         return list(map(orjson.loads, texts))
     except ValueError:  # surrogates; or what json takes though JSON does not: NaN
         return None
+
+
+def _may_be_tagged(text: str | bytes) -> bool:
+    """Whether there may be a tag in a text: hardly any other has its mark."""
+    if isinstance(text, str):
+        return "$" in text and '"$' in text
+    return b"$" in text and b'"$' in text
 
 
 _ALL = bytes(range(256))

@@ -198,6 +198,8 @@ def check_name(field: str, value: Any) -> None:
     """
     if type(value) is not str:
         raise EncodingError(f"{field} is a plain string, not {type(value).__name__} ({shown(value)})", path=field)
+    if len(value) <= MAX_NAME_BYTES and value.isascii():
+        return  # as nearly all are
     size = _utf8_size(value)
     if size is None:
         raise EncodingError(f"{field} has characters that UTF-8 cannot carry: {value!r:.80}", path=field)
