@@ -140,6 +140,8 @@ def test_many_at_once_are_what_each_is_by_itself(run_id: str, events: list[tuple
     assert same(told(together), told(single))
     assert [entry_record(run_id, entry) for entry in together] == records
     plain = plain_entries(run_id, offsets, chains, records)
+    own = plain_entries(run_id, offsets, chains, records, is_own=True)
+    assert (None if own is None else list(own)) == (None if plain is None else list(plain))
     if plain is not None:
         assert (list(plain), len(plain), plain[-1]) == (together, len(together), together[-1])
         assert list(plain[1:]) == together[1:]

@@ -17,7 +17,8 @@ def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEnt
         EncodingError: JSON cannot hold an event (nested too deeply). A record that is in Redis goes to the
             quarantine then, but one that has not been accepted yet is refused.
     """
-    entries = list(archive_entries(request.run_id, [(cursor, event.record) for cursor, event in plan.written]))
+    records = [(cursor, event.record) for cursor, event in plan.written]
+    entries = list(archive_entries(request.run_id, records, is_own=True))
     for entry in entries:
         if entry.raw is not None:
             raise EncodingError(f"an event of run {request.run_id!r} cannot be archived: {entry.reason}")
