@@ -43,7 +43,7 @@ OF_ERASING: Sequence[Break] = (
         "a run is settled of which something is to be erased still",
         "erasures",
         in_script("settle", ("if archived['erased'] ~= meta['erasures'] then return true end", "")),
-        seed=2,
+        seed=28,
     ),
     Break("a worker does not erase in archives", "erasures", _forgets_archives),
     Break("what was lost of erasures is not asked for again", "lost erasures", _forgets_what_was_lost, seed=178),
