@@ -204,7 +204,7 @@ def test_a_run_that_knows_only_what_was_revoked_has_not_begun(redis_backend: Red
     """The beginning that was refused in its midst is its own."""
     hot, events = open_hot(redis_backend), make_events("r", 2)
     session = session_of(hot)
-    producer = session.producers.take()
+    producer = session.producers.take("r")
     call = revoke_call(session.keys, "r", Sending(producer.name, producer.number, None, None))
     assert ask(hot, *call) == [b"revoked"]
     leave_entries(hot, redis_backend.raw, events)

@@ -138,7 +138,7 @@ def test_of_a_batch_before_the_last_nobody_can_tell_what_became_of_it(
 ) -> None:
     """Its producer has gone on, and only its last reply is kept: neither is it told as applied, nor revoked."""
     session = session_of(hot)
-    producer = session.producers.take()
+    producer = session.producers.take("r")
     calls = [revoke_call(session.keys, "r", Sending(producer.name, number, None, None)) for number in (1, 2)]
     assert ask(hot, *calls[1]) == [b"revoked"]
     before = redis_backend.footprint()

@@ -40,7 +40,7 @@ def append_event(
     session: Session[E, S], run_id: str, event: EncodedEvent, sender: Sender = "-"
 ) -> Operation[Applied]:
     """Append one event to its run."""
-    producer = session.producers.take()
+    producer = session.producers.take(run_id)
     sent_at, seen = session.server_clock.now(), session.seen.to_prove(run_id)
     call = event_call(session.keys, run_id, event, producer.name, producer.number, sent_at, seen, sender)
     begun = time.monotonic()
@@ -66,11 +66,11 @@ def append_event(
         except BaseException as error:
             carry_resolve(session, answered.batch, error)
             raise
-        session.producers.give_back(producer)
+        session.producers.give_back(producer, run_id)
         if isinstance(outcome, RunstreamError):
             raise outcome
         return outcome
-    session.producers.give_back(producer)
+    session.producers.give_back(producer, run_id)
     last, server_time, lane_before = fields
     offset = seen.offset + 1
     note_reply(session, run_id, server_time, seen.start, last, offset, event.lane_id, event.seq, seen.last, seen)

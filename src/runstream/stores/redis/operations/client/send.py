@@ -86,10 +86,10 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
     claimed = (yield from _claim(session, batches)) if session.in_flight else {}
     fresh = [batch for batch in batches if batch.run_id not in claimed] if claimed else batches
     if fresh:
-        producer = session.producers.take()
+        producer = session.producers.take(fresh[0].run_id)
         attempts = [_begin(session, batch, producer, checked=checked) for batch in fresh]
         replies = yield from _attempt(session, attempts, are_new=True)
-        session.producers.give_back(producer)
+        session.producers.give_back(producer, fresh[0].run_id)
         outcomes = []
         for attempt, reply in zip(attempts, replies, strict=True):
             batch, outcome = attempt.batch, _first_outcome(attempt, reply)
