@@ -127,7 +127,7 @@ def _nothing() -> None:
 
 
 def _reply_to(connection: Any, command: tuple[Any, ...]) -> Any:
-    connection.send_command(*command)
+    connection.send_packed_command(connection.pack_command(*command))
     return connection.read_response()
 
 
