@@ -1,4 +1,4 @@
-"""One connection that the tasks of an event loop share: what they ask in one turn of the loop is one write.
+"""One connection that the tasks of an event loop share: what they ask in one turn of the loop takes few writes.
 
 With a connection for each, as redis-py's pool gives it, every exchange costs a write, a read and several timers.
 Here replies come in the order in which commands were written, and so each finds who asked. A task that is
@@ -40,8 +40,8 @@ _LARGEST_BYTES = 65_536
 _MOST_BYTES = 524_288
 """While commands of so many bytes are without a reply, what else is asked goes over the pool."""
 
-_AT_ONCE = 32
-"""So many exchanges are written before the turn ends: the server works on them meanwhile."""
+_AT_ONCE = 8
+"""So many exchanges are written before the turn ends: the server works on them while tasks make the next ones."""
 
 _BUFFER_BYTES = 65_536
 _NOT_YET = object()
