@@ -28,8 +28,8 @@ def note_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def noting(name: str) -> Callable[..., Any]:
         load: Callable[..., Any] = getattr(plain_events, name)
 
-        def loading(*args: Any) -> Any:
-            values = load(*args)
+        def loading(*args: Any, **options: Any) -> Any:
+            values = load(*args, **options)
             seqs.extend(own[_SEQ] for own in values or ())
             return values
 

@@ -28,7 +28,7 @@ def events_of_records(
     Returns:
         What ``decode_event`` gives for each; None if one of them may need more than to be made.
     """
-    return _made(codec, given_as or run_id, lambda: decode_plain_records(run_id, records))
+    return _made(codec, given_as or run_id, lambda: decode_plain_records(run_id, records, is_for_json=False))
 
 
 def events_of_entries(

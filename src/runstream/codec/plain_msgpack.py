@@ -30,7 +30,7 @@ _find_double = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 _find_single = re.compile(rb"\xca[\x7f\xff][\x80-\xff]").search
 
 
-def unpack_plain(packed: Sequence[bytes]) -> list[Any] | None:
+def unpack_plain(packed: Sequence[bytes], *, is_for_json: bool = True) -> list[Any] | None:
     """Unpack many values at once, if all are plain.
 
     Plain are strings, finite numbers, None, lists, and dicts with strings as keys. Bytes count as plain too: a
@@ -38,12 +38,15 @@ def unpack_plain(packed: Sequence[bytes]) -> list[Any] | None:
 
     Args:
         packed: The bytes of each value.
+        is_for_json: Whether numbers must be finite: a search through all bytes.
 
     Returns:
         The values; None if one of them is not plain, or does not unpack.
     """
     together = b"".join(packed)
-    if _find_double(together) or (b"\xca" in together and _find_single(together)) or may_have_timestamp(together):
+    if is_for_json and (_find_double(together) or (b"\xca" in together and _find_single(together))):
+        return None
+    if may_have_timestamp(together):
         return None
     try:
         return list(map(_unpack_plain, packed))

@@ -251,12 +251,15 @@ def seq_of_record(run_id: str, record: bytes) -> int:
         return HIGHEST_SEQ
 
 
-def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any]] | None:
+def decode_plain_records(
+    run_id: str, records: Sequence[bytes], *, is_for_json: bool = True
+) -> list[list[Any]] | None:
     """Decode many records at once, if all are sound and plain.
 
     Args:
         run_id: The run that they were found in.
         records: The records.
+        is_for_json: Whether only what JSON has a type for is plain.
 
     Returns:
         What ``decode_record`` gives for each. None if one of them is damaged, of another version, or holds what
@@ -267,7 +270,7 @@ def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any
     for record, body in zip(records, bodies, strict=True):
         if record[:_HEAD] != _VERSION_BYTE + zlib.crc32(body, start).to_bytes(4, "big"):
             return None
-    decoded = unpack_plain(bodies)
+    decoded = unpack_plain(bodies, is_for_json=is_for_json)
     if decoded is None or set(map(type, decoded)) != {list} or not _SIZES.issuperset(map(len, decoded)):
         return None
     try:
