@@ -119,3 +119,21 @@ def test_each_asks_for_less_after_a_failure_and_gets_the_replies_to_that() -> No
 
     found, _ = run(together(paging("a"), paging("b"), asking("c")), retry)
     assert found == [["GET a 0", "GET a 1"], ["GET b 0", "GET b 1"], ["GET c"]]
+
+
+def test_the_same_call_is_made_once_and_what_it_raises_is_raised_to_each() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> int:
+        made.append(number)
+        return 1 // number
+
+    def calling(number: int) -> Operation[int]:
+        try:
+            return (yield from blocking(make, number))
+        except ZeroDivisionError:
+            return -1
+
+    found, steps = run(together(*map(calling, (1, 0, 1, 0, 0))), answer)
+    assert (found, made) == ([1, -1, 1, -1, -1], [1, 0])
+    assert len(steps) == 1

@@ -14,9 +14,8 @@ __all__ = ["together"]
 def together(*operations: Operation[Any]) -> Operation[list[Any]]:
     """The results of several operations that read one run, in their order.
 
-    Blocking calls that they wait for at one time are one; so are queries, of which the same one is sent once. What
-    queries raise is raised to each that asked, what a call raises to the one. An error that an operation lets pass
-    ends all.
+    Blocking calls that they wait for at one time are one; so are queries; and the same one is made once. What it
+    raises is raised to each that asked. An error that an operation lets pass ends all.
     """
     results: list[Any] = [None] * len(operations)
     waiting: dict[int, Step] = {}
@@ -78,12 +77,22 @@ def _after(operation: Operation[Any], result: Any, error: Exception | None = Non
 def _made(calls: Sequence[Call]) -> list[tuple[Any, Exception | None]]:
     """What each call returns, or raises."""
     outcomes: list[tuple[Any, Exception | None]] = []
-    for call in calls:
+    asked = list(map(_question, calls))
+    for index, call in enumerate(calls):
+        if (first := asked.index(asked[index])) < index:
+            outcomes.append(outcomes[first])
+            continue
         try:
             outcomes.append((call.make(), None))
         except Exception as error:  # noqa: BLE001 - raised to whoever asked
             outcomes.append((None, error))
     return outcomes
+
+
+def _question(call: Call) -> Any:
+    """What is equal for calls that ask for the same."""
+    make = call.make
+    return (make.func, make.args, make.keywords) if isinstance(make, partial) else make
 
 
 def _is_query(exchange: Exchange) -> bool:

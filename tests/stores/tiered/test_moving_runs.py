@@ -506,7 +506,7 @@ def test_an_archive_that_cannot_be_read_is_no_shorter_run(fake: Hot, archive: An
     drain(fake, archive)
     outage = Outage(StoreUnavailable("the disk is gone"))
     whole = {
-        "position_of_lanes": ("read", "backwards", "follow"),
+        "end_of": ("read", "backwards", "follow"),
         "read": ("read", "backwards", "follow"),
     }
     for method, hows in whole.items():
@@ -514,7 +514,7 @@ def test_an_archive_that_cannot_be_read_is_no_shorter_run(fake: Hot, archive: An
         for how in hows:
             with pytest.raises(StoreUnavailable):
                 READS[how](TieredCheckpointer(fake, failing))
-    failing = hooked(archive, position_of_lanes=outage)
+    failing = hooked(archive, end_of=outage)
     for call in (TieredCheckpointer(fake, failing).recover, TieredCheckpointer(fake, failing).open_run):
         with pytest.raises(StoreUnavailable):
             call("r")

@@ -140,7 +140,7 @@ def test_a_run_in_redis_is_written_to_without_the_archive(hot: Hot, archive: Any
 
     hot.append("r", make_events("r", 1))
     store = TieredCheckpointer(stranger(hot), archive)
-    operations_of(store).archive = operations_of(hooked(archive, position_of_lanes=fail))
+    operations_of(store).archive = operations_of(hooked(archive, end_of=fail))
     assert store.append("r", make_events("r", 1, first=2)).first_offset == 2
     with pytest.raises(StoreUnavailable):  # whether the archive has it is not known
         store.append("new", make_events("new", 1))

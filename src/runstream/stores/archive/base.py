@@ -68,6 +68,11 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         """How far the archive has a run; None for one that it does not know."""
         return self.position_of_lanes(run_id, None)
 
+    def end_of(self, run_id: str) -> Cursor | None:
+        """The cursor of the last event that the archive has of a run; None for one that it does not know."""
+        position = self.position_of_lanes(run_id, ())
+        return None if position is None else position.cursor
+
     def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
         """The snapshots that the archive holds of a run."""
         return self.read_back_lanes(run_id, None)

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from shlex import quote
 from typing import Generic, NamedTuple, Self
 
-from runstream.model.archive_records import Position
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     ArchiveGap,
@@ -18,7 +17,7 @@ from runstream.model.errors import (
     EventsArchived,
     HistoryDiverged,
 )
-from runstream.model.results import E, S
+from runstream.model.results import Cursor, E, S
 from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.messages import lost
 from runstream.operations.operation import Operation, Stream, blocking, collect
@@ -38,7 +37,7 @@ class Boundary(NamedTuple):
         base: The offset after which the run begins; 0 where the archive alone knows.
         first_hot: The offset of the first event in Redis; that after the last event if Redis has none.
         last: The offset of the run's last event.
-        archived: How far the archive has the run; None if it does not know it.
+        archived: The cursor of the last event that the archive has; None if it does not know the run.
         parent: The run that it comes from, and at which offset; None for none.
     """
 
@@ -46,13 +45,13 @@ class Boundary(NamedTuple):
     base: int
     first_hot: int
     last: int
-    archived: Position | None
+    archived: Cursor | None
     parent: tuple[str, int] | None = None
 
     @property
     def archived_to(self) -> int:
         """The offset up to which the archive has the run, and of the same history; 0 for nothing."""
-        return 0 if self.archived is None else self.archived.cursor.offset
+        return 0 if self.archived is None else self.archived.offset
 
 
 class HotAndArchive(Generic[E, S]):
@@ -98,9 +97,7 @@ class HotAndArchive(Generic[E, S]):
         for run_id in run_ids:
             if run_id in self.writable:
                 continue
-            if (yield from self.hot.head_of(run_id)) is None and (
-                yield from blocking(self.archive.position_of_lanes, run_id, ())
-            ) is not None:
+            if (yield from self.hot.head_of(run_id)) is None and (yield from self.archived(run_id)) is not None:
                 boundary = yield from self.moved_to_archive(run_id)
                 if boundary is not None:
                     raise self.only_archived(run_id, boundary.last)
@@ -118,20 +115,20 @@ class HotAndArchive(Generic[E, S]):
             archives=(location,),
         )
 
-    def archived(self, run_id: str) -> Operation[Position | None]:
-        """How far the archive has a run; None where it does not know it."""
-        return blocking(self.archive.position_of_lanes, run_id, ())
+    def archived(self, run_id: str) -> Operation[Cursor | None]:
+        """The cursor of the last event that the archive has of a run; None where it does not know it."""
+        return blocking(self.archive.end_of, run_id)
 
-    def continuing(self, archived: Position | None) -> Continuing[E, S]:
+    def continuing(self, archived: Cursor | None) -> Continuing[E, S]:
         """Reads of a run that goes on in Redis from there."""
-        return self.hot.continuing(None if archived is None else archived.cursor)
+        return self.hot.continuing(archived)
 
     def locate(self, run_id: str) -> Operation[Boundary]:
         """Find which part of a run each store has: as ``locate_after``, of which the archive is asked first."""
         archived = yield from self.archived(run_id)
         return (yield from self.locate_after(run_id, archived))
 
-    def locate_after(self, run_id: str, archived: Position | None) -> Operation[Boundary]:
+    def locate_after(self, run_id: str, archived: Cursor | None) -> Operation[Boundary]:
         """Find which part of a run each store has, once their chains have shown that both hold one history.
 
         The archive is asked first: then it cannot be ahead because of what happens in between. Where Redis does
@@ -147,9 +144,8 @@ class HotAndArchive(Generic[E, S]):
             HistoryDiverged: Redis does not go on from where the archive ends.
         """
         while True:
-            archived_last = 0 if archived is None else archived.cursor.offset
-            end = None if archived is None else archived.cursor
-            info, goes_on, base = yield from self.hot.run_info_after(run_id, end)
+            archived_last = 0 if archived is None else archived.offset
+            info, goes_on, base = yield from self.hot.run_info_after(run_id, archived)
             if info is not None and archived_last <= info.last_offset and goes_on:
                 return Boundary(True, base, info.first_hot, info.last_offset, archived, info.parent)
             before, archived = archived, (yield from self.archived(run_id))
@@ -159,9 +155,9 @@ class HotAndArchive(Generic[E, S]):
             raise lost(run_id, archived_last, info.last_offset)
         if info is not None:
             raise HistoryDiverged(
-                f"{self.archive.location} has run {run_id!r} up to {end}, of another history than Redis: events"
-                " were lost in Redis and their offsets filled again, or the run was deleted there and made anew;"
-                f" decide which is to be the run's: `runstream resolve {quote(run_id)}`",
+                f"{self.archive.location} has run {run_id!r} up to {archived}, of another history than Redis:"
+                " events were lost in Redis and their offsets filled again, or the run was deleted there and made"
+                f" anew; decide which is to be the run's: `runstream resolve {quote(run_id)}`",
                 run_id=run_id,
                 offset=archived_last,
             )
@@ -194,7 +190,7 @@ class HotAndArchive(Generic[E, S]):
         if cursor is None:
             return
         if boundary.archived is not None and (
-            not boundary.is_hot or (offset < boundary.first_hot and offset <= boundary.archived.cursor.offset)
+            not boundary.is_hot or (offset < boundary.first_hot and offset <= boundary.archived.offset)
         ):
             yield from collect(self.archive.read(run_id, ReadQuery(after, limit=0)))
         elif not is_read:
@@ -214,7 +210,7 @@ class HotAndArchive(Generic[E, S]):
             HistoryDiverged: It has another history.
         """
         archived = yield from self.archived(run_id)
-        last = 0 if archived is None else archived.cursor.offset
+        last = 0 if archived is None else archived.offset
         if archived is None or last < end:
             raise ArchiveGap(
                 f"events {last + 1} to {end} of run {run_id!r} are in neither tier: Redis begins with"
@@ -227,7 +223,7 @@ class HotAndArchive(Generic[E, S]):
         if not is_hot:
             return
         try:
-            yield from collect(self.hot.read(run_id, ReadQuery(str(archived.cursor), limit=0)))
+            yield from collect(self.hot.read(run_id, ReadQuery(str(archived), limit=0)))
         except AcknowledgedWritesLost:
             if (yield from self.moved_to_archive(run_id)) is None:
                 raise

@@ -100,6 +100,11 @@ class LateArchive(Generic[E, S]):
         found = self._find()
         return None if found is None else found.position_of_lanes(run_id, lanes)
 
+    def end_of(self, run_id: str) -> Cursor | None:
+        """The cursor of the last event that the archive has of a run."""
+        found = self._find()
+        return None if found is None else found.end_of(run_id)
+
     def head_of(self, run_id: str) -> RunHead | None:
         """Where a run stands, and what it comes from."""
         found = self._find()

@@ -55,7 +55,7 @@ def read_at(tiers: HotAndArchive[E, S], run_id: str, offsets: Iterable[int]) -> 
     """The events at these offsets, in the order in which they are asked for: one question to each store."""
     asked = offsets_asked(run_id, offsets)
     archived = yield from tiers.archived(run_id)
-    if archived is None or min(asked, default=0) > archived.cursor.offset:
+    if archived is None or min(asked, default=0) > archived.offset:
         with suppress(RunElsewhere, EventsArchived, AcknowledgedWritesLost):  # they may have moved since
             return (yield from tiers.continuing(archived).read_at(run_id, asked))
     boundary = yield from tiers.locate_after(run_id, archived)

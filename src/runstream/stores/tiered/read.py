@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic
 
-from runstream.model.archive_records import Position
 from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
 from runstream.model.identifiers import check_run_id
-from runstream.model.results import E, Recorded, S
+from runstream.model.results import Cursor, E, Recorded, S
 from runstream.model.run_head import RunHead
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
@@ -38,7 +37,7 @@ def read(tiers: HotAndArchive[E, S], run_id: str, query: ReadQuery) -> Stream:
     low, _ = parse_position(query.after)
     asks_for_any = query.limit != 0 and (query.before is None or low < query.before - 1)
     archived = yield from tiers.archived(run_id)
-    if asks_for_any and (archived is None or low >= archived.cursor.offset):
+    if asks_for_any and (archived is None or low >= archived.offset):
         try:
             yield from _Reader(tiers, run_id, query).beyond(archived)
         except RunElsewhere:
@@ -198,7 +197,7 @@ class _Reader(Generic[E, S]):
             yield from self._check_archived(self._high)
             yield from self._read(self._tiers.archive.read, self.position)
 
-    def beyond(self, archived: Position | None) -> Stream:
+    def beyond(self, archived: Cursor | None) -> Stream:
         """The events after where the archive ends: Redis has them, unless they move meanwhile.
 
         Raises:
@@ -209,7 +208,7 @@ class _Reader(Generic[E, S]):
         high = _NOWHERE if self._query.before is None else self._query.before - 1
         return self.backward(presumed, high) if self._query.reverse else self.forward(presumed, high)
 
-    def _read_beyond(self, archived: Position | None, run_id: str, query: ReadQuery) -> Stream:
+    def _read_beyond(self, archived: Cursor | None, run_id: str, query: ReadQuery) -> Stream:
         is_found = False
 
         def learn(head: RunHead) -> None:

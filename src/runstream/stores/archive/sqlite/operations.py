@@ -251,6 +251,10 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         with self._file.at_one_moment() as connection:
             return load_position(connection, run_id, lanes)
 
+    def end_of(self, run_id: str) -> Cursor | None:
+        """The cursor of a run's last event, which takes one look; None for a run that the file does not have."""
+        return head.last if (head := self._load_head(run_id)) else None
+
     def read_back_tags(self, run_id: str) -> TagSet:
         """The tags that the file holds of a run."""
         with self._file.use() as connection:
