@@ -12,7 +12,7 @@ A part of a list is one msgpack array, where its elements are msgpack: no layer 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from runstream.integrations.langgraph.values import (
@@ -40,7 +40,7 @@ _MOST_BYTES = 2**20  # of a part that several become: an event has a limit
 _ENTRY_BYTES = 60  # what Python holds for bytes beside them, about
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
     """What one event has of a channel.
 
@@ -55,6 +55,10 @@ class Part:
     count: int
     stored: Stored
     size: int
+
+    def at(self, offset: int) -> Part:
+        """The same in the event at an offset."""
+        return Part(offset, self.count, self.stored, self.size)
 
 
 @dataclass(slots=True)
@@ -98,7 +102,10 @@ class Channel:
         """The same once the event that has the new part is written at an offset."""
         if self.fresh is None:
             return self
-        parts = [part if part.offset != HERE else replace(part, offset=offset) for part in self.parts]
+        parts = [
+            part if part.offset != HERE else Part(offset, part.count, part.stored, part.size)
+            for part in self.parts
+        ]
         return Channel(self.is_list, parts, self.glances)
 
     def _elements(self, part: Part) -> Sequence[Value]:
@@ -173,7 +180,7 @@ def _joined(kept: Sequence[Part], fresh: Part) -> list[Part]:
 def merged(parts: Sequence[Part]) -> Part:
     """Parts of a list as one that is to be written; the one part of a value that is no list, likewise."""
     if len(parts) == 1:
-        return replace(parts[0], offset=HERE)
+        return parts[0].at(HERE)
     stored = joined([part.stored for part in parts])
     return Part(HERE, sum(part.count for part in parts), stored, _bytes_in(stored, is_list=True))
 
