@@ -56,7 +56,7 @@ def kept_replies(raw: Any, meta: Any, producers: Any) -> dict[bytes, bytes]:
     """What a run's producers are told who send their last batch again; of an ordinary append, meta tells it."""
     kept: dict[bytes, bytes] = raw.hgetall(producers)
     last, updated, start, by = raw.hmget(meta, "last", "updated", "start", "by")
-    if by:
+    if by and b" " in by:
         producer, batch, former, before = by.split()
         kept[producer] = b" ".join((batch, former, last, b"0 0", start, updated, before))
     return kept

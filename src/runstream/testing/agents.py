@@ -23,22 +23,13 @@ from runstream.model.errors import (
 from runstream.model.events import PAEvent
 from runstream.model.state import RunState
 from runstream.testing.agent import Agent
+from runstream.testing.saving import Checkpointing, Saving
 
-__all__ = ["AGENTS", "MOST_HOT_EVENTS", "InRuns", "ends_lanes", "together_with"]
+__all__ = ["AGENTS", "MOST_HOT_EVENTS", "InRuns"]
 
 LEASE_SECONDS = 2.0
 MOST_HOT_EVENTS = 20
 """How many events a run may have where all expect that."""
-
-
-def together_with(lane: str) -> str:
-    """The lane whose state is saved in the same step as that of a lane whose agent saves both."""
-    return f"{lane} too"
-
-
-def ends_lanes(number: int) -> bool:
-    """Whether an agent that ends its lanes does so with the event of this number."""
-    return number % 4 == 0
 
 
 class InLeases(Agent):
@@ -289,36 +280,6 @@ class Scattering(Agent):
         return first
 
 
-class Saving(Agent):
-    """Saves with each batch the state of its lane and of another one, which no event is in, in the same step.
-
-    Both states have the text of the last event, which travels once. Now and then it ends both lanes with that.
-    """
-
-    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
-        mark, text = events[-1].payload["mark"], events[-1].payload["text"]
-        number = str(mark).strip("@").partition("/")[2]
-        if not number.isdecimal():
-            return super().write(run_id, events, keys)
-        count = int(number)
-        # the same each time that it is sent: with another state it would be another call
-        data, now = {"number": count, "text": text}, float(count)
-        state = RunState(run_id, current_step=count, data=data, started_at=now, updated_at=now)
-        states = {self.name: state, together_with(self.name): state}
-        options = {"keys": keys, "snapshots": states, "end_lanes": list(states) if ends_lanes(count) else ()}
-        for _ in range(3):
-            with suppress(EventsArchived):
-                try:
-                    return int(self.store.append(run_id, events, **options).first_offset)
-                except ConcurrencyConflict:  # what it has saved was retired, or lost
-                    for lane in states:
-                        self.store.load_snapshot(run_id, lane_id=lane)
-                except EventsArchived:  # a lane has left Redis, and nobody can tell that it is this one's
-                    for lane in states:
-                        self.store.recover(run_id, lane_id=lane)
-        return super().write(run_id, events, keys)
-
-
 class Expecting(Agent):
     """Appends where it expects the run to end, and notes what is refused: that must not be there."""
 
@@ -394,4 +355,5 @@ AGENTS: Mapping[str, type[Agent]] = {
     "reads": Reading,
     "scatters": Scattering,
     "saves": Saving,
+    "checkpoints": Checkpointing,
 }

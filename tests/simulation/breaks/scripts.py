@@ -50,7 +50,7 @@ IN_SCRIPTS: Sequence[Break] = (
     Break(
         "the fast path appends wherever the run ends",
         "readers",
-        in_script("append", ("if seen == meta[2] and before and", "if meta[2] and before and")),
+        in_script("append", ("is_free = seen == meta[2] and before", "is_free = meta[2] and before")),
         seed=3,
     ),
     Break(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from runstream.model.errors import AcknowledgedWritesLost, LeaseHeld, StoreUnavailable
+from runstream.model.errors import AcknowledgedWritesLost, LeaseHeld, RunstreamError, StoreUnavailable
 from runstream.model.events import EventKind
+from runstream.operations.arguments import AppendOptions
 from runstream.operations.operation import Exchange
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations.client import append
@@ -34,10 +37,14 @@ LANES = ("main", "a", "b")
 STATE = make_state("r")
 KINDS = (EventKind.AGENT_PROGRESS, EventKind.TOOL_RESULT, EventKind.RUN_STARTED, EventKind.RUN_FINISHED)
 
+SAVED = [("checkpoint", 0, "main", number) for number in range(3)]
+PROGRESS = ("save", 0, "main", KINDS[0])
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("save"), st.integers(0, 1), st.sampled_from(LANES), st.sampled_from(KINDS)),
         st.tuples(st.just("append"), st.integers(0, 1), st.sampled_from(LANES), st.sampled_from(("", "s", "t"))),
+        st.tuples(st.just("checkpoint"), st.integers(0, 1), st.sampled_from(LANES), st.integers(0, 7)),
         st.tuples(st.just("snapshot"), st.integers(0, 1), st.sampled_from((None, *LANES)), st.none()),
         st.tuples(st.just("forget"), st.integers(0, 1), st.none(), st.none()),
         st.tuples(st.just("settled"), st.integers(0, 1), st.none(), st.none()),
@@ -63,6 +70,8 @@ def do(raw: Any, stores: Sequence[RedisCheckpointer[Any, Any]], script: Sequence
             placement = append_each(store, "r", [event])
             given.append((placement.appended[:2], [cursor.offset for cursor in placement.cursors]))
             assert placement.appended.cursor == str(placement.cursors[-1])
+        elif what == "checkpoint":
+            given.append(save_checkpoint(store, make_event("r", seq, lane_id=lane, ts=1.0, span_id="s"), more))
         elif what == "snapshot":
             store.save_snapshot("r", STATE, lane_id=lane)
         elif what == "settled":
@@ -75,8 +84,18 @@ def do(raw: Any, stores: Sequence[RedisCheckpointer[Any, Any]], script: Sequence
     given += [(recorded.offset, recorded.event) for recorded in stores[0].read("r")]
     for lane in (None, *LANES):
         snapshot = stores[0].load_snapshot("r", lane_id=lane)
-        given.append(snapshot and (snapshot.offset, snapshot.revision))
+        given.append(snapshot and (snapshot.offset, snapshot.revision, snapshot.state))
     return given
+
+
+def save_checkpoint(store: RedisCheckpointer[Any, Any], event: Any, number: int) -> Any:
+    """One event with one of a few keys, and a snapshot of its lane; what that gives, or the refusal."""
+    state = replace(STATE, data={f"{number % 3}": number, "large": f"{number % 2}" * 600})
+    try:
+        placed = store.append("r", [event], keys=[f"key {number}"], snapshot=state, lane_id=event.lane_id)
+    except RunstreamError as error:
+        return type(error)
+    return placed[:2]
 
 
 def what_lies_there(raw: Any, namespace: str) -> dict[str, Any]:
@@ -109,12 +128,15 @@ def what_lies_there(raw: Any, namespace: str) -> dict[str, Any]:
 def plain(text: bytes) -> bytes:
     """An offset without its chain; neither times nor tokens."""
     text = re.sub(rb"\b(\d+)-\d+\b", rb"\1-", text)
-    text = re.sub(rb"\b1[6-9]\d{14}\b", b"TIME", text)
-    return re.sub(rb"[A-Za-z0-9_-]{16,}", b"TOKEN", text)
+    return re.sub(rb"[A-Za-z0-9_-]{16,}", b"TOKEN", without_time(text))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=steps)
+@example(script=[SAVED[0], PROGRESS, SAVED[1], ("settled", 0, None, None), SAVED[2], PROGRESS])
+@example(script=[SAVED[0], SAVED[1], SAVED[0], ("snapshot", 0, "main", None), SAVED[2]])
+@example(script=[SAVED[0], SAVED[1], ("snapshot", 1, "main", None), ("save", 0, "a", KINDS[0]), SAVED[2]])
+@example(script=[SAVED[0], SAVED[1], ("save", 1, "main", KINDS[0]), ("save", 0, "a", KINDS[0]), SAVED[2]])
 def test_it_leaves_what_the_general_append_leaves(redis_backend: RedisBackend, script: list[Any]) -> None:
     """Two writers, lanes, sessions, statuses, snapshots; a limit, never reached, asks for the general one."""
     raw = redis_backend.raw
@@ -126,6 +148,48 @@ def test_it_leaves_what_the_general_append_leaves(redis_backend: RedisBackend, s
         assert what_lies_there(raw, namespaces[0]) == what_lies_there(raw, namespaces[1])
     finally:
         raw.delete(*(key for namespace in namespaces for key in raw.keys(f"{{{namespace}*")))
+
+
+def test_a_checkpoint_right_after_what_its_writer_saw_goes_the_fast_way_too(redis_backend: RedisBackend) -> None:
+    """And one that is sent again gets its first reply, whatever has come since."""
+    store, other = open_two(redis_backend, redis_backend.namespace)
+    session, raw = session_of(store), redis_backend.raw
+    keys = session.keys.run("r")
+    for number in range(3):
+        save_checkpoint(store, make_event("r", number), number)
+        store.save_event(make_event("r", number))
+    options = AppendOptions(keys=["k"], snapshot=STATE, lane_id="main")
+    exchange = next(append.append(session, "r", [make_event("r", 7)], options))
+    assert isinstance(exchange, Exchange)
+    (call,) = exchange.commands
+    replies = [raw.execute_command(*call)]
+    producer, batch = call[3 + call[2] + 2 : 3 + call[2] + 4]
+    assert raw.hget(keys.meta, "by") == producer.encode()
+    assert replies[0].startswith(b"%d 6-" % batch)
+    replies.append(raw.execute_command(*call))
+    other.save_event(make_event("r", 8))
+    replies.append(raw.execute_command(*call))
+    assert len(set(map(without_time, replies))) == 1
+    assert [recorded.offset for recorded in other.read("r")] == list(range(1, 9))
+
+
+def test_a_checkpoint_is_noted_in_the_index_of_lanes_or_that_goes(redis_backend: RedisBackend) -> None:
+    store, _ = open_two(redis_backend, redis_backend.namespace)
+    raw, keys = redis_backend.raw, session_of(store).keys.run("r")
+    for number in range(2):
+        save_checkpoint(store, make_event("r", number), number)
+    raw.hset(keys.meta, "indexed", "1-1")
+    save_checkpoint(store, make_event("r", 2), 2)
+    assert raw.zrange(keys.lanes, 0, -1, withscores=True) == [(b"snapshot:main", 0.0), (b"since:main", math.inf)]
+    raw.delete(keys.lanes)
+    raw.set(keys.lanes, "of another program")
+    save_checkpoint(store, make_event("r", 3), 3)
+    assert not raw.hexists(keys.meta, "indexed")
+    raw.delete(keys.lanes)
+
+
+def without_time(reply: bytes) -> bytes:
+    return re.sub(rb"\b1[6-9]\d{14}\b", b"TIME", reply)
 
 
 @on_every_server

@@ -170,8 +170,8 @@ PLANS = {
     ),
     # agents that save the states of several lanes with their events, and end them, some of which are broken off
     "lanes": Plan(
-        forms=("saves", "saves"),
-        loops=(("saves", "plain"),),
+        forms=("saves", "checkpoints"),
+        loops=(("saves", "checkpoints"),),
         followers=0,
         runs=1,
         turns=12,

@@ -12,9 +12,9 @@ import fakeredis
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
-from runstream.testing.agents import ends_lanes, together_with
 from runstream.testing.copies import Copy, copy_in_stream, is_left, places_of
 from runstream.testing.judge import Testimony, faults_of_snapshot, hear, judge
+from runstream.testing.saving import ends_lanes, together_with
 from runstream.testing.simulation.branches import faults_of_branches
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import Piece, World

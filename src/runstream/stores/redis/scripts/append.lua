@@ -184,13 +184,10 @@ for i = 1, saves do
   local snapshot = {
     key = KEYS[at_key + i - 1],
     field = ARGV[at], mode = ARGV[at + 1], base = ARGV[at + 2], token = ARGV[at + 3],
-    covers = tonumber(ARGV[at + 4]), history = ARGV[at + 5], checksum = ARGV[at + 6], form = ARGV[at + 7],
-    at_sets = at + 11, lane = string.match(ARGV[at], '^snapshot:(.*)$'),
+    covers = tonumber(ARGV[at + 4]), history = ARGV[at + 5], form = ARGV[at + 7], first = at,
+    lane = string.match(ARGV[at], '^snapshot:(.*)$'),
   }
-  snapshot.at_removes = snapshot.at_sets + 2 * tonumber(ARGV[at + 8])
-  snapshot.at_copies = snapshot.at_removes + tonumber(ARGV[at + 9])
-  at_records = snapshot.at_copies + 3 * tonumber(ARGV[at + 10])
-  snapshot.at_end = at_records
+  at_records = at + 11 + 2 * ARGV[at + 8] + ARGV[at + 9] + 3 * ARGV[at + 10]
   snapshots[i] = snapshot
 end
 
@@ -691,19 +688,8 @@ if tags > 0 and not is_nothing then reply[5] = 't' end
 local revisions, offsets = {}, {}
 for i = 1, #snapshots do
   local snapshot = snapshots[i]
-  if snapshot.form == 'whole' then call('DEL', snapshot.key) end
-  local last = snapshot.at_copies - 1
-  for j = snapshot.at_removes, last, 4000 do call('HDEL', snapshot.key, unpack(ARGV, j, math.min(j + 3999, last))) end
-  last = snapshot.at_removes - 1
-  for j = snapshot.at_sets, last, 4000 do call('HSET', snapshot.key, unpack(ARGV, j, math.min(j + 3999, last))) end
-  for j = snapshot.at_copies, snapshot.at_end - 1, 3 do
-    local record, begin, length = match(ARGV[j + 1], '^(%d+) (%d+) (%d+)$')
-    local value = string.sub(ARGV[at_records + record - 1], begin, begin + length - 1)
-    call('HSET', snapshot.key, ARGV[j], ARGV[j + 2] .. value)
-  end
   revisions[i], offsets[i] = text(snapshot.revision), text(snapshot.covered)
-  call('HSET', snapshot.key, 'offset', offsets[i], 'revision', revisions[i],
-    'token', snapshot.token, 'checksum', snapshot.checksum, 'saved', now)
+  save_snapshot(snapshot.key, snapshot.first, at_records, offsets[i], revisions[i])
   if snapshot.lane and snapshot.since then change('since:' .. snapshot.lane, text(snapshot.since)) end
   change(snapshot.field, offsets[i] .. ' ' .. revisions[i] .. ' ' .. snapshot.token)
 end
