@@ -111,16 +111,16 @@ def test_what_a_refused_append_has_left_does_not_count(hot: Hot, redis_backend: 
 
 
 def test_large_events_that_a_snapshot_covers_do_not_come_with_it(redis_backend: RedisBackend) -> None:
-    """Once it was told that they are large; what comes after it does."""
+    """Whether it was told that they are large or not; what comes after it does."""
     store = open_hot(redis_backend)
     events = [make_event("large", offset, payload={"text": "x" * 70_000}) for offset in range(1, 6)]
     store.append("large", events[:3], snapshot=make_state("large"))
     sizes = []
-    for _ in range(2):
-        found, sent = exchanges_in(store, operations_of(store).recover("large", None))
+    for each in (store, store, open_hot(redis_backend)):
+        found, sent = exchanges_in(each, operations_of(each).recover("large", None))
         assert (found.offset, found.events) == (3, [])
         sizes.append(sum(len(repr(replies)) for _, replies in sent))
-    assert sizes[0] > 3 * 70_000 > 2 * 70_000 > sizes[1]  # one may be what was seen last
+    assert max(sizes) < 2 * 70_000  # one may be what was seen last
     store.append("large", events[3:])
     for each in (store, open_hot(redis_backend)):
         assert [item.offset for item in each.recover("large").events] == [4, 5]

@@ -73,8 +73,11 @@ def test_a_lane_is_recovered_without_what_others_wrote(redis_backend: RedisBacke
     store = open_hot(redis_backend)
     recovery, sent = exchanges_in(store, store._operations.recover("r", "mine"))
     assert [item.event.seq for item in recovery.events] == [1, 2, 3, 4, 5]
+    ((_, (*_, (_, _, *flat))),) = sent
+    assert len(flat) == 2 * 5
+    recovery, sent = exchanges_in(store, store._operations.recover("r", "mine"))  # it was told of their sizes
     ((_, (*_, (_, _, *flat), last)),) = sent
-    assert (len(flat), len(last)) == (2 * 5, 8)
+    assert (len(recovery.events), len(flat), len(last)) == (5, 2 * 5, 8)
     assert hot.recover("r").events[-1].offset == info_of(hot).last_offset
 
     hot.append("r", [], snapshot=make_state("r"), lane_id="mine")

@@ -57,7 +57,7 @@ class SpanReader(RunReader):
             the user may not call the script that finds them.
         """
         told = self.session.largest.get(self.run_id).largest
-        most, few = self._pace, min(_LAST, _LAST_BYTES // (told or 1))
+        most, few = self._pace, min(_LAST, _LAST_BYTES // told) if told else 0  # if unknown, they may be large
         saved = (b"HGETALL", self._keys.snapshot(lane_id))
 
         def queries() -> Sequence[Command]:
