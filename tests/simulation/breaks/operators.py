@@ -66,19 +66,19 @@ OF_OPERATORS: Sequence[Break] = (
             "retire",
             ("math.max(tonumber(meta['updated']), last_expiry(meta, now) - quiet)", "meta['updated'] + 0"),
         ),
-        seed=1,
+        seed=2,
     ),
     Break(
         "a run is forgotten that is leased",
         "ended",
         in_script("forget", ("math.max(tonumber(score), last_expiry(meta, now) - quiet)", "tonumber(score)")),
-        seed=1,
+        seed=2,
     ),
     Break(
         "a batch that was revoked is applied when it comes late",
         "late limits",
         in_script("revoke", ("call('HSET', KEYS[2], producer, table.concat(", "local _ = (table.concat(")),
-        seed=7,
+        seed=28,
     ),
     Break(
         "a run is replaced by what has expired",
@@ -90,13 +90,13 @@ OF_OPERATORS: Sequence[Break] = (
                 "if false then",
             ),
         ),
-        seed=16,
+        seed=10,
     ),
     Break(
         "what is put back is added again where its reply was lost",
         "restores",
         in_script("refill", ("if parse_cursor(ARGV[at]) > reached then", "if true then")),
-        seed=26,
+        seed=2,
     ),
     Break(
         "the last archive is dropped",
@@ -119,7 +119,7 @@ OF_OPERATORS: Sequence[Break] = (
         in_script(
             "park", ("if not has_meta and call('EXISTS', KEYS[4], KEYS[5], KEYS[6]) == 0 then", "if false then")
         ),
-        seed=7,
+        seed=8,
     ),
     Break(
         "a run that is not parked is unparked",

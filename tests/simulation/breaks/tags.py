@@ -16,7 +16,7 @@ OF_TAGS: Sequence[Break] = (
         in_script("settle", ("if meta['tags'] and archived['tags'] ~= meta['tags'] then", "if false then")),
         seed=283,
     ),
-    Break("a retired run has no tags any more", "tags", in_script("retire", ("keep('tags')\n", "")), seed=1),
+    Break("a retired run has no tags any more", "tags", in_script("retire", ("keep('tags')\n", "")), seed=3),
     Break(
         "a sweep leaves runs out of the indexes of their tags",
         "tags",

@@ -72,18 +72,18 @@ def _trim_at_once_without_proof(patched: pytest.MonkeyPatch) -> None:
 
 
 IN_WORKERS: Sequence[Break] = (
-    Break("a batch is settled that no archive has", "storm", _settle_without_proof, seed=1),
+    Break("a batch is settled that no archive has", "storm", _settle_without_proof, seed=9),
     Break("a run is parked that another worker has moved on", "rivals", _park_without_looking_again, seed=3),
-    Break("an operator trims what no archive has", "retirements", _trim_at_once_without_proof),
+    Break("an operator trims what no archive has", "retirements", _trim_at_once_without_proof, seed=2),
     Break("a JSONL log is not fsynced", "power loss", _write_without_fsync, seed=3),
     Break(
         "a worker goes on with a database that was replaced",
         "older copies",
         _go_on_with_what_was_replaced,
-        seed=19,
+        seed=37,
     ),
     Break(
-        "what an archive lacks before the mark is not archived again", "older copies", _begin_at_the_mark, seed=2
+        "what an archive lacks before the mark is not archived again", "older copies", _begin_at_the_mark, seed=32
     ),
     Break("a branch that gives way is not kept", "resolutions", _keep_no_branch, seed=18),
 )
