@@ -122,8 +122,8 @@ def test_a_script_that_the_server_did_not_know_reads_at_the_moment_of_all_else(
 ) -> None:
     """A snapshot that comes meanwhile takes no event away from one that was read before."""
     store.append("r", [make_event("r", seq) for seq in range(1, 21)])
-    client: Any = store._driver._transport._client  # type: ignore[attr-defined]  # of a single server
-    execute = client.execute_command
+    sender: Any = store._driver._transport._sender  # type: ignore[attr-defined]  # of a single server
+    execute = sender.execute_command
 
     def meanwhile(*command: Any) -> Any:
         if command[:2] == (b"SCRIPT", b"LOAD"):
@@ -132,7 +132,7 @@ def test_a_script_that_the_server_did_not_know_reads_at_the_moment_of_all_else(
         return execute(*command)
 
     raw.script_flush()
-    monkeypatch.setattr(client, "execute_command", meanwhile)
+    monkeypatch.setattr(sender, "execute_command", meanwhile)
     recovery = store.recover("r")
     assert (recovery.offset, recovery.events) == (21, [])
 

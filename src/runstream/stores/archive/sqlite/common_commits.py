@@ -73,11 +73,11 @@ class CommonCommits:
             RunstreamError: Nothing of it was written, but for StoreUnavailable, after which that is not known.
         """
         mine = _Waiting(request)
-        with self._lock:
-            self._waiting.append(mine)
-            if not self._is_led:
-                self._is_led = mine.leads = True
         try:
+            with self._lock:
+                self._waiting.append(mine)
+                if not self._is_led:
+                    mine.leads = self._is_led = True  # in this order: an interrupt in between is looked after, too
             if not mine.leads:
                 mine.turn.acquire()
             if mine.leads:

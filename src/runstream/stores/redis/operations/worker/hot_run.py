@@ -59,7 +59,7 @@ class HotRun:
     erasures: int = 0
     erased: int = 0
     clean_of: int = 0
-    lasts: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    lasts: Mapping[int, tuple[str, int]] = field(default_factory=dict, compare=False)
 
     @property
     def header(self) -> RunHeader:
