@@ -9,12 +9,10 @@ from runstream.model.erasures import Erasure, Spans
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor, E, S
-from runstream.model.run_head import RunHead
 from runstream.operations.erase_arguments import EraseOptions, TruncateOptions, begins_elsewhere, check_before
 from runstream.operations.operation import Operation, blocking
 from runstream.operations.run_forks import has_forks
 from runstream.stores.tiered.boundary import HotAndArchive
-from runstream.stores.tiered.forks import head_in
 
 __all__ = ["erase", "erasures", "truncate"]
 
@@ -35,8 +33,9 @@ def truncate(tiers: HotAndArchive[E, S], run_id: str, before: int, options: Trun
     if not boundary.is_hot and boundary.archived is not None:
         return (yield from tiers.archive.truncate(run_id, before, options))
     archived = yield from blocking(tiers.archive.forks_of, run_id)
-    head = (yield from head_in(tiers, run_id)) or RunHead()
-    if begins_elsewhere(head, before - 1) and (forks := [fork for fork in archived if fork.at > boundary.base]):
+    heads = (yield from tiers.hot.head_of(run_id)), (yield from blocking(tiers.archive.head_of, run_id))
+    begins = any(head is not None and begins_elsewhere(head, before - 1) for head in heads)
+    if begins and (forks := [fork for fork in archived if fork.at > boundary.base]):
         raise has_forks(run_id, forks, "truncated")
     try:
         return (yield from tiers.hot.truncate(run_id, before, options))
