@@ -218,6 +218,18 @@ BREAK_PLANS: Mapping[str, Plan] = {
     ),
     # workers who have much in hand, and an operator who unparks what is not parked
     "unparks": replace(_CLAIMS, operators=1, acts=("unpark",), turns=30),
+    # a run whose tags change all the while, and workers who stand still
+    "taggers": replace(
+        PLANS["tags"],
+        forms=("tags",) * 4,
+        loops=(),
+        workers=3,
+        turns=15,
+        troubles=("leap",),
+        fates=(20, 0, 0, 0, 0, 2, 0, 6),
+        call_fates=(1,),
+        disk_fates=(1,),
+    ),
     # a run that is to be drained in few steps
     "few": Plan(forms=("plain",), workers=1, followers=0, runs=1, most_steps=600, most_calm_steps=600),
 }

@@ -131,6 +131,7 @@ IN_SCRIPTS: Sequence[Break] = (
         "a run is settled without an archive that was added",
         "archives",
         in_script("settle", ("if missing then return {'archives', missing} end", "")),
+        seed=2,
     ),
     Break(
         "a run is retired that is not archived",
@@ -164,7 +165,7 @@ IN_SCRIPTS: Sequence[Break] = (
             "delete",
             ("call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[13])", "call('DEL', KEYS[1], KEYS[2])"),
         ),
-        seed=1,
+        seed=2,
     ),
     Break(
         "a producer is heard before it has sent",
