@@ -25,7 +25,7 @@ _TRIED_APART = {f"async-{name}" for name in REAL} - _BY_DEFAULT
 
 
 _IN_TURN = ("fake", "redis62", "redis70", "valkey-resp2", "async-fake", "threaded-memory", "threaded-sqlite")
-"""Kinds that are much like another one that is tried: each test is tried on every second of them."""
+"""Kinds that are much like another one that is tried: each test is tried on every third of them."""
 
 
 def short(kinds: Iterable[str]) -> list[object]:
