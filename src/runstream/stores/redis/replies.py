@@ -83,6 +83,29 @@ def parse_info(reply: bytes | str) -> dict[str, str]:
     return {name: value for name, colon, value in pairs if colon}
 
 
+class ServerVersion(NamedTuple):
+    """What a server is.
+
+    Attributes:
+        program: ``"Redis"`` or ``"Valkey"``.
+        version: Its version; None if it does not tell.
+        of_redis: The first two numbers of the version of Redis that it is like; fewer if it does not tell.
+    """
+
+    program: str
+    version: str | None
+    of_redis: tuple[int, ...]
+
+
+def server_version(info: Mapping[str, str]) -> ServerVersion:
+    """What a server is, by what INFO says."""
+    like = info.get("redis_version")
+    numbers = tuple(int(part) for part in (like or "").split(".")[:2] if part.isdigit())
+    if (valkey := info.get("valkey_version")) is not None:
+        return ServerVersion("Valkey", valkey, numbers)
+    return ServerVersion("Redis", like, numbers)
+
+
 def run_id_of(member: bytes) -> str | None:
     """The id of a run; None for a member that can be none."""
     try:

@@ -19,6 +19,7 @@ from runstream.stores.redis.replies import (
     parse_scores,
     parse_texts,
     run_id_of,
+    server_version,
 )
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 
@@ -146,12 +147,12 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
     runs, queued, due, first, parked, archives = (replies[at::9] for at in range(6))
     backlog_events = yield from backlog(keys)
     oldest = min((at for reply in first for _, at in parse_scores(reply)), default=now)
-    is_valkey = "valkey_version" in facts
+    server = server_version(facts)
     memory = facts.get("used_memory", "")
     status = NamespaceStatus(
         keys.namespace,
-        "Valkey" if is_valkey else "Redis",
-        facts.get("valkey_version" if is_valkey else "redis_version"),
+        server.program,
+        server.version,
         int(memory) if memory.isdigit() else None,
         len(keys.partitions),
         _total(runs),

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from runstream.model.durability import Durability
+from runstream.model.durability import PRIMARY, Durability
 from runstream.model.errors import ConfigurationError, DurabilityNotReached
 from runstream.model.results import E, S
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.append_result import Applied
 from runstream.stores.redis.keys import namespace_config
-from runstream.stores.redis.replies import parse_info
+from runstream.stores.redis.replies import parse_info, server_version
 from runstream.stores.redis.scripts.calls import is_append
 from runstream.stores.redis.session.session import Session
 
@@ -42,20 +42,20 @@ def durably(
     Raises DurabilityNotReached where it was applied and is not as durable, and ConfigurationError, before anything
     is written, where the server cannot give that.
     """
+    if session.gives_any or not run_ids:
+        return (yield from operation)
     if wanted not in session.confirmations:
         (info,) = yield Exchange([(b"INFO",)], permissive=True)
         yield from learn_confirmation(session, wanted, {} if isinstance(info, Refusal) else parse_info(info))
     command = session.confirmations[wanted]
-    if command is None:
-        return (yield from operation)
     heard: list[Any] = []
     result = yield from _confirmed(operation, command, heard)
     reached = [_reached(reply) for reply in heard]
     # what another caller has resolved, or written under the same key, was not written over this connection
     is_of_others = not heard or (isinstance(result, Applied) and result.known)
-    if run_ids and (is_of_others or (wanted.is_within(reached[-1]) and not all(map(wanted.is_within, reached)))):
+    if is_of_others or (wanted.is_within(reached[-1]) and not all(map(wanted.is_within, reached))):
         reached.append((yield from _reached_by_now(session, command, run_ids)))
-    if run_ids and not wanted.is_within(reached[-1]):
+    if not wanted.is_within(reached[-1]):
         raise _not_reached(session, run_ids[-1], wanted, reached[-1])
     return result
 
@@ -65,13 +65,15 @@ def _confirmed(operation: Operation[T], command: Command, heard: list[Any]) -> O
     try:
         step = next(operation)
         while True:
-            appends = isinstance(step, Exchange) and any(map(is_append, step.commands))
+            sent = step
+            if isinstance(step, Exchange) and any(map(is_append, step.commands)):
+                sent = step._replace(confirm=command)
             try:
-                result = yield step._replace(confirm=command) if isinstance(step, Exchange) and appends else step
+                result = yield sent
             except BaseException as error:  # noqa: BLE001 - the operation decides what to do about it
                 step = operation.throw(error)
                 continue
-            if appends:
+            if sent is not step:
                 heard.append(result.pop())
             step = operation.send(result)
     except StopIteration as stop:
@@ -127,10 +129,7 @@ def learn_confirmation(session: Session[E, S], wanted: Durability, info: Mapping
 
     Raises ConfigurationError for one that the server cannot give.
     """
-    if wanted in session.confirmations:
-        return
-    if session.gives_any:
-        session.confirmations[wanted] = None
+    if wanted == PRIMARY or wanted in session.confirmations:
         return
     learn = _of_disk(session, info) if wanted.fsync else _of_replicas(session, wanted, info)
     session.confirmations[wanted] = yield from learn
@@ -140,16 +139,15 @@ def _of_disk(session: Session[E, S], info: Mapping[str, str]) -> Operation[Comma
     refused = "the server cannot give durability 'fsync':"
     if info.get("aof_enabled") != "1":
         raise ConfigurationError(f"{refused} it keeps no append-only file; set appendonly yes")
-    if "valkey_version" not in info and _version(info) >= _TELLS_OF_SYNCS:
+    server = server_version(info)
+    if server.program == "Redis" and server.of_redis >= _TELLS_OF_SYNCS:
         return (b"WAITAOF", 1, 0, _milliseconds(session))
     (policy,) = yield Exchange([_SYNC_POLICY], permissive=True)
     if _reached(policy).fsync:
         return _SYNC_POLICY
-    valkey, version = info.get("valkey_version"), info.get("redis_version")
-    server = f"Valkey {valkey}" if valkey else f"Redis {version}"
     raise ConfigurationError(
-        f"{refused} {server} shows by nothing but appendfsync always (CONFIG GET) that what is written is on its"
-        " disk: set appendfsync always, and allow CONFIG GET; or use Redis 8 or later"
+        f"{refused} {server.program} {server.version} shows by nothing but appendfsync always (CONFIG GET) that"
+        " what is written is on its disk: set appendfsync always, and allow CONFIG GET; or use Redis 8 or later"
     )
 
 
@@ -162,17 +160,13 @@ def _of_replicas(session: Session[E, S], wanted: Durability, info: Mapping[str, 
             f"the server cannot give durability {str(wanted)!r}: replicas connected: {connected}; connect more, or"
             " ask for fewer"
         )
-    if _version(info) >= _HAS_WAITAOF:
+    if server_version(info).of_redis >= _HAS_WAITAOF:
         touch = (b"HSET", namespace_config(session.namespace), "waited", 1)
         patience = min(_PROBE_MILLISECONDS, _milliseconds(session))
         said = yield Exchange([touch, (b"WAITAOF", 0, wanted.replicas, patience)], permissive=True)
         if wanted.is_within(_reached(said[1])):
             return (b"WAITAOF", 0, wanted.replicas, _milliseconds(session))
     return (b"WAIT", wanted.replicas, _milliseconds(session))
-
-
-def _version(info: Mapping[str, str]) -> tuple[int, ...]:
-    return tuple(int(part) for part in info.get("redis_version", "").split(".")[:2] if part.isdigit())
 
 
 def _milliseconds(session: Session[E, S]) -> int:

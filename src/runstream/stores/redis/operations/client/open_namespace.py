@@ -10,7 +10,7 @@ from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, PartitionKeys, namespace_config
 from runstream.stores.redis.operations.client.durability import learn_confirmation
 from runstream.stores.redis.operations.server_policy import check_policy
-from runstream.stores.redis.replies import parse_info
+from runstream.stores.redis.replies import parse_info, server_version
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["open_namespace"]
@@ -135,10 +135,11 @@ def _told(info: bytes | str | Refusal) -> Mapping[str, str]:
 
 
 def _check_server(info: Mapping[str, str]) -> None:
-    version = info.get("redis_version", "")
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if len(numbers) == 2 and numbers < MINIMUM_VERSION:
-        raise ConfigurationError(f"the server is Redis {version}; runstream needs Redis 6.2 or later, or Valkey")
+    server = server_version(info)
+    if len(server.of_redis) == 2 and server.of_redis < MINIMUM_VERSION:
+        raise ConfigurationError(
+            f"the server is Redis {server.version}; runstream needs Redis 6.2 or later, or Valkey"
+        )
     for name, guarantee in (
         ("maxmemory_policy", "whether the server evicts keys: acknowledged events would be gone without a word"),
         ("master_replid", "which server gave a lease: it would outlive a failover, and have two owners"),
