@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import tempfile
 import time
 from contextlib import ExitStack, suppress
@@ -69,9 +68,8 @@ class Storm:
         self._raw.client_pause(int(self._dice.uniform(50, 400)), all=self._dice.random() < 0.5)
 
     def stand_still(self) -> None:
-        self._node.process.send_signal(signal.SIGSTOP)
-        time.sleep(self._dice.uniform(0.05, 0.5))
-        self._node.process.send_signal(signal.SIGCONT)
+        with self._node.stopped():
+            time.sleep(self._dice.uniform(0.05, 0.5))
 
     def set_clock(self) -> None:
         self._node.set_clock(self._dice.choice([-3600, -60, 0, 60, 660, 3600]))

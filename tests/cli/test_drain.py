@@ -145,7 +145,7 @@ def test_the_grace_begins_with_the_signal_and_not_before(place: Place) -> None:
 def test_a_worker_whose_server_hangs_between_proof_and_settling_ends_in_time(place: Place, how: str) -> None:
     """Both archives have the batch, and Redis does not know it; nothing is archived twice later."""
     with Held(place, "--grace", "1" if how == "grace" else "60") as held:
-        with place.stopped_server():
+        with place.node.stopped():
             held.let_go()
             with closing(SQLiteCheckpointer(place.directory / "a.db")) as archive:
                 eventually(lambda: archive.position("r") is not None)
@@ -162,7 +162,7 @@ def test_a_worker_whose_server_hangs_between_proof_and_settling_ends_in_time(pla
 def test_a_worker_whose_server_comes_back_in_time_settles(place: Place) -> None:
     """The batch in hand is settled when the server answers again, if that is within the grace."""
     with Held(place) as held:
-        with place.stopped_server():
+        with place.node.stopped():
             held.let_go()
             held.worker.signal(signal.SIGTERM)
             with closing(SQLiteCheckpointer(place.directory / "a.db")) as archive:

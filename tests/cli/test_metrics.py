@@ -142,7 +142,7 @@ def test_a_server_that_hangs_holds_up_no_scrape(place: Place) -> None:
     place.emit("r", 5)
     with serving_worker(place, "--url", f"{place.url}?retry_seconds=60") as worker:
         eventually(lambda: scrape(worker)["events_total"] == 5)
-        with place.stopped_server():
+        with place.node.stopped():
             eventually(lambda: scrape(worker)["namespace_up"] == 0)
             began = time.monotonic()
             found = scrape(worker)

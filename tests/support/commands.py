@@ -13,8 +13,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, redirect_stdout, suppress
+from contextlib import closing, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -206,16 +205,6 @@ class Place:
     def start_server(self) -> None:
         """Start an empty one in place of the one that was killed."""
         self.node = self._start()
-
-    @contextmanager
-    def stopped_server(self) -> Iterator[None]:
-        """Hold the server up with SIGSTOP: it takes connections and says nothing."""
-        self.node.process.send_signal(signal.SIGSTOP)
-        os.waitpid(self.node.process.pid, os.WUNTRACED)
-        try:
-            yield
-        finally:
-            self.node.process.send_signal(signal.SIGCONT)
 
     @property
     def sqlite(self) -> str:

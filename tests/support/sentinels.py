@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -64,15 +62,6 @@ class Watched:
         """Wait until another one is the primary, and takes writes."""
         eventually(lambda: self.primary is not former and self.primary.raw.info("replication")["role"] == "master")
         return self.primary
-
-    @contextmanager
-    def hanging(self, node: Node) -> Iterator[None]:
-        """A server that answers nobody."""
-        os.kill(node.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(node.process.pid, signal.SIGCONT)
 
     @contextmanager
     def cut_off(self, node: Node) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sysconfig
@@ -241,6 +242,16 @@ class Node:
     def is_alive(self) -> bool:
         """Whether it runs."""
         return self.process.poll() is None
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Hold it up with SIGSTOP: it takes connections and says nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def set_clock(self, seconds: int) -> None:
         """Let its clock be so far ahead of the machine's, or behind it, from now on, if it has one of its own."""

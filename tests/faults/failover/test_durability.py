@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +35,6 @@ def store(pair: Pair) -> Iterator[Hot]:
         yield store
 
 
-@contextmanager
-def hanging(node: Node) -> Iterator[None]:
-    """A server that takes nothing, and is connected still."""
-    os.kill(node.process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(node.process.pid, signal.SIGCONT)
-
-
 WRITES: dict[str, Callable[[Hot], Any]] = {
     "save_event": lambda store: store.save_event(make_event("r", 2)),
     "save_events": lambda store: store.save_events(make_events("r", 2, first=2)),
@@ -64,7 +51,7 @@ def test_each_way_to_write_waits_for_the_replica(pair: Pair, store: Hot) -> None
     store.append("r", [make_event("r", 1)])
     for name, write in WRITES.items():
         before = len(store.list_events("r"))
-        with hanging(pair.replica), pytest.raises(DurabilityNotReached) as caught:
+        with pair.replica.stopped(), pytest.raises(DurabilityNotReached) as caught:
             write(store)
         error = caught.value
         written = len(store.list_events("r")) - before
@@ -89,7 +76,7 @@ def test_what_was_acknowledged_as_replicated_survives_its_primary(pair: Pair, st
 def test_a_call_may_ask_for_more_or_less_than_its_store(pair: Pair, store: Hot) -> None:
     with connect(f"{pair.url}?partitions=1&{SHORT_WAITS}") as plain:
         plain.append("r", [make_event("r", 1)], durability=ONE)
-        with hanging(pair.replica):
+        with pair.replica.stopped():
             plain.append("r", [make_event("r", 2)])
             store.append("r", [make_event("r", 3)], durability="primary")
             with pytest.raises(DurabilityNotReached, match="up to offset 4,"):
@@ -103,9 +90,9 @@ def test_a_run_goes_on_after_it(pair: Pair, store: Hot) -> None:
     """The event is there, under its number, and the next one has the next."""
     with store.open_run("r") as run:
         run.emit("agent.progress", {"n": 1})
-        with hanging(pair.replica), pytest.raises(DurabilityNotReached):
+        with pair.replica.stopped(), pytest.raises(DurabilityNotReached):
             run.emit("agent.progress", {"n": 2})
-        with hanging(pair.replica), pytest.raises(DurabilityNotReached):
+        with pair.replica.stopped(), pytest.raises(DurabilityNotReached):
             run.checkpoint()
         run.emit("agent.progress", {"n": 3})
         run.checkpoint()
@@ -122,7 +109,7 @@ def test_a_resend_waits_like_the_first(pair: Pair) -> None:
             proxy.arm(Fault.DROP_REPLY)
             with pytest.raises(StoreUnavailable):
                 store.save_event(event)
-            with hanging(pair.replica), pytest.raises(DurabilityNotReached):
+            with pair.replica.stopped(), pytest.raises(DurabilityNotReached):
                 store.save_event(event)
             proxy.arm(Fault.DROP_REPLY)
             event = make_event("r", 3)
@@ -133,7 +120,7 @@ def test_a_resend_waits_like_the_first(pair: Pair) -> None:
 
 
 def test_what_another_has_written_under_the_same_key_is_waited_for(pair: Pair, store: Hot) -> None:
-    with connect(f"{pair.url}?partitions=1") as plain, hanging(pair.replica):
+    with connect(f"{pair.url}?partitions=1") as plain, pair.replica.stopped():
         plain.append("r", [make_event("r", 1)], keys=["once"])
         with pytest.raises(DurabilityNotReached):
             store.append("r", [make_event("r", 1)], keys=["once"])
@@ -144,7 +131,7 @@ def test_a_script_that_the_server_has_forgotten_is_waited_for_too(pair: Pair, st
     store.save_event(make_event("r", 1))
     pair.primary.raw.script_flush()
     pair.replicate()
-    with hanging(pair.replica), pytest.raises(DurabilityNotReached):
+    with pair.replica.stopped(), pytest.raises(DurabilityNotReached):
         store.save_event(make_event("r", 2))
     assert len(store.list_events("r")) == 2
 
@@ -153,7 +140,7 @@ async def test_tasks_wait_for_their_own_writes_alone(pair: Pair) -> None:
     """One that asks for less is not held up by those that wait, nor is a reader."""
     async with connect_async(f"{pair.url}?partitions=1&durability={ONE}&socket_timeout=4") as store:
         await asyncio.gather(*(store.save_event(make_event(f"r{number}", 1)) for number in range(20)))
-        with hanging(pair.replica):
+        with pair.replica.stopped():
             waiting = [asyncio.ensure_future(store.save_event(make_event(f"r{number}", 2))) for number in range(3)]
             await store.append("r", [make_event("r", 1)], durability="primary")
             assert len(await store.list_events("r")) == 1

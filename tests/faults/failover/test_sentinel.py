@@ -123,7 +123,7 @@ def kill(sentinels: Watched, primary: Node, stack: ExitStack) -> None:
 
 
 def hang(sentinels: Watched, primary: Node, stack: ExitStack) -> None:
-    stack.enter_context(sentinels.hanging(primary))
+    stack.enter_context(primary.stopped())
 
 
 def cut_off(sentinels: Watched, primary: Node, stack: ExitStack) -> None:
@@ -183,7 +183,7 @@ def test_tasks_find_the_primary_too(sentinels: Watched) -> None:
         async with connect_async(sentinels.url + PATIENT) as store:
             await store.save_event(make_event("r", 1))
             former = sentinels.primary
-            with sentinels.hanging(former):
+            with former.stopped():
                 await store.save_event(make_event("r", 2))
                 assert sentinels.primary is not former
             assert [event.seq for event in await store.list_events("r")] == [1, 2]
