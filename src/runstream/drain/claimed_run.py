@@ -219,13 +219,13 @@ class Chunk:
         run, (_, position) = self.claimed.run, self.claimed.positions[sink]
         header = replace(run.header, status=self.status, tags=self.tags)
         # also of lanes that were opened again since: settling removes them; a fork at an earlier offset has them
-        ended = [end for end in run.ends.values() if end in run.ended or end.token != UNKNOWN_TOKEN]
+        ends = run.ends.values() if self.is_last else ()
         return RunBatch(
             header,
             self.claimed.proven,
             self.entries,
             self.snapshots,
-            ended=ended if self.is_last else (),
+            ended=[end for end in ends if end in run.ended or end.token != UNKNOWN_TOKEN],
             tags_seen="" if position is None else position.tags,
             erasures_seen=len(self.claimed.erased.notes) if position is None else position.erasures,
             snapshots_seen=self.seen(sink),

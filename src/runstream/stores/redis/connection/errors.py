@@ -92,8 +92,9 @@ def is_passing(error: BaseException) -> bool:
 
 def is_of_replica(error: object) -> bool:
     """Whether it says that the server is a replica: the address may lead to another one by now."""
-    return isinstance(error, exceptions.ReadOnlyError) or (
-        isinstance(error, exceptions.ResponseError) and "READONLY" in str(error)  # 6.2 wraps that of a script
+    # 6.2 wraps that of a script
+    return isinstance(error, exceptions.ResponseError) and (
+        isinstance(error, exceptions.ReadOnlyError) or "READONLY" in str(error)
     )
 
 

@@ -73,7 +73,10 @@ class RedisOperations(Generic[E, S]):
 
     def save_event(self, event: E) -> Operation[Any]:
         """Append one event to the run that it names."""
-        return self._durably(append.save_event(self.session, event), event_run_id(event))
+        operation = append.save_event(self.session, event)
+        if self.session.durability == PRIMARY:  # an agent waits for this at every event
+            return operation
+        return self._durably(operation, event_run_id(event))
 
     def save_events(self, events: Iterable[E]) -> Operation[None]:
         """Append events to the runs that they name: each run's in one atomic step, all in one round trip."""
