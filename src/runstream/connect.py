@@ -110,12 +110,11 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
     The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server;
     ``redis+sentinel://HOST:PORT,HOST:PORT/NAME`` (``rediss+sentinel://`` with TLS) for the one that sentinels take
     for the primary; ``embedded:DIR`` for a server of its own, which all processes that name DIR share;
-    ``fake:NAME`` for fakeredis, in tests;
-    ``sqlite:PATH`` and ``jsonl:DIR``; ``memory:NAME``. After three slashes comes a relative path, after four an
-    absolute one, as SQLAlchemy has it (``sqlite:///runs.db``). ``fake:`` and ``memory:`` stores of one name are
-    shared within the process; without a name each is alone. All options but ``event_type``, ``state_type``,
-    ``fallback`` and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what
-    is none of these is an option of redis-py.
+    ``fake:NAME`` for fakeredis, in tests; ``sqlite:PATH`` and ``jsonl:DIR``; ``memory:NAME``. After three slashes
+    comes a relative path, after four an absolute one, as SQLAlchemy has it (``sqlite:///runs.db``). ``fake:`` and
+    ``memory:`` stores of one name are shared within the process; without a name each is alone. All options but
+    ``event_type``, ``state_type``, ``fallback`` and ``upcasts`` may stand in the query instead
+    (``?namespace=dev``); in that of a Redis URL, what is none of these is an option of redis-py.
 
     Closing the store, or leaving it as a context manager, closes what was opened here. It is pickled by its URL,
     in which paths are absolute. In a forked process it starts anew: with connections of its own, whatever the

@@ -195,9 +195,10 @@ class SegmentReader:
         """
         if self._left is not None:
             self._left -= len(items)
-        for item in (items[0], items[-1]) if items and self._end is not None else ():
-            if item.offset == self._end.offset and item.cursor != str(self._end):  # type: ignore[union-attr]
-                raise diverged(self._run_id, self._end)  # type: ignore[arg-type]
+        end = self._end
+        for item in (items[0], items[-1]) if items else ():
+            if end is not None and item.offset == end.offset and item.cursor != str(end):
+                raise diverged(self._run_id, end)
         return items
 
 

@@ -102,10 +102,7 @@ class Channel:
         """The same once the event that has the new part is written at an offset."""
         if self.fresh is None:
             return self
-        parts = [
-            part if part.offset != HERE else Part(offset, part.count, part.stored, part.size)
-            for part in self.parts
-        ]
+        parts = [part if part.offset != HERE else part.at(offset) for part in self.parts]
         return Channel(self.is_list, parts, self.glances)
 
     def _elements(self, part: Part) -> Sequence[Value]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary, ref
@@ -69,8 +70,10 @@ class _PinnedConnection:
 
     def leave(self) -> None:
         """Connect anew for what comes next: the address may lead to another server by now."""
-        for holder in self._free:
+        with suppress(IndexError):  # it is in use
+            holder = self._free.pop()  # as in _take
             holder.connection.disconnect()
+            self._give_back(holder)
 
     def _take(self) -> Any:
         """The client that is bound to the pinned connection; None while that is in use."""

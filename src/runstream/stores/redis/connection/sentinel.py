@@ -139,11 +139,11 @@ class _Primary:
 
     def _connect(self: Any) -> Any:
         self.host, self.port = self.sentinels.primary()
-        return super()._connect()  # type: ignore[misc]  # of the class beside this one
+        return super()._connect()  # type: ignore[misc]  # of the class that this is mixed into
 
     def read_response(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().read_response(*args, **kwargs)  # type: ignore[misc]
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]  # of the class that this is mixed into
         except exceptions.ResponseError as error:
             if not is_of_replica(error):
                 raise
@@ -158,11 +158,11 @@ class _AsyncPrimary:
 
     async def _connect(self: Any) -> Any:
         self.host, self.port = await self.sentinels.async_primary()
-        return await super()._connect()  # type: ignore[misc]
+        return await super()._connect()  # type: ignore[misc]  # of the class that this is mixed into
 
     async def read_response(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await super().read_response(*args, **kwargs)  # type: ignore[misc]
+            return await super().read_response(*args, **kwargs)  # type: ignore[misc]  # of the class that this is mixed into
         except exceptions.ResponseError as error:
             if not is_of_replica(error):
                 raise

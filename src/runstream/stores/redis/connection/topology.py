@@ -32,7 +32,8 @@ def open_transport(url: str) -> Transport:
     """Make the transport that a URL names. It connects when it is first used.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://`` with redis-py's own options in the query, or ``fake:NAME``.
+        url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://`` with redis-py's own options in the
+            query, or ``fake:NAME``.
 
     Returns:
         The transport; whoever opened it closes it.

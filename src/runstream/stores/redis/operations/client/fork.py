@@ -143,9 +143,8 @@ def _ended(
         if lane not in archived or (end.offset, end.token != UNKNOWN_TOKEN) > (archived[lane].offset, False)
     }
     tokens = {noted.lane_id: noted.token for noted, _ in snapshots}
-    hot = (
-        {} if parent is None else parent.snapshots
-    )  # had they been saved before, the ends would have their tokens
+    # had these been saved before, the ends would have their tokens
+    hot = {} if parent is None else parent.snapshots
     return [
         end._replace(token=tokens.get(end.lane_id, ""))
         for end in {**archived, **later}.values()

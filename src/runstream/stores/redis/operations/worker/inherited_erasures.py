@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from runstream.model.erasures import ErasureNote, Spans, may_hold, spans_without
@@ -33,7 +33,7 @@ class Heir(NamedTuple):
     holding: tuple[SnapshotHead, ...]
 
 
-def heirs_of(keys: Keys, run_id: str, wanted: Iterable[ErasureNote]) -> Operation[list[Heir]]:
+def heirs_of(keys: Keys, run_id: str, wanted: Collection[ErasureNote]) -> Operation[list[Heir]]:
     """The forks of a run, and theirs, that share what is erased by these requests, where that is not noted yet.
 
     A snapshot that came after that holds nothing of it, nor does one that a fork began with if it had none of it.
@@ -72,13 +72,13 @@ def _unknown(asked: ErasureNote, known: Iterable[ErasureNote]) -> Spans:
     return spans_without(asked.spans, joined(span for one in later for span in one.spans))
 
 
-def erase_inherited(keys: Keys, run_id: str, wanted: Iterable[ErasureNote]) -> Operation[str]:
+def erase_inherited(keys: Keys, run_id: str, wanted: Collection[ErasureNote]) -> Operation[str]:
     """Note at each fork that shares what is erased by these requests that it is, and drop its snapshots of that.
 
     Returns:
         Why that cannot be done now of one of them; '' if it is done.
     """
-    for heir in (yield from heirs_of(keys, run_id, [*wanted])):
+    for heir in (yield from heirs_of(keys, run_id, wanted)):
         if not heir.start:
             return f"its fork {heir.run_id!r} is about to be made: ask again"
         what = ErasureNote(0.0, heir.spans).text
