@@ -30,7 +30,8 @@ from tests.support.drain_tools import Hooked, Hot, Outage, due, open_hot, parked
 from tests.support.failover import Failover
 from tests.support.kinds import on_every_server
 from tests.support.operations import session_of
-from tests.support.servers import DEADLINE_SECONDS
+from tests.support.samples import make_events
+from tests.support.servers import DEADLINE_SECONDS, eventually
 
 
 def tamper(archive: Archive, statement: str) -> None:
@@ -110,6 +111,54 @@ def test_a_run_is_not_parked_for_what_a_worker_had_loaded_of_it_before_a_failove
     assert not parked(again)
     DrainWorker(again, archives).drain_runs(["r"])
     check_archives(archives, kept)
+
+
+def test_a_run_that_is_made_anew_and_archived_while_a_worker_loads_it_is_not_parked(
+    hot: Hot, archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was told by the archives is of the run of that name that was deleted."""
+    emit(hot, "r", 6)
+    DrainWorker(hot, archives).drain_once()
+    emit(hot, "r", 1, first=7)
+    anew = {"r": make_events("r", 2)}
+    load = Namespace.load_due
+
+    def load_late(*args: Any) -> Any:
+        monkeypatch.undo()
+        for store in (hot, *archives):
+            store.delete_run("r")
+        hot.append("r", anew["r"])
+        DrainWorker(hot, archives).drain_runs(["r"])
+        return load(*args)
+
+    monkeypatch.setattr(Namespace, "load_due", load_late)
+    assert DrainWorker(hot, archives).drain_once().parked == 0
+    assert not parked(hot)
+    check_archives(archives, anew)
+
+
+def test_a_run_that_is_truncated_while_a_worker_erases_of_another_is_not_parked(
+    hot: Hot, archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it was to be erased when the worker looked. Archives lack what is gone, and get it no more."""
+    emit(hot, "r", 2)
+    DrainWorker(hot, archives).drain_once()
+    left = emit(hot, "r", 4, first=3)[2:]
+    emit(hot, "other", 1)
+    hot.erase("other", [1])
+    rebuild = Namespace.rebuild
+
+    def rebuild_late(*args: Any) -> Any:
+        monkeypatch.undo()
+        hot.truncate("r", before=5)
+        return rebuild(*args)
+
+    monkeypatch.setattr(Namespace, "rebuild", rebuild_late)
+    worker = DrainWorker(hot, archives, claim_seconds=0.05)
+    assert worker.drain_once().parked == 0
+    eventually(lambda: worker.drain_once().runs or not due(hot))
+    assert not parked(hot)
+    assert [list(archive.list_events("r")) for archive in archives] == [left, left]
 
 
 def test_a_run_that_was_made_anew_in_redis_is_parked_and_both_histories_are_kept(

@@ -53,6 +53,9 @@ def test_a_late_request_is_applied_once_however_the_clock_is_set(seed: int) -> N
     [
         ("branches", 830030),  # an intent to fork comes once more, after its fork was deleted
         ("lost erasures", 830036),  # one archive has what a failover has lost whole before the other one got it
+        ("lost erasures", 1000004),  # a run is truncated while a worker loads it
+        ("deletions", 1000011),  # a run is made anew, and archived, while a worker loads it
+        ("failovers", 1000013),  # who wrote what a failover has lost puts it back once the run is parked
     ],
 )
 def test_a_history_of_this_seed_ends_well(name: str, seed: int) -> None:

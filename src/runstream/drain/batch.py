@@ -79,12 +79,16 @@ class Batches:
                 self._namespace.take_off(due.run_id)
                 claims.finish(due.run_id)
                 continue
+            of_run = erased.get(run.run_id, Erased())
             try:
                 claimed = self._begin(run, positions)
             except (ArchiveGap, HistoryDiverged) as error:
-                self._park(run, explain_parking(error), claims)
+                if self._is_out_of_date(run, positions, of_run):
+                    claims.finish(run.run_id)
+                else:
+                    self._park(run, explain_parking(error), claims)
             else:
-                claimed.erased = erased.get(run.run_id, claimed.erased)
+                claimed.erased = of_run
                 if claimed.erased.unknown:
                     self._park(run, until_mended(claimed.erased.unknown, run.run_id), claims)
                 else:
@@ -121,12 +125,18 @@ class Batches:
             loaded.append((whole, held))
         return loaded
 
-    def _has_moved(self, claimed: ClaimedRun) -> bool:
-        """Whether another worker has settled more of the run, as a claim runs out, or a failover lost some."""
-        ((run, positions),) = self._load([claimed.run_id])
-        if run is None or self._has_lost(run, claimed.run.head.last):
+    def _is_out_of_date(self, run: HotRun, positions: Positions, erased: Erased) -> bool:
+        """Whether a run, or what an archive has of it, is not as it was loaded: it is not to be judged by that.
+
+        Another worker has settled more of it, as a claim runs out; it was deleted and made anew; a failover lost
+        some; or its beginning, or what else was asked for since, is to be erased first.
+        """
+        ((now, positions_now),) = self._load([run.run_id])
+        if now is None or self._has_lost(now, run.head.last):
             return True
-        return run.head.mark != claimed.run.head.mark or positions != claimed.positions
+        if _is_to_erase(now, positions_now) and len(erased.notes) < now.erasures:
+            return True
+        return now.head.mark != run.head.mark or positions_now != positions
 
     def _has_lost(self, run: HotRun, last: Cursor) -> bool:
         """Whether a run has not this cursor any more, with which it ended: it may have as many events again."""
@@ -158,7 +168,7 @@ class Batches:
             try:
                 chunks.append(Chunk.make(claimed, request, found))
             except (ArchiveGap, HistoryDiverged) as error:
-                if self._has_moved(claimed):
+                if self._is_out_of_date(claimed.run, claimed.positions, claimed.erased):
                     claims.finish(claimed.run_id)
                 else:
                     self._park(claimed.run, explain_parking(error), claims)

@@ -37,7 +37,7 @@ def _settle_without_proof(patched: pytest.MonkeyPatch) -> None:
 
 
 def _park_without_looking_again(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(Batches, "_has_moved", lambda *_: False)
+    patched.setattr(Batches, "_is_out_of_date", lambda *_: False)
 
 
 def _write_without_fsync(patched: pytest.MonkeyPatch) -> None:

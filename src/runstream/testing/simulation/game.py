@@ -66,6 +66,8 @@ class Game:
             return [f"not all is drained: {self._status()}"]
         if world.archive_set.replaced and (faults := self._mend()):
             return faults
+        if world.server.losses and (faults := self._try_parked_again()):
+            return faults
         world.were_parked.update(self._status().parked)
         world.is_enough.set()
         if not self._comes_to(self._all_have_ended):
@@ -93,7 +95,10 @@ class Game:
         return []
 
     def _try_parked_again(self) -> list[str]:
-        """Let what was parked, since an archive was away, come due; what is wrong then."""
+        """Let what was parked come due, as it does after some time; what is wrong then.
+
+        An archive was away, or a failover had lost what is there again, as its writer has put it back.
+        """
         if parked := self._status().parked:
             with self.world.open(Process("the host")) as hot:
                 namespace_of(hot).unpark(list(parked))
