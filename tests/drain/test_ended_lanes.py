@@ -333,6 +333,19 @@ def test_a_run_that_is_put_back_has_its_ended_lanes_ended(
     assert fields_of(redis_backend, "side") == []
 
 
+def test_one_that_ended_without_a_state_is_sound_where_the_run_is_put_back_whole(
+    hot: Hot, archive: Archive
+) -> None:
+    hot.append("r", [make_event("r", seq, lane_id=lane) for seq, lane in [(1, "main"), (1, "side"), (2, "side")]])
+    hot.append("r", (), end_lanes=["side"])
+    drain(hot, archive, trim="never")
+    hot.delete_run("r")
+    put_back(hot, archive, "r", whole=True)
+    assert verify_run("r", hot=hot, sinks=[archive]).difference is None
+    hot.append("r", [make_event("r", 3, lane_id="side")])
+    drain(hot, archive, trim="never")
+
+
 def test_an_ended_lane_is_no_part_of_the_backlog(hot: Hot, archive: Archive) -> None:
     hot.save_event(make_event("r", 1, lane_id="slow"))
     drain(hot, archive, trim="never")

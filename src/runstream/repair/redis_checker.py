@@ -41,7 +41,9 @@ class RedisChecker(HistoryChecker):
         self._covered = {
             lane: int(self.facts.meta.get(f"snapshot:{lane}", "0").split()[0]) for lane in self._noted_lanes
         }
-        self._uncovered: dict[str, int] = {}  # of each lane the first event that no snapshot of it covers
+        for lane, end in self.run.ends.items():  # nobody needs from Redis what came before
+            self._covered[lane] = max(end.offset, self._covered.get(lane, 0))
+        self._uncovered: dict[str, int] = {}  # of each lane the first event that neither covers
         self._rising = {lane for lane in self._noted_lanes if " +" in self.facts.meta[f"lane:{lane}"]}
         self._noted_lasts = {lane: offset for lane, (offset, _) in self._noted_lanes.items()}
 

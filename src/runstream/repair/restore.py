@@ -114,7 +114,7 @@ def restore_run(
         source.last,
         before,
         lanes.last,
-        lanes.since,
+        lanes.since_in(before.offset + 1),
         peak,
         rising,
         largest,
@@ -355,14 +355,24 @@ class Lanes:
         if not self.last.get(lane, (0, 0))[1] <= seq <= HIGHEST_RISING:
             self.rising.discard(lane)
         self.last[lane] = (offset, seq)
-        if lane not in self.since and lane not in self.ended and offset > self.covered.get(lane, 0):
+        if lane not in self.since and offset > self.covered.get(lane, 0):
             self.since[lane] = offset
-            self.peaks[offset - 1] = self.peak
+            if lane not in self.ended:
+                self.peaks[offset - 1] = self.peak
         self.peak = max(self.peak, seq)
 
     def first_needed(self, last: int) -> int:
         """The first offset that ``recover`` needs, of the run or of a lane."""
-        return last_unneeded(last, self.covered, self.since) + 1
+        needed = {lane: offset for lane, offset in self.since.items() if lane not in self.ended}
+        return last_unneeded(last, self.covered, needed) + 1
+
+    def since_in(self, first: int) -> dict[str, int]:
+        """``since`` where the history begins at this offset: it holds up nothing of a lane that was ended."""
+        return {
+            lane: max(offset, first) if lane in self.ended else offset
+            for lane, offset in self.since.items()
+            if lane not in self.ended or self.last[lane][0] >= first
+        }
 
 
 def _batches(source: ArchivedHistory, before: Cursor) -> Iterator[list[tuple[Cursor, bytes]]]:
