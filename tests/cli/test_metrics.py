@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import shlex
 import signal
@@ -90,7 +91,10 @@ def test_the_metrics_are_what_was_done(place: Place) -> None:
             assert found[f"archive_failing {archive}"] == 0
             assert found[f"archive_write_seconds_count {archive}"] == found["batches_total"]
             assert 0 < found[f"archive_write_seconds_sum {archive}"] < DEADLINE_SECONDS
+        assert found["archived_after_seconds_count"] == 2
+        assert 0 < found["archived_after_seconds_sum"] < 2 * DEADLINE_SECONDS
         assert found["redis_failing"] == 0
+        assert "redis_memory_limit_bytes" not in found
         assert 0 <= found["last_beat_age_seconds"] < DEADLINE_SECONDS
         assert found["process_resident_memory_bytes"] > 1_000_000
         info = next(
@@ -100,6 +104,24 @@ def test_the_metrics_are_what_was_done(place: Place) -> None:
             if sample.name == "runstream_drain_info"
         )
         assert info.labels == {"worker": "w", "namespace": "runstream"}
+
+
+def test_how_long_a_run_waited_to_be_archived_is_in_the_bucket_of_its_time(place: Place) -> None:
+    """Since it came due, by the server's clock: a run is put back by 100 seconds, as if nobody had drained it."""
+    place.emit("late", 3)
+    due = namespace_of(place.store).keys.run("late").partition.due
+    place.node.raw.zincrby(due, -100_000_000, "late")
+    with serving_worker(place) as worker:
+        eventually(lambda: scrape(worker)["archived_after_seconds_count"] == 1)
+        assert 100 <= scrape(worker)["archived_after_seconds_sum"] < 100 + DEADLINE_SECONDS
+        counted = {
+            float(sample.labels["le"]): sample.value
+            for family in text_string_to_metric_families(worker.get("/metrics")[1])
+            for sample in family.samples
+            if sample.name == "runstream_drain_archived_after_seconds_bucket"
+        }
+    assert {bound for bound, count in counted.items() if count} == {200, 500, 1000, 2000, 5000, math.inf}
+    assert set(counted.values()) == {0, 1}
 
 
 def test_the_metrics_show_a_backlog_and_what_is_parked(place: Place) -> None:
@@ -113,6 +135,7 @@ def test_the_metrics_show_a_backlog_and_what_is_parked(place: Place) -> None:
     (loaded,) = namespace_of(place.store).load_runs([late[0]])
     assert loaded is not None
     namespace_of(place.store).park(loaded.header, "for a test", 600)
+    place.node.raw.config_set("maxmemory", 10**9)
     partitions = ",".join(str(number) for number in range(16) if number != others)
     with serving_worker(place, "--partitions", partitions) as worker:
         found = scrape(worker)
@@ -122,6 +145,10 @@ def test_the_metrics_show_a_backlog_and_what_is_parked(place: Place) -> None:
         assert found["runs_pending"] == len(late) - 1
         assert found["lag_events"] == 7 * len(late)
         assert 0 < found["lag_seconds"] < DEADLINE_SECONDS
+        assert found["runs_listed"] == len(late)
+        assert found["partitions_without_worker"] == 1
+        assert found["redis_memory_bytes"] > 100_000
+        assert found["redis_memory_limit_bytes"] == 10**9
         eventually(lambda: scrape(worker)["workers"] == 1)  # it may be scraped before its first report
 
 

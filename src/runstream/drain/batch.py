@@ -306,6 +306,7 @@ class Batches:
             if hindrance := claimed.erased.hindrance:
                 what = "what is to be erased of run %r is not yet, and is tried again: %s"
                 _log.warning(what, chunk.run_id, hindrance, extra={"run": chunk.run_id, "reason": hindrance})
+            self._parts.stats.archived(claims.seconds_due(chunk.run_id))
             claims.finish(chunk.run_id)
         else:
             claimed.advance(chunk.end, settled.noted_to)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from runstream.drain.parts import WorkerParts
 from runstream.model.archive_records import RunHeader
+from runstream.model.clock import monotonic_seconds
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.drain import DueRun
 
@@ -23,6 +24,8 @@ class Claims:
     def __init__(self, parts: WorkerParts, claimed: Sequence[DueRun]) -> None:
         self._parts = parts
         self._claimed = claimed
+        self._claimed_at = monotonic_seconds()
+        self._waited = {due.run_id: due.waited_seconds for due in claimed}
         self._finished: set[str] = set()
 
     def __contains__(self, run_id: str) -> bool:
@@ -32,6 +35,10 @@ class Claims:
     def remaining(self) -> list[DueRun]:
         """The runs that are not finished yet."""
         return [due for due in self._claimed if due.run_id in self]
+
+    def seconds_due(self, run_id: str) -> float:
+        """For how long a run has been due by now."""
+        return self._waited[run_id] + monotonic_seconds() - self._claimed_at
 
     def finish(self, run_id: str) -> None:
         """Hold a run no longer: it is settled, parked, deleted, or another worker's."""

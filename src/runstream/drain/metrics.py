@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 from wsgiref.types import WSGIApplication
 
@@ -15,13 +16,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
-    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from runstream.drain.stats import DrainStats, Timing
+from runstream.drain.stats import BOUNDS, DrainStats, Timing
 from runstream.drain.worker import DrainWorker
 from runstream.model.errors import RunstreamError
 from runstream.operations.forks import starts_anew
@@ -36,6 +38,10 @@ _EVERY_SECONDS = 5.0
 _HELD = (
     "Events that are archived and still in Redis, when this worker's last sweep came by, by what holds them: that"
     " nothing trims them, that the run has no snapshot, a lane without one, a snapshot that does not cover them."
+)
+_ARCHIVED_AFTER = (
+    "Seconds from when a run came due, with its first event or snapshot that is not archived, to when all of it"
+    " was."
 )
 _WAIT_SECONDS = 2.0  # a scrape has ten by default
 
@@ -67,9 +73,11 @@ class DrainCollector(Collector):
         yield from _done(stats)
         yield from _health(stats, self._archives)
         found = self._reader.latest()
-        yield _gauge("namespace_up", "1 if Redis said how the namespace stands, 0 if not.", found is not None)
+        up = "1 if Redis said how the namespace stands, 0 if not."
+        yield _of_namespace(self._namespace, "namespace_up", up, found is not None)
         if found is not None:
-            yield from _backlog(found)
+            for name, help_text, value in _standing(found):
+                yield _of_namespace(self._namespace, name, help_text, value)
 
 
 def metrics_app(worker: DrainWorker, hot: RunStore[Any, Any], archives: Sequence[str]) -> WSGIApplication:
@@ -100,7 +108,7 @@ def _done(stats: DrainStats) -> Iterator[Metric]:
 
 
 def _health(stats: DrainStats, archives: Sequence[str]) -> Iterator[Metric]:
-    writes = SummaryMetricFamily(
+    writes = HistogramMetricFamily(
         f"{_PREFIX}_archive_write_seconds", "Seconds that writes to an archive took.", labels=["archive"]
     )
     fails = stats.failing.copy()  # the worker goes on changing it
@@ -109,10 +117,13 @@ def _health(stats: DrainStats, archives: Sequence[str]) -> Iterator[Metric]:
     )
     for location in archives:
         timing = stats.writes.get(location, Timing())
-        writes.add_metric([location], count_value=timing.count, sum_value=timing.seconds)
+        writes.add_metric([location], _buckets(timing), timing.seconds)
         failing.add_metric([location], float(location in fails))
     yield writes
     yield failing
+    lag = HistogramMetricFamily(f"{_PREFIX}_archived_after_seconds", _ARCHIVED_AFTER)
+    lag.add_metric([], _buckets(stats.archived_after), stats.archived_after.seconds)
+    yield lag
     yield _gauge("redis_failing", "1 while Redis fails and is tried again, else 0.", "redis" in fails)
     if stats.held is not None:
         held = GaugeMetricFamily(f"{_PREFIX}_held_events", _HELD, labels=["by"])
@@ -123,22 +134,43 @@ def _health(stats: DrainStats, archives: Sequence[str]) -> Iterator[Metric]:
     yield _gauge("last_beat_age_seconds", "Seconds since the loop's last sign of life.", age)
 
 
-def _backlog(found: NamespaceStatus) -> Iterator[Metric]:
+def _buckets(timing: Timing) -> list[tuple[str, float]]:
+    """As Prometheus has them: how many took up to a bound, those of the lower bounds included."""
+    bounds = map(floatToGoString, (*BOUNDS, float("inf")))
+    return list(zip(bounds, accumulate(timing.counts), strict=True))
+
+
+def _standing(found: NamespaceStatus) -> Iterator[tuple[str, str, float]]:
+    """How a namespace stands: names, help texts and values."""
+    yield "lag_events", "Events that are not archived, of runs due, claimed or parked.", found.backlog_events
     oldest = "Seconds that the run that came due first has waited; 0 if none is due."
-    backlog = "Events that are not archived, of runs that are due, claimed or parked."
-    yield _gauge("lag_events", backlog, found.backlog_events)
-    yield _gauge("lag_seconds", oldest, found.oldest_due_seconds)
-    yield _gauge("runs_pending", "Runs that wait for a worker now.", found.due)
-    yield _gauge("runs_later", "Runs that come due later: claimed by a worker, or parked.", found.later)
-    yield _gauge("runs_parked", "Runs set aside for a person to inspect.", len(found.parked))
+    yield "lag_seconds", oldest, found.oldest_due_seconds
+    yield "runs_listed", "Runs that are listed, those that were retired included.", found.runs
+    yield "runs_pending", "Runs that wait for a worker now.", found.due
+    yield "runs_later", "Runs that come due later: claimed by a worker, or parked.", found.later
+    yield "runs_parked", "Runs set aside for a person to inspect.", len(found.parked)
     living = sum(map(found.is_living, found.workers))
-    yield _gauge("workers", "Workers that said within the last minute that they live.", living)
+    yield "workers", "Workers that said within the last minute that they live.", living
+    undrained = "Partitions with runs that are due and no living worker, or only ones that wait for archives."
+    yield "partitions_without_worker", undrained, len(found.undrained)
     without = "Required archives that no living worker of a partition has."
-    yield _gauge("archives_without_worker", without, len(found.without_worker))
+    yield "archives_without_worker", without, len(found.without_worker)
+    yield "damaged_keys", "Keys of partitions that are of another type than they must be.", len(found.damaged)
+    if found.used_memory_bytes is not None:
+        yield "redis_memory_bytes", "The server's memory in use, whoever uses it.", found.used_memory_bytes
+    if found.max_memory_bytes is not None:
+        limit = "The server's maxmemory; there is no such metric where it has none."
+        yield "redis_memory_limit_bytes", limit, found.max_memory_bytes
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"{_PREFIX}_{name}", help_text, value=float(value))
+
+
+def _of_namespace(namespace: str, name: str, help_text: str, value: float) -> Metric:
+    gauge = GaugeMetricFamily(f"{_PREFIX}_{name}", help_text, labels=["namespace"])
+    gauge.add_metric([namespace], float(value))
+    return gauge
 
 
 class _Reader:

@@ -92,6 +92,7 @@ class NamespaceStatus:
             ones that wait until their archives are those that are required.
         without_worker: The archives that a partition requires and that none of its living workers has: UUID to
             location.
+        max_memory_bytes: The server's ``maxmemory``; None where it has none, or does not say.
     """
 
     namespace: str
@@ -111,6 +112,7 @@ class NamespaceStatus:
     damaged: Mapping[str, str] = field(default_factory=dict)
     undrained: Sequence[int] = ()
     without_worker: Mapping[str, str] = field(default_factory=dict)
+    max_memory_bytes: int | None = None
 
     @property
     def trims(self) -> set[str]:
@@ -148,12 +150,11 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
     backlog_events = yield from backlog(keys)
     oldest = min((at for reply in first for _, at in parse_scores(reply)), default=now)
     server = server_version(facts)
-    memory = facts.get("used_memory", "")
     status = NamespaceStatus(
         keys.namespace,
         server.program,
         server.version,
-        int(memory) if memory.isdigit() else None,
+        _bytes(facts, "used_memory"),
         len(keys.partitions),
         _total(runs),
         _total(due),
@@ -165,6 +166,7 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
         sorted(_reports(parse_map(workers)), key=lambda worker: worker.name),
         now / MICROSECONDS,
         damaged,
+        max_memory_bytes=_bytes(facts, "maxmemory") or None,
     )
     return _with_gaps(status, due, list(map(parse_texts, archives)))
 
@@ -176,6 +178,11 @@ def _time(reply: Any, facts: Mapping[str, str]) -> int:
     if not facts.get("server_time_usec", "").isdigit():
         raise reply.error
     return int(facts["server_time_usec"])
+
+
+def _bytes(facts: Mapping[str, str], name: str) -> int | None:
+    text = facts.get(name, "")
+    return int(text) if text.isdigit() else None
 
 
 def _with_gaps(

@@ -47,10 +47,17 @@ FARTHEST_SECONDS = 24 * 3600.0
 
 
 class DueRun(NamedTuple):
-    """A run that was claimed, and when it came due."""
+    """A run that was claimed.
+
+    Attributes:
+        run_id: The run.
+        due_at: When it came due, in microseconds by the server's clock.
+        waited_seconds: For how long it had been due then.
+    """
 
     run_id: str
     due_at: int
+    waited_seconds: float = 0.0
 
 
 class Settled(NamedTuple):
@@ -123,10 +130,14 @@ def claim(
     replies = yield Exchange(
         [claim_call(partition, due_until, count, seconds, farthest_seconds) for partition in partitions]
     )
-    due_at = {run_id: at for _, due in replies for run_id, at in parse_scores(due)}
+    claimed = {
+        run_id: DueRun(run_id, at, max(0, int(now) - at) / MICROSECONDS)
+        for now, due in replies
+        for run_id, at in parse_scores(due)
+    }
     members = [(one, one.due, due[::2]) for one, (_, due) in zip(partitions, replies, strict=True)]
     found = yield from runs_in(keys, members)
-    return [DueRun(run_id, due_at[run_id]) for run_ids in found for run_id in run_ids]
+    return [claimed[run_id] for run_ids in found for run_id in run_ids]
 
 
 def extend(keys: Keys, run_ids: Sequence[str], seconds: float) -> Operation[None]:
@@ -140,7 +151,9 @@ def extend(keys: Keys, run_ids: Sequence[str], seconds: float) -> Operation[None
 def release(keys: Keys, claimed: Sequence[DueRun]) -> Operation[None]:
     """Give claims back, so that another worker need not wait until they run out."""
     if claimed:
-        yield Exchange([(b"ZADD", keys.run(run_id).partition.due, b"XX", at, run_id) for run_id, at in claimed])
+        yield Exchange(
+            [(b"ZADD", keys.run(due.run_id).partition.due, b"XX", due.due_at, due.run_id) for due in claimed]
+        )
 
 
 class SeqSpan(NamedTuple):
