@@ -71,12 +71,23 @@ def test_the_examples_of_a_page_run_as_they_stand(
 
 @pytest.mark.parametrize(
     "page",
-    ["docs/rights.md", "docs/people.md", "docs/diffs.md", "docs/forks.md", "docs/tags.md", "docs/langgraph.md"],
+    [
+        "docs/rights.md",
+        "docs/people.md",
+        "docs/diffs.md",
+        "docs/forks.md",
+        "docs/tags.md",
+        "docs/langgraph.md",
+        "docs/monitoring.md",
+    ],
 )
 def test_the_commands_of_a_page_are_commands(page: str) -> None:
-    (commands,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    for line in commands.splitlines():
-        check_command_line(shlex.split(line)[1:])
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    commands = [line[1:] for line in lines if line[:1] == ["runstream"]]
+    assert commands
+    for arguments in commands:
+        check_command_line(arguments)
 
 
 def test_the_commands_of_the_page_about_upcasts_are_commands(
