@@ -21,10 +21,8 @@ from runstream import (
     connect,
     connect_async,
 )
-from runstream.repair.mend import mend_run
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
-from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts import library
 from tests.support.backends import ServerBackend
 from tests.support.kinds import REAL
@@ -298,100 +296,3 @@ def running(name: str, directory: str, *options: str) -> Iterator[tuple[Node, st
         yield node, f"unix://{node.socket_path}"
     finally:
         node.end()
-
-
-# -- the page --------------------------------------------------------------------------------------------
-
-PAGE = Path(__file__).parents[2] / "docs/rights.md"
-_RULE = re.compile(r"^\| an? (.*?) \| .*?`(?:~\{runstream\* )?(\+[^`]*)` \|$", re.MULTILINE)
-RULES = {
-    who.split(" (")[0]: rules.replace("\\|", "|").split() for who, rules in _RULE.findall(PAGE.read_text("utf-8"))
-}
-
-
-def reads(url: str, _: Path) -> None:
-    with connect(url) as store:
-        assert len(list(store.read("r"))) == len(list(store.read("r", reverse=True))) == 3
-        assert len(store.list_events("r")) == len(store.list_events("r", 1)) + 1 == 3
-        assert store.recover("r").offset == 3
-        assert store.load_snapshot("r") is not None
-        assert store.run_info("none") is None
-        assert not store.list_events("none")
-        assert {info.run_id for info in store.runs()} == {*store.list_runs()}
-        assert [info.run_id for info in store.runs(session_id="s", updated_after=1.0)] == ["r"]
-        with pytest.raises(TimeoutError):
-            list(store.follow("r", idle_timeout=0.01))
-
-
-def writes_all(url: str, place: Path) -> None:
-    reads(url, place)
-    with connect(url, resend_lost=True, max_hot_events=100) as limited:
-        limited.append("r", make_events("r", 2), keys=["d", "e"])
-    with connect(url) as opened:
-        store = cast("Store", opened)
-        store.recover("r")
-        for write in writes().values():
-            write(store)
-        with store.open_run("r", lane_id="x", lease_ttl=30, owner="o") as run:
-            run.emit("a")
-            run.checkpoint()
-        assert store.append("r", []).last_offset
-        assert store.delete_run("new")
-
-
-def reads_and_drains(url: str, place: Path) -> None:
-    reads(url, place)
-    drains(url, place)
-
-
-def drains(url: str, place: Path) -> None:
-    with connect(url) as store, closing(SQLiteCheckpointer[Any, Any](place / "archive.db")) as archive:
-        for _ in range(2):
-            worker = DrainWorker(store, [archive], retire_after_seconds=0, forget_after_seconds=0)
-            worker.drain_once()
-        assert "done" not in store.list_runs()
-        namespace_of(store).status()
-        assert namespace_of(store).held_runs().looked_at
-
-
-def erases(url: str, place: Path) -> None:
-    """A store, and a worker whose user may do so too."""
-    reads(url, place)
-    with connect(url) as store:
-        erasure = store.erase("r", [1], drop_snapshots=True)
-        assert erasure.places[0].place == "Redis"
-        assert "may not" not in erasure.places[0].reason
-        store.truncate("r", before=2)
-        assert [item.offset for item in store.read("r")] == [2, 3]
-
-
-def operates(url: str, place: Path) -> None:
-    writes_all(url, place)
-    drains(url, place)
-    with connect(url) as store, closing(SQLiteCheckpointer[Any, Any](place / "archive.db")) as archive:
-        mend_run(store, "r")
-        store.delete_run("r")
-        put_back(store, archive, "r")
-        assert mend_run(store, "r") == []
-        DrainWorker(store, [archive], trim="archived").drain_runs(["r"])
-
-
-@needs_server
-@on_a_server
-@pytest.mark.parametrize("who", ["reader", "writer", "worker", "eraser", "operator"])
-def test_the_rules_of_the_page_are_enough(
-    backend_of: ServerBackend, user: Callable[..., str], tmp_path: Path, who: str
-) -> None:
-    parts = {
-        "writer": ["reader"],
-        "worker": ["reader"],
-        "eraser": ["reader"],
-        "operator": ["reader", "writer", "worker"],
-    }
-    rules = [rule for one in [*parts.get(who, []), who] for rule in RULES[one]]
-    store = backend_of.open()
-    store.append("r", make_events("r", 3, session_id="s"), keys=["a", "b", "c"], snapshot=make_state("r"))
-    store.append("done", [make_event("done", 1, kind=EventKind.RUN_FINISHED)])
-    url = user("-@all", "resetkeys", f"~{{{backend_of.namespace}*", *rules)
-    does = {"reader": reads, "writer": writes_all, "worker": reads_and_drains, "eraser": erases}
-    does.get(who, operates)(url, tmp_path)

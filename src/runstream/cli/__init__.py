@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from runstream.cli import (
+    acl,
     answer,
     archives,
     cancel,
@@ -142,6 +143,7 @@ _add(resolve.resolve, resolve.EPILOG)
 _add(quarantine.quarantine, quarantine.EPILOG)
 _add(restore.restore, restore.EPILOG)
 _add(verify.verify, verify.EPILOG)
+_add(acl.acl, acl.EPILOG)
 _add(agent_command.agent, agent_command.EPILOG)
 
 

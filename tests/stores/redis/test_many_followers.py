@@ -26,6 +26,7 @@ from runstream import (
     TieredCheckpointer,
     connect,
 )
+from runstream.stores.redis.access import Role, commands_of_role
 from runstream.stores.redis.connection import watched_streams
 from tests.support.backends import Blocking, LoopThread
 from tests.support.processes.template import Python
@@ -202,9 +203,8 @@ def test_many_are_served_as_soon_as_one(
 
 @pytest.fixture
 def reader(valkey: Server) -> Iterator[dict[str, Any]]:
-    """A user with the rights of a reader, as docs/rights.md has them; CLIENT, which wakes others, is not one."""
-    rights = "info multi exec exists hexists hget hgetall hmget xrange xread xrevrange zrangebyscore zscore"
-    commands = [f"+{name}" for name in rights.split()]
+    """A user who may call what a reader needs; CLIENT UNBLOCK, which wakes others, is none of it."""
+    commands = [f"+{name.lower()}" for name in commands_of_role(Role.READER, (7, 2))]
     valkey.raw.acl_setuser("reader", enabled=True, passwords=["+x"], keys=["*"], commands=commands)
     yield {"username": "reader", "password": "x", "client_name": None}
     valkey.raw.acl_deluser("reader")

@@ -23,8 +23,10 @@ __all__ = [
     "PartitionKeys",
     "RefilledKeys",
     "RunKeys",
+    "check_namespace",
     "expected_type",
     "hash_tag",
+    "namespace_config",
     "run_of_key",
 ]
 
@@ -73,6 +75,7 @@ class PartitionKeys:
         "parked",
         "retire",
         "retired",
+        "rights",
         "runs",
         "tag",
     )
@@ -100,6 +103,8 @@ class PartitionKeys:
 
         self.forking = f"{tag}:forking"
         """Sorted set: forks that are to be made, behind their parents, by when, in microseconds of server time."""
+        self.rights = f"{tag}:rights"
+        """No key: scripts that find out what may be called try it on this name; see rights.lua."""
 
     def session(self, session_id: str) -> str:
         """Sorted set: the run ids of a session by last update, as in ``runs``."""

@@ -15,6 +15,7 @@ from redis import exceptions
 from runstream.model.errors import ConfigurationError
 from runstream.operations.operation import Command, Exchange, Refusal, Replies
 from runstream.stores.redis.connection.errors import is_right_refused
+from runstream.stores.redis.keys import PartitionKeys, hash_tag
 from runstream.stores.redis.scripts.library import RIGHTS
 from runstream.stores.redis.scripts.script import Script, script_call, script_of
 
@@ -46,7 +47,7 @@ class Rights:
         asked = self._asked(commands)
         names = sorted(frozenset().union(*(script.needs for script, _ in asked)) - self._allowed)
         # all keys of a partition, or of a namespace, have the tag that this one has
-        key = asked[0][1].partition("}")[0] + "}:rights"
+        key = PartitionKeys(hash_tag(asked[0][1])).rights
         return (b"SCRIPT", b"LOAD", RIGHTS.source), script_call(RIGHTS, (key,), names)
 
     def hear(self, commands: Sequence[Command], replies: Replies) -> ConfigurationError | None:

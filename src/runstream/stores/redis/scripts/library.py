@@ -1,7 +1,7 @@
 """The Lua scripts, each with the commands that whoever calls it must be allowed to call.
 
 A script that is refused a command in its midst stays half done, so what it needs is found out before it is called
-(:mod:`~runstream.stores.redis.connection.rights`). Who calls one script of a role calls its others too, so that
+(:mod:`~runstream.stores.redis.connection.rights`). Who calls one script of a group calls its others too, so that
 nobody who lacks one of them comes half way: a worker that may not trim does not begin to archive.
 """
 
@@ -12,9 +12,9 @@ from importlib.resources import files
 
 from runstream.stores.redis.scripts.script import Script
 
-__all__ = ["RIGHTS", "SCRIPT", "SCRIPTS", "commands_of"]
+__all__ = ["RIGHTS", "SCRIPT", "SCRIPTS", "called_by", "commands_of"]
 
-_ROLES = (
+_GROUPS = (
     ("append", "adopt", "revoke"),
     ("lease",),
     ("delete",),
@@ -31,12 +31,13 @@ _ROLES = (
     ("revisit",),
     ("unpark",),
 )
-"""The scripts that write, by the role of whoever calls them."""
+"""The scripts that write, by who calls them together."""
 _READING = ("uncovered",)
 """Those that write nothing: refused in its midst, one leaves nothing half done, so nobody is asked before."""
 
 # what is called by pcall is done without; INFO is asked for at connect
 _CALLED = re.compile(r"\bcall\('([A-Z]+)'")
+_TRIED = re.compile(r"\bpcall\('([A-Z]+)'")
 
 
 def _source(name: str) -> str:
@@ -55,10 +56,16 @@ def commands_of(source: str) -> frozenset[str]:
     return frozenset(_CALLED.findall(source))
 
 
+def called_by(*names: str) -> frozenset[str]:
+    """The names of the commands that scripts call, those that they can do without included."""
+    source = "".join(SCRIPT[name].source for name in names)
+    return frozenset((*_CALLED.findall(source), *_TRIED.findall(source)))
+
+
 def _load() -> dict[str, Script]:
     scripts = {}
-    for role in _ROLES:
-        sources = {name: _source_of(name) for name in role}
+    for group in _GROUPS:
+        sources = {name: _source_of(name) for name in group}
         needs = commands_of("".join(sources.values()))
         scripts.update({name: Script(name, source, needs) for name, source in sources.items()})
     scripts.update({name: Script(name, _source(name), frozenset()) for name in _READING})
