@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Unpack, overload
 from urllib.parse import quote, unquote, urlencode
@@ -27,35 +27,21 @@ from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
 from runstream.stores.facade import SnapshotStore, Store
 from runstream.stores.lifecycle import own, own_async, place_at, place_like, reopen_with
 from runstream.stores.local.memory import InMemoryCheckpointer
-from runstream.stores.options import StoreOptions
+from runstream.stores.options import StoreOptions, options_in_url
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer, rejoin_after_fork
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.sentinel import SENTINEL_SCHEMES
 from runstream.stores.redis.connection.topology import open_async_transport, open_transport
+from runstream.stores.redis.connection.transport import Transport
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
-from runstream.stores.urls import check_is_text, count_or_all, flag, octal, path_in, split_query, with_path
+from runstream.stores.urls import check_is_text, path_in, split_query, with_path
 
-__all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async"]
+__all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async", "open_server"]
 
 SERVER_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
-_PATHS = ("embedded", "sqlite", "jsonl")
-_SCHEMES = (*SERVER_SCHEMES, *_PATHS, "fake", "memory")
-
-
-# what may stand in a URL's query, with the type that its text becomes; the rest is an argument only
-_STORE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"max_event_bytes": int}
-_LEASE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"require_lease": flag}
-_REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "namespace": str,
-    "partitions": int,
-    "durability": str,
-    "retry_seconds": float,
-    "resend_lost": flag,
-    "max_hot_events": int,
-}
 ARCHIVE_SCHEMES = ("sqlite", "jsonl")
-_ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": count_or_all, "mode": octal}
-_JSONL_OPTIONS: Mapping[str, Callable[[str], Any]] = {"plain_names": flag}
+_PATHS = ("embedded", *ARCHIVE_SCHEMES)
+_SCHEMES = (*SERVER_SCHEMES, *_PATHS, "fake", "memory")
 _OBJECTS = ("event_type", "state_type", "fallback", "upcasts")
 
 
@@ -147,6 +133,23 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
             store = TieredCheckpointer(hot, opened.enter_context(beside.open()))
             own(store, opened.pop_all().close)
     return reopen_with(store, _reopen, target.url, archive, options)
+
+
+@contextmanager
+def open_server(url: str | None = None) -> Iterator[tuple[Transport, str, Mapping[str, Any]]]:
+    """The way to the server that a URL names, its place, and the store's options in the URL; no store is opened.
+
+    Raises:
+        ConfigurationError: The URL does not fit, or names no server.
+    """
+    target = _Target.parse(url, {})
+    if target.scheme in _LOCAL:
+        raise ConfigurationError(
+            f"{target.scheme}: is no server: give the URL of one; an archive is checked by `runstream verify`"
+        )
+    with ExitStack() as opened:
+        transport, server = target.reach(opened)
+        yield transport, transport.place if server is None else f"embedded:{target.name}", target.options
 
 
 @overload
@@ -304,12 +307,7 @@ class _Target:
                 f"the URL's scheme is none of {', '.join(_SCHEMES)};"
                 " for example redis://localhost, embedded:./state, sqlite:runs.db"
             )
-        known = dict(_STORE_OPTIONS)
-        known |= _JSONL_OPTIONS if scheme == "jsonl" else _LEASE_OPTIONS
-        if scheme not in _LOCAL:
-            known |= _REDIS_OPTIONS
-        if scheme in ARCHIVE_SCHEMES:
-            known |= _ARCHIVE_OPTIONS
+        known = options_in_url(scheme)
         name, _, query = rest.partition("?")
         ours, others = split_query(scheme, query, known, takes_others=scheme in SERVER_SCHEMES)
         for option in options:
@@ -331,9 +329,7 @@ class _Target:
         if self.scheme in _LOCAL:
             return _LOCAL[self.scheme](self.name, self.options)
         with ExitStack() as opened:
-            server = self._join_server(opened)
-            transport = open_transport(self._server_url(server))
-            opened.callback(transport.close)
+            transport, server = self.reach(opened)
             store: RedisCheckpointer[Any, Any] = RedisCheckpointer(transport, **self.options)
             if server is not None:
                 # a fork is a user of the server from its first call on, and not before: it may be idle for ever
@@ -341,6 +337,13 @@ class _Target:
                 place_at(store, self._server_place())
             own(store, opened.pop_all().close)
             return store
+
+    def reach(self, opened: ExitStack) -> tuple[Transport, EmbeddedServer | None]:
+        """The way to the server until ``opened`` is closed, and the embedded one that this joins."""
+        server = self._join_server(opened)
+        transport = open_transport(self._server_url(server))
+        opened.callback(transport.close)
+        return transport, server
 
     def build_async(self) -> Any:
         """The async store, not yet checked. A local one runs in threads."""

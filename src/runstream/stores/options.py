@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict
 
 from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
+from runstream.stores.urls import count_or_all, flag, octal
 
-__all__ = ["StoreOptions"]
+__all__ = ["StoreOptions", "options_in_url"]
 
 
 class StoreOptions(TypedDict, total=False):
@@ -47,3 +49,25 @@ class StoreOptions(TypedDict, total=False):
     max_event_bytes: int
     fallback: Fallback | None
     upcasts: Upcasts | None
+
+
+_OF_LEASES: Mapping[str, Callable[[str], Any]] = {"require_lease": flag}
+_OF_ARCHIVES: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": count_or_all, "mode": octal}
+_OF_SERVERS: Mapping[str, Callable[[str], Any]] = {
+    "namespace": str,
+    "partitions": int,
+    "durability": str,
+    "retry_seconds": float,
+    "resend_lost": flag,
+    "max_hot_events": int,
+}
+_BY_SCHEME: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
+    "memory": _OF_LEASES,
+    "sqlite": {**_OF_LEASES, **_OF_ARCHIVES},
+    "jsonl": {"plain_names": flag, **_OF_ARCHIVES},
+}
+
+
+def options_in_url(scheme: str) -> Mapping[str, Callable[[str], Any]]:
+    """What may stand in the query of a URL of that scheme, with what reads the text; the rest is an argument."""
+    return {"max_event_bytes": int, **_BY_SCHEME.get(scheme, {**_OF_LEASES, **_OF_SERVERS})}
