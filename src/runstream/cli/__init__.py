@@ -25,6 +25,7 @@ from runstream.cli import (
     archives,
     cancel,
     diff,
+    doctor,
     drain,
     erase,
     export,
@@ -136,6 +137,7 @@ _add(erase.erasures, erase.ERASURES_EPILOG)
 _add(export.export, export.EPILOG)
 _add(import_.import_, import_.EPILOG, name="import")
 _add(status.status, status.EPILOG)
+_add(doctor.doctor, doctor.EPILOG)
 _add(archives.archives, archives.EPILOG)
 _add(trim.trim, trim.EPILOG)
 _add(unpark.unpark, unpark.EPILOG)

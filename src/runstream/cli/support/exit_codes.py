@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNAVAILABLE = 3
     NO_SUCH_RUN = 4
+    WARNINGS = 5
     INTERRUPTED = 130
     READER_GONE = 141
 
@@ -33,6 +34,7 @@ EXIT_CODES = (
     "Exit codes: 0 fine; 1 something does not hold (a check failed, a run is parked, a record does not read,"
     " somebody else wrote first, the output cannot be written); 2 a mistake in usage or configuration; 3 a store"
     " is unavailable, or kept a drain from ending in time: it is safe to repeat the command; 4 no such run;"
+    " 5 a server works, with warnings (doctor);"
     " 130 interrupted (Ctrl-C); 141 whoever read the output went away (as with | head)."
 )
 

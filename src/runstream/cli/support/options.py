@@ -37,6 +37,7 @@ __all__ = [
     "Url",
     "Wide",
     "check_archive_url",
+    "check_is_there",
     "ending_with_parent",
     "hot_namespace",
     "open_archive",
@@ -129,12 +130,9 @@ def open_existing(url: str | None, archive: str | None = None, upcasts: str | No
         RunstreamError: What ``connect`` raises.
     """
     url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
-    for each in (url, archive or ""):
-        path = path_of(each)
-        if path is not None and not path.exists():
-            raise ConfigurationError(
-                f"{each.partition(':')[0]}:{path}: there is nothing at that path; check the URL"
-            )
+    check_is_there(url)
+    if archive is not None:
+        check_is_there(archive)
     rules = None if upcasts is None else load_upcasts(upcasts)
     # states as they are stored, whatever their class takes
     return connect(url, archive=archive, state_type=dict, upcasts=rules)
@@ -175,6 +173,14 @@ def path_of(url: str) -> Path | None:
     """The absolute path that a URL names; None for one of a scheme that names none."""
     scheme, _, rest = url.partition(":")
     return Path(path_in(scheme, rest.partition("?")[0])) if scheme in _PATH_SCHEMES else None
+
+
+def check_is_there(url: str | None) -> None:
+    """Raise ConfigurationError for a URL of a path at which there is nothing; None: RUNSTREAM_URL."""
+    url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
+    path = path_of(url)
+    if path is not None and not path.exists():
+        raise ConfigurationError(f"{url.partition(':')[0]}:{path}: there is nothing at that path; check the URL")
 
 
 def check_archive_url(target: str, option: str) -> None:
