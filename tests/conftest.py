@@ -34,6 +34,7 @@ from tests.support.backends import (
     Store,
     ThreadedBackend,
 )
+from tests.support.cluster import ClusterBackend, shared_cluster
 from tests.support.drain_tools import open_archives
 from tests.support.exhaustive import mark_exhaustive
 from tests.support.kinds import BACKENDS, LIVE, REAL, REDIS, SHARED, short
@@ -145,9 +146,11 @@ def make_backend(
         place.parent.mkdir()
         return JSONLBackend(place) if name == "jsonl" else SQLiteBackend(place)
 
-    def on_redis(name: str) -> FakeBackend | ServerBackend:
+    def on_redis(name: str) -> RedisBackend:
         if name == "fake":
             return FakeBackend(namespace)
+        if name == "cluster":
+            return ClusterBackend(shared_cluster(servers, REAL[0]), namespace)
         server, _, protocol = name.partition("-resp")
         options = {"protocol": int(protocol)} if protocol else {}
         return ServerBackend(servers.get(server), namespace, **options)

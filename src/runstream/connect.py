@@ -29,6 +29,7 @@ from runstream.stores.lifecycle import own, own_async, place_at, place_like, reo
 from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.options import StoreOptions, options_in_url
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer, rejoin_after_fork
+from runstream.stores.redis.connection.cluster_clients import CLUSTER_SCHEMES
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.sentinel import SENTINEL_SCHEMES
 from runstream.stores.redis.connection.topology import open_async_transport, open_transport
@@ -38,7 +39,7 @@ from runstream.stores.urls import check_is_text, path_in, split_query, with_path
 
 __all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async", "open_server"]
 
-SERVER_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
+SERVER_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES)
 ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 _PATHS = ("embedded", *ARCHIVE_SCHEMES)
 _SCHEMES = (*SERVER_SCHEMES, *_PATHS, "fake", "memory")
@@ -95,7 +96,8 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
 
     The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server;
     ``redis+sentinel://HOST:PORT,HOST:PORT/NAME`` (``rediss+sentinel://`` with TLS) for the one that sentinels take
-    for the primary; ``embedded:DIR`` for a server of its own, which all processes that name DIR share;
+    for the primary; ``redis+cluster://HOST:PORT,HOST:PORT`` (``rediss+cluster://``) for a cluster, by some of its
+    servers; ``embedded:DIR`` for a server of its own, which all processes that name DIR share;
     ``fake:NAME`` for fakeredis, in tests; ``sqlite:PATH`` and ``jsonl:DIR``; ``memory:NAME``. After three slashes
     comes a relative path, after four an absolute one, as SQLAlchemy has it (``sqlite:///runs.db``). ``fake:`` and
     ``memory:`` stores of one name are shared within the process; without a name each is alone. All options but

@@ -227,7 +227,7 @@ class ThreadedBackend(Backend):
 class RedisBackend(Backend):
     """A namespace of a server; what it holds is removed when it is closed."""
 
-    def __init__(self, raw: redis.Redis, namespace: str) -> None:
+    def __init__(self, raw: redis.Redis | redis.RedisCluster, namespace: str) -> None:
         super().__init__()
         self.raw: Any = raw  # redis-py's stubs make every reply a union of sync and async
         self.namespace = namespace
@@ -235,6 +235,10 @@ class RedisBackend(Backend):
     @abstractmethod
     def client(self) -> Any:
         """A new client, which the caller closes."""
+
+    def async_client(self) -> Any:
+        """The same for asyncio."""
+        raise NotImplementedError
 
     def _open(self, options: dict[str, Any]) -> Any:
         client = self.client()
@@ -297,9 +301,9 @@ class ServerBackend(RedisBackend):
 
 
 class AsyncRedisBackend(Backend):
-    """The async store over a server or fakeredis."""
+    """The async store over a server, fakeredis or a cluster."""
 
-    def __init__(self, inner: FakeBackend | ServerBackend, loop: LoopThread) -> None:
+    def __init__(self, inner: RedisBackend, loop: LoopThread) -> None:
         super().__init__()
         self._inner = inner
         self._loop = loop

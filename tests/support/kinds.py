@@ -10,8 +10,9 @@ from tests.support.exhaustive import ROUNDS, TURNS
 from tests.support.servers import PROGRAMS
 
 REAL = [name for name in ("valkey", "redis62", "redis70") if name in PROGRAMS]
-REDIS = ["fake", *REAL, *(["valkey-resp2"] if "valkey" in PROGRAMS else [])]
-ASYNC = ["async-fake", *(f"async-{name}" for name in REAL), "threaded-memory", "threaded-sqlite"]
+CLUSTER = ["cluster"] if REAL else []
+REDIS = ["fake", *REAL, *(["valkey-resp2"] if "valkey" in PROGRAMS else []), *CLUSTER]
+ASYNC = ["async-fake", *(f"async-{name}" for name in (*REAL, *CLUSTER)), "threaded-memory", "threaded-sqlite"]
 BACKENDS = ["memory", "jsonl", "sqlite", *REDIS, *ASYNC]
 SHARED = [name for name in BACKENDS if "memory" not in name]  # memory belongs to one object
 LIVE = [name for name in BACKENDS if "sqlite" not in name and "jsonl" not in name]
@@ -24,7 +25,10 @@ _TRIED_APART = {f"async-{name}" for name in REAL} - _BY_DEFAULT
 """Servers behind a facade that is tried on another one, and that are tried behind another facade."""
 
 
-_IN_TURN = ("fake", "redis62", "redis70", "valkey-resp2", "async-fake", "threaded-memory", "threaded-sqlite")
+_IN_TURN = (
+    *("fake", "redis62", "redis70", "valkey-resp2", "async-fake", "threaded-memory", "threaded-sqlite"),
+    *("cluster", "async-cluster"),
+)
 """Kinds that are much like another one that is tried: each test is tried on every third of them."""
 
 

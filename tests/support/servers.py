@@ -12,9 +12,9 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pytest
 import redis
@@ -24,6 +24,8 @@ from redis.retry import Retry
 from runstream import ConfigurationError
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.server_binary import find_server_program
+
+T = TypeVar("T")
 
 DEADLINE_SECONDS = 60.0
 """How long a test waits for what must come; no test comes near to it, on a slow machine neither."""
@@ -111,6 +113,8 @@ class Servers:
 
     def __init__(self) -> None:
         self.running: dict[str, Server] = {}
+        self.beside: list[tuple[str, Any]] = []
+        """Clients of further servers that are to have no key after a test, by what they are."""
         self._stack = ExitStack()
 
     def get(self, name: str) -> Server:
@@ -123,13 +127,18 @@ class Servers:
             self.running[name] = server
         return self.running[name]
 
+    def keep(self, opened: AbstractContextManager[T]) -> T:
+        """What is opened for the rest of the session."""
+        return self._stack.enter_context(opened)
+
     def take_stray_keys(self) -> list[str]:
         """Remove what is left on the servers, and tell what it was."""
         strays = []
-        for server in self.running.values():
-            if server.raw.dbsize() and (keys := list(server.raw.scan_iter(count=1000))):
-                server.raw.delete(*keys)
-                strays += [f"{server.name}: {key!r}" for key in keys]
+        for name, raw in [*((server.name, server.raw) for server in self.running.values()), *self.beside]:
+            if raw.dbsize() and (keys := list(raw.scan_iter(count=1000))):
+                for key in keys:  # those of a cluster lie in several slots
+                    raw.delete(key)
+                strays += [f"{name}: {key!r}" for key in keys]
         return strays
 
     def __enter__(self) -> Self:

@@ -55,13 +55,14 @@ class Resent(list[Any]):
 class Exchange(NamedTuple):
     """Commands to a server for one round trip; the result is the list of their replies.
 
-    ``atomic``: they are queries, and nothing of anybody else's comes between them. ``tolerant``: a command that
-    the server refuses gives a :class:`Refusal` in place of a reply instead of an error, unless the user may not
-    call it, or the server does not have it; ``permissive``: in that case too. ``smaller`` makes the exchange to
-    send after this one has failed: one whose replies are smaller; None: the same again. ``is_long``: its replies
-    may be long, so that nobody else is to wait for them. ``confirm``: what tells how durable
-    they are, sent behind them on the same connection, and again behind those that are sent again; its reply is one
-    more, the last.
+    ``atomic``: they are queries, and nothing of anybody else's comes between those of one partition. ``tolerant``:
+    a command that the server refuses gives a :class:`Refusal` in place of a reply instead of an error, unless the
+    user may not call it, or the server does not have it; ``permissive``: in that case too. ``smaller`` makes the
+    exchange to send after this one has failed: one whose replies are smaller; None: the same again. ``is_long``:
+    its replies may be long, so that nobody else is to wait for them. ``confirm``: what tells how durable they are,
+    sent behind them on the same connection, and again behind those that are sent again; its reply is one more, the
+    last. ``near`` is a key: what has none of its own is for the server that has that one; None: for
+    whichever the other commands go to, or, where none has a key, for every server there is.
     """
 
     commands: Sequence[Command]
@@ -71,6 +72,7 @@ class Exchange(NamedTuple):
     smaller: Callable[[], Exchange] | None = None
     is_long: bool = False
     confirm: Command | None = None
+    near: str | None = None
 
 
 class Refusal(NamedTuple):

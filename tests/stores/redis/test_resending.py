@@ -28,6 +28,7 @@ from runstream.stores.redis.scripts import calls
 from runstream.stores.redis.session import in_flight
 from runstream.stores.redis.session.seen import ServerClock
 from tests.support.backends import Backend, RedisBackend, latest
+from tests.support.cluster import server_transport
 from tests.support.failover import Failover
 from tests.support.kinds import on_every_server
 from tests.support.line import Line
@@ -211,9 +212,8 @@ def test_the_last_ordinary_append_is_known_after_its_run_was_retired(hot: Hot, l
     with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
         for _ in range(2):
             DrainWorker(hot, [archive], retire_after_seconds=0).drain_once()
-        transport: Any = hot._driver._transport
-        raw = transport._client
-        assert not raw.exists(session_of(hot).keys.run("r").events)
+        events = session_of(hot).keys.run("r").events
+        assert not server_transport(hot, events)._client.exists(events)
         assert hot.append("r", [event])[:2] == (2, 2)
         assert [item.event.seq for item in archive.read("r")] == [1, 2]
 

@@ -14,10 +14,10 @@ from runstream.operations.runners import AsyncRunner, SyncRunner
 from runstream.operations.tasks import TaskLock
 from runstream.stores.async_facade import AsyncStore
 from runstream.stores.facade import Store
-from runstream.stores.lifecycle import own_async, place_at
+from runstream.stores.lifecycle import own, own_async, place_at
 from runstream.stores.redis.connection.clients import AsyncClient, Client
 from runstream.stores.redis.connection.driver import DEFAULT_RETRY_SECONDS, AsyncDriver, SyncDriver
-from runstream.stores.redis.connection.topology import async_transport_of, transport_of
+from runstream.stores.redis.connection.topology import async_transport_of, has_own_connections, transport_of
 from runstream.stores.redis.connection.transport import AsyncTransport, Transport
 from runstream.stores.redis.namespace import Namespace
 from runstream.stores.redis.operations.client.open_namespace import open_namespace
@@ -39,8 +39,10 @@ class RedisCheckpointer(Store[E, S]):
     names the archives. Until it is forgotten its callers' keys stay known: about 100 bytes per key.
 
     Args:
-        client: A :class:`redis.Redis` without ``decode_responses``; it is never closed or reconfigured. (Or a
-            transport over one; see :mod:`~runstream.stores.redis.connection.topology`.)
+        client: A :class:`redis.Redis` without ``decode_responses``; it is never closed or reconfigured. Of a
+            :class:`redis.RedisCluster` the settings are taken over: connections to the servers of its cluster are
+            the store's own, and are closed with it. (Or a transport over one; see
+            :mod:`~runstream.stores.redis.connection.topology`.)
         namespace: Separates what shares a server.
         partitions: Into how many parts the namespace is divided, fixed when it is created. None: what it has; 16
             when it is new.
@@ -103,6 +105,8 @@ class RedisCheckpointer(Store[E, S]):
         runner.run(open_namespace(session, is_fake=transport.is_fake))
         super().__init__(RedisOperations(session), runner, [Namespace(session.keys, runner, once)])
         place_at(self, f"{transport.place}, namespace {namespace!r}")
+        if has_own_connections(client):
+            own(self, transport.close)
         self._driver = driver
 
 
@@ -119,7 +123,8 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
     Args:
         client: A :class:`redis.asyncio.Redis` without ``decode_responses``; it is never closed or reconfigured. It
             serves the event loop in which it is used first; for other loops, and in a forked process, clients of
-            the same settings are made, and closed with their loop or with the store. (Or a transport.)
+            the same settings are made, and closed with their loop or with the store; and of a
+            :class:`redis.asyncio.RedisCluster` for the servers of its cluster. (Or a transport.)
         namespace: Separates what shares a server.
         partitions: Into how many parts the namespace is divided, fixed when it is created. None: what it has; 16
             when it is new.

@@ -21,6 +21,7 @@ from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisChe
 from runstream.stores.redis.operations.client import append
 from tests.stores.redis.layout.raw_keys import clean, key_of
 from tests.support.backends import RedisBackend, latest
+from tests.support.cluster import server_transport
 from tests.support.kinds import on_every_server
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
@@ -118,11 +119,11 @@ def test_a_script_that_the_server_does_not_know_is_sent_to_it(
 
 
 def test_a_script_that_the_server_did_not_know_reads_at_the_moment_of_all_else(
-    store: RedisCheckpointer[Any, Any], raw: Any, monkeypatch: pytest.MonkeyPatch
+    redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any], raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A snapshot that comes meanwhile takes no event away from one that was read before."""
     store.append("r", [make_event("r", seq) for seq in range(1, 21)])
-    sender: Any = store._driver._transport._sender  # type: ignore[attr-defined]  # of a single server
+    sender = server_transport(store, key_of(redis_backend, "r", "meta"))._sender
     execute = sender.execute_command
 
     def meanwhile(*command: Any) -> Any:

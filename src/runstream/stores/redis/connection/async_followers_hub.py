@@ -34,10 +34,10 @@ from runstream.stores.redis.connection.watched_streams import (
 )
 from runstream.stores.redis.keys import hash_tag
 
-__all__ = ["AsyncFollowersHub", "async_hub_of"]
+__all__ = ["AsyncFollowersHub", "Watch", "async_hub_of", "wait_in_any"]
 
 
-class _Watch:
+class Watch:
     """One connection, and the task that waits on it.
 
     Args:
@@ -188,6 +188,28 @@ def _set(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
+async def wait_in_any(watch_of: Callable[[str], Watch], wait: WaitAny) -> list[int]:
+    """As the sync one; see :func:`~runstream.stores.redis.connection.followers_hub.wait_in_any`."""
+    woken: list[int] = []
+    called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(index: int) -> None:
+        woken.append(index)
+        _set(called)
+
+    waiters = [Waiter(one, partial(wake, index)) for index, one in enumerate(wait.waits)]
+    together = [(watch_of(tag), group) for tag, group in by_partition(waiters).items()]
+    try:
+        for watch, group in together:
+            watch.join(group)
+        await asyncio.wait([called], timeout=wait.seconds)  # as above
+    finally:
+        for watch, group in together:
+            watch.leave(group)
+    raise_unexpected(waiters)
+    return woken
+
+
 class AsyncFollowersHub:
     """What the followers of one asyncio client wait in.
 
@@ -203,7 +225,7 @@ class AsyncFollowersHub:
         self._look_seconds = look_seconds
         self.turn = asyncio.Semaphore(most_sending(self._pool))
         """What a follower is in while it sends."""
-        self._watches: dict[str, _Watch] = {}  # by the hash tag of the partition
+        self._watches: dict[str, Watch] = {}  # by the hash tag of the partition
 
     @property
     def connections(self) -> list[Any]:
@@ -216,33 +238,17 @@ class AsyncFollowersHub:
         Returns:
             False if the server refused to wait for this stream and others.
         """
-        return await self._watch(hash_tag(wait.stream)).wait(wait)
+        return await self.watch(hash_tag(wait.stream)).wait(wait)
 
     async def wait_any(self, wait: WaitAny) -> list[int]:
         """Wait until there may be something new in one of several streams; returns the indexes of these."""
-        woken: list[int] = []
-        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return await wait_in_any(self.watch, wait)
 
-        def wake(index: int) -> None:
-            woken.append(index)
-            _set(called)
-
-        waiters = [Waiter(one, partial(wake, index)) for index, one in enumerate(wait.waits)]
-        together = [(self._watch(tag), group) for tag, group in by_partition(waiters).items()]
-        try:
-            for watch, group in together:
-                watch.join(group)
-            await asyncio.wait([called], timeout=wait.seconds)  # as above
-        finally:
-            for watch, group in together:
-                watch.leave(group)
-        raise_unexpected(waiters)
-        return woken
-
-    def _watch(self, tag: str) -> _Watch:
+    def watch(self, tag: str) -> Watch:
+        """What waits for all that is followed of a partition, by its hash tag."""
         watch = self._watches.get(tag)
         if watch is None:
-            watch = self._watches[tag] = _Watch(self._make, self._look_seconds)
+            watch = self._watches[tag] = Watch(self._make, self._look_seconds)
         return watch
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from types import FunctionType
@@ -35,6 +35,7 @@ __all__ = [
     "connection_beside",
     "connections_of",
     "let_go",
+    "own_settings",
     "renew_locks",
     "socket_timeout_of",
     "take_over",
@@ -44,8 +45,11 @@ __all__ = [
 LEAST_CONNECTIONS = 16
 """A pool that may have fewer connections has none to spare."""
 
-# what a pool adds to the arguments of its connections: a pool of the same settings adds its own
-_OF_ITS_POOL = ("event_dispatcher", "himport_registry", "maint_notifications_pool_handler")
+# what a pool or a client of a cluster adds to the arguments of connections: one of the same settings adds its own
+_OF_ITS_POOL = frozenset(
+    {"event_dispatcher", "himport_registry", "maint_notifications_pool_handler"}
+    | {"oss_cluster_maint_notifications_handler", "response_callbacks"}
+)
 _OWN_POOLS = (redis.asyncio.ConnectionPool, redis.asyncio.BlockingConnectionPool)
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
@@ -120,16 +124,21 @@ def client_like(client: Any) -> Any:
             f"the client's {type(pool).__qualname__} serves the event loop that it was first used in, and no other"
             " can be made like it: open a store in this loop, or with runstream.connect_async(url)"
         )
-    settings = {
-        name: value
-        for name, value in pool.connection_kwargs.items()
-        if name not in _OF_ITS_POOL and not name.startswith("orig_")
-    }
+    settings = own_settings(pool.connection_kwargs)
     if isinstance(pool, redis.asyncio.BlockingConnectionPool):
         settings["timeout"] = pool.timeout
     alike = type(pool)(connection_class=pool.connection_class, max_connections=pool.max_connections, **settings)
     is_plain = type(client).__init__ is redis.asyncio.Redis.__init__
     return (type(client) if is_plain else redis.asyncio.Redis)(connection_pool=alike)
+
+
+def own_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a caller has set of the arguments of connections: without what their pool has added."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in _OF_ITS_POOL and not name.startswith("orig_")
+    }
 
 
 def renew_locks(client: Any) -> None:

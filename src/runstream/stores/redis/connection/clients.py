@@ -30,10 +30,10 @@ __all__ = [
     "open_fake_client",
 ]
 
-Client: TypeAlias = redis.Redis
+Client: TypeAlias = redis.Redis | redis.RedisCluster
 """A client of redis-py."""
 
-AsyncClient: TypeAlias = redis.asyncio.Redis
+AsyncClient: TypeAlias = redis.asyncio.Redis | redis.asyncio.RedisCluster
 """A client of redis-py for asyncio."""
 
 # The options of the clients that we make ourselves; a caller's client is taken as it is. Every exchange can be

@@ -170,8 +170,8 @@ def _refused(error: exceptions.ResponseError) -> ConfigurationError:
     text = str(error)
     if isinstance(error, exceptions.AskError):  # MovedError is one too
         return ConfigurationError(
-            f"the key lies at another node of a cluster ({text}), and this client knows one server only:"
-            " use a server that is no cluster, or one node that has all slots"
+            f"the key lies at another server of a cluster ({text}), and this client knows one server only: open it"
+            " as redis+cluster://HOST:PORT, or pass a redis.RedisCluster"
         )
     if "unknown command" in text and "HELLO" in text:
         return ConfigurationError(

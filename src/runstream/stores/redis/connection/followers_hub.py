@@ -36,12 +36,14 @@ from runstream.stores.redis.keys import hash_tag
 
 __all__ = [
     "FollowersHub",
+    "Watch",
     "by_partition",
     "hub_of",
     "is_refusal",
     "most_sending",
     "raise_unexpected",
     "rest_seconds",
+    "wait_in_any",
 ]
 
 _MOST_SENDING = 8
@@ -79,7 +81,7 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, exceptions.ResponseError) and not is_passing(error)
 
 
-class _Watch:
+class Watch:
     """One connection, and the thread that waits on it.
 
     Args:
@@ -251,6 +253,33 @@ def _reply(connection: Any, seconds: float) -> Any:
     return connection.read_response()
 
 
+def wait_in_any(watch_of: Callable[[str], Watch], wait: WaitAny) -> list[int]:
+    """Wait until there may be something new in one of several streams; returns the indexes of these.
+
+    Args:
+        watch_of: What waits for a partition, by its hash tag.
+        wait: What to wait for.
+    """
+    woken: list[int] = []
+    called = threading.Event()
+
+    def wake(index: int) -> None:
+        woken.append(index)
+        called.set()
+
+    waiters = [Waiter(one, partial(wake, index)) for index, one in enumerate(wait.waits)]
+    together = [(watch_of(tag), group) for tag, group in by_partition(waiters).items()]
+    try:
+        for watch, group in together:
+            watch.join(group)
+        called.wait(None if wait.seconds is None else min(wait.seconds, threading.TIMEOUT_MAX))
+    finally:
+        for watch, group in together:
+            watch.leave(group)
+    raise_unexpected(waiters)
+    return woken
+
+
 class FollowersHub:
     """What the followers of one client wait in. Threads may share it.
 
@@ -270,7 +299,7 @@ class FollowersHub:
     def _begin(self) -> None:
         self.turn = threading.Semaphore(most_sending(self._pool))
         """What a follower is in while it sends."""
-        self._watches: dict[str, _Watch] = {}  # by the hash tag of the partition
+        self._watches: dict[str, Watch] = {}  # by the hash tag of the partition
 
     def _start_anew(self) -> None:
         """Begin anew: the threads stayed with the parent, and the connections are its own."""
@@ -284,34 +313,18 @@ class FollowersHub:
         Returns:
             False if the server refused to wait for this stream and others.
         """
-        return self._watch(hash_tag(wait.stream)).wait(wait)
+        return self.watch(hash_tag(wait.stream)).wait(wait)
 
     def wait_any(self, wait: WaitAny) -> list[int]:
         """Wait until there may be something new in one of several streams; returns the indexes of these."""
-        woken: list[int] = []
-        called = threading.Event()
+        return wait_in_any(self.watch, wait)
 
-        def wake(index: int) -> None:
-            woken.append(index)
-            called.set()
-
-        waiters = [Waiter(one, partial(wake, index)) for index, one in enumerate(wait.waits)]
-        together = [(self._watch(tag), group) for tag, group in by_partition(waiters).items()]
-        try:
-            for watch, group in together:
-                watch.join(group)
-            called.wait(None if wait.seconds is None else min(wait.seconds, threading.TIMEOUT_MAX))
-        finally:
-            for watch, group in together:
-                watch.leave(group)
-        raise_unexpected(waiters)
-        return woken
-
-    def _watch(self, tag: str) -> _Watch:
+    def watch(self, tag: str) -> Watch:
+        """What waits for all that is followed of a partition, by its hash tag."""
         watch = self._watches.get(tag)
         if watch is None:
             # one step, if several threads come at once
-            watch = self._watches.setdefault(tag, _Watch(self._make, self._look_seconds))
+            watch = self._watches.setdefault(tag, Watch(self._make, self._look_seconds))
         return watch
 
     def close(self) -> None:

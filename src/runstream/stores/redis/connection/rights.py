@@ -21,6 +21,8 @@ from runstream.stores.redis.scripts.script import Script, script_call, script_of
 
 __all__ = ["Rights", "rights_of"]
 
+_ASKING = (b"ASKING",)
+
 
 class Rights:
     """What the user of a connection pool has been shown to be allowed.
@@ -48,7 +50,9 @@ class Rights:
         names = sorted(frozenset().union(*(script.needs for script, _ in asked)) - self._allowed)
         # all keys of a partition, or of a namespace, have the tag that this one has
         key = PartitionKeys(hash_tag(asked[0][1])).rights
-        return (b"SCRIPT", b"LOAD", RIGHTS.source), script_call(RIGHTS, (key,), names)
+        load, call = (b"SCRIPT", b"LOAD", RIGHTS.source), script_call(RIGHTS, (key,), names)
+        # asked of a server that is about to have these keys
+        return (load, _ASKING, call) if _ASKING in commands else (load, call)
 
     def hear(self, commands: Sequence[Command], replies: Replies) -> ConfigurationError | None:
         """Note the replies to the question.
@@ -59,7 +63,7 @@ class Rights:
         Raises:
             RedisError: The server could not say.
         """
-        loaded, reply = replies
+        loaded, *_, reply = replies
         missing: dict[str, str] = {}
         for name, said in (("SCRIPT", loaded), ("EVALSHA", reply)):
             if not isinstance(said, exceptions.ResponseError):

@@ -8,9 +8,8 @@ https://redis.io/docs/latest/develop/reference/sentinel-clients/.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import redis
 import redis.asyncio
@@ -23,6 +22,7 @@ from redis.sentinel import Sentinel
 
 from runstream.model.errors import ConfigurationError
 from runstream.stores.redis.connection.errors import is_of_replica
+from runstream.stores.redis.connection.url_options import addresses_in
 
 __all__ = ["SENTINEL_SCHEMES", "Sentinels", "asking_sentinels", "split_sentinels"]
 
@@ -100,8 +100,8 @@ def split_sentinels(url: str) -> tuple[Sentinels | None, str]:
     netloc, _, path = place.partition("/")
     user, at, hosts = netloc.rpartition("@")
     service, _, database = path.partition("/")
-    addresses = [_address(text) for text in hosts.split(",")]
-    if not service or None in addresses:
+    addresses = addresses_in(hosts, _PORT)
+    if not service or addresses is None:
         raise ConfigurationError(
             f"{scheme}: names sentinels and the primary that they watch: {scheme}://host:26379,host:26379/mymaster"
         )
@@ -109,16 +109,7 @@ def split_sentinels(url: str) -> tuple[Sentinels | None, str]:
     options = {_OF_SENTINELS[name]: text for name, text in query if name in _OF_SENTINELS}
     others = urlencode([(name, text) for name, text in query if name not in _OF_SENTINELS])
     server = f"{SENTINEL_SCHEMES[scheme]}://{user}{at}localhost/{database}" + (f"?{others}" if others else "")
-    return Sentinels(tuple(filter(None, addresses)), unquote(service), options), server
-
-
-def _address(text: str) -> tuple[str, int] | None:
-    """Host and port; None where they do not read."""
-    with suppress(ValueError):
-        parts = urlsplit(f"//{text}")
-        if parts.hostname:
-            return parts.hostname, parts.port or _PORT
-    return None
+    return Sentinels(addresses, unquote(service), options), server
 
 
 def asking_sentinels(kind: type[Any], sentinels: Sentinels) -> type[Any]:

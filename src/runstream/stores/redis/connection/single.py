@@ -14,6 +14,7 @@ from redis import exceptions
 from runstream.model.errors import ConfigurationError
 from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command, Exchange, Refusal, Replies, Wait, WaitAny, mark_unsent
+from runstream.stores.redis.connection.async_followers_hub import AsyncFollowersHub
 from runstream.stores.redis.connection.client_settings import client_like, renew_locks, socket_timeout_of
 from runstream.stores.redis.connection.errors import (
     doubtful_keys,
@@ -48,18 +49,25 @@ def _check_client(client: Any) -> None:
 
 
 class SingleServerTransport:
-    """Sends to one server over a :class:`redis.Redis`, of which one connection stays pinned between exchanges."""
+    """Sends to one server over a :class:`redis.Redis`, of which one connection stays pinned between exchanges.
 
-    def __init__(self, client: redis.Redis) -> None:
+    Args:
+        client: The client.
+        is_of_cluster: What the server says of another one of its cluster (MOVED, ASK) is a reply, not an error.
+    """
+
+    def __init__(self, client: redis.Redis, *, is_of_cluster: bool = False) -> None:
         _check_client(client)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
+        self._is_of_cluster = is_of_cluster
         self._sender = sender_of(client)
         self._rights = rights_of(client)
         self.max_block_seconds = _block_seconds(client)
         self.is_fake = _is_fake(client)
         self.place = _place_of(client)
         self._is_tls = _speaks_tls(client)
-        self._hub = hub_of(client, self.max_block_seconds)
+        self.hub = hub_of(client, self.max_block_seconds)
+        """What its followers wait in."""
         hold_over_fork(client)
         starts_anew(self)
 
@@ -93,8 +101,10 @@ class SingleServerTransport:
             self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
             types = self._send([(b"TYPE", key) for key in keys], atomic=False) if keys else ()
-            return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
+            return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)), self._is_of_cluster)
         except (exceptions.RedisError, OSError) as error:
+            if self._is_of_cluster and isinstance(error, exceptions.AskError):
+                return [error] * len(commands)
             if is_of_replica(error) and self._sender is not self._client:
                 self._sender.leave()
             raise translate(error, is_tls=self._is_tls) from error
@@ -122,19 +132,19 @@ class SingleServerTransport:
 
     def wait(self, wait: Wait) -> bool:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
-        return self._hub.wait(wait)
+        return self.hub.wait(wait)
 
     def wait_any(self, wait: WaitAny) -> Collection[int]:
         """Wait until there may be something new in one of several streams; see :meth:`Transport.wait_any`."""
-        return self._hub.wait_any(wait)
+        return self.hub.wait_any(wait)
 
     def turn(self) -> AbstractContextManager[object]:
         """What a follower is in while it sends."""
-        return self._hub.turn
+        return self.hub.turn
 
     def close(self) -> None:
         """Close the client's connections, and those of its followers."""
-        self._hub.close()
+        self.hub.close()
         self._client.close()
 
 
@@ -149,14 +159,18 @@ class AsyncSingleServerTransport:
         self._begin(client, partial(client_like, client), client)
 
     @classmethod
-    def over(cls, make: Callable[[], redis.asyncio.Redis]) -> AsyncSingleServerTransport:
-        """A transport over clients of its own, which it makes and closes."""
+    def over(
+        cls, make: Callable[[], redis.asyncio.Redis], *, is_of_cluster: bool = False
+    ) -> AsyncSingleServerTransport:
+        """A transport over clients of its own, which it makes and closes; ``is_of_cluster``: as the sync one's."""
         transport = cls.__new__(cls)
         transport._begin(make(), make)
+        transport._is_of_cluster = is_of_cluster
         return transport
 
     def _begin(self, client: redis.asyncio.Redis, make: Callable[[], Any], lent: Any = None) -> None:
         _check_client(client)
+        self._is_of_cluster = False
         self._rights = rights_of(client)
         self.max_block_seconds = _block_seconds(client)
         self.is_fake = _is_fake(client)
@@ -189,8 +203,10 @@ class AsyncSingleServerTransport:
             self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
             types = await _send(of_loop, Exchange([(b"TYPE", key) for key in keys])) if keys else ()
-            return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
+            return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)), self._is_of_cluster)
         except (exceptions.RedisError, OSError) as error:
+            if self._is_of_cluster and isinstance(error, exceptions.AskError):
+                return [error] * len(commands)
             raise translate(error, is_tls=self._is_tls) from error
 
     async def _begun(self) -> LoopClient:
@@ -203,15 +219,19 @@ class AsyncSingleServerTransport:
 
     async def wait(self, wait: Wait) -> bool:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
-        return await (await self._clients.get()).hub.wait(wait)
+        return await (await self.hub()).wait(wait)
 
     async def wait_any(self, wait: WaitAny) -> Collection[int]:
         """Wait until there may be something new in one of several streams; see :meth:`Transport.wait_any`."""
-        return await (await self._clients.get()).hub.wait_any(wait)
+        return await (await self.hub()).wait_any(wait)
 
     async def turn(self) -> AbstractAsyncContextManager[object]:
         """What a follower is in while it sends."""
-        return (await self._clients.get()).hub.turn
+        return (await self.hub()).turn
+
+    async def hub(self) -> AsyncFollowersHub:
+        """What followers wait in, in the loop that runs."""
+        return (await self._clients.get()).hub
 
     async def close(self) -> None:
         """Close the connections, but for those of the caller's client."""
@@ -322,13 +342,18 @@ def _script(command: Command) -> Script:
     return script
 
 
-def _tolerated(replies: Replies, exchange: Exchange, types: Mapping[str, Any]) -> Replies:
+def _tolerated(
+    replies: Replies, exchange: Exchange, types: Mapping[str, Any], leaves_redirections: bool
+) -> Replies:
     """The replies, errors among them as refusals where they are tolerated, and raised where not.
 
     ``types`` are those of the keys that may be the reason.
+    ``leaves_redirections``: what is of another server stays.
     """
     for index, reply in enumerate(replies):
         if isinstance(reply, exceptions.RedisError):
+            if leaves_redirections and isinstance(reply, exceptions.AskError):
+                continue
             # what passes is no refusal: the same commands will be taken a little later, or by another node
             if is_passing(reply):
                 raise reply

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["check_url_options"]
+__all__ = ["addresses_in", "check_url_options"]
 
 _FLAGS = frozenset({"true", "t", "yes", "y", "1", "false", "f", "no", "n", "0"})
 
@@ -100,3 +100,15 @@ def check_url_options(url: str) -> None:
         raise ConfigurationError(
             f"after the host a {parts.scheme}: URL has the number of a database, or nothing; pass a whole number"
         )
+
+
+def addresses_in(hosts: str, port: int) -> tuple[tuple[str, int], ...] | None:
+    """The servers that ``HOST:PORT,HOST:PORT`` names; without one, at this port. None: one does not read."""
+    found = []
+    for text in hosts.split(","):
+        try:
+            parts = urlsplit(f"//{text}")
+            found.append((parts.hostname or "", parts.port or port))
+        except ValueError:
+            return None
+    return tuple(found) if all(host for host, _ in found) else None

@@ -41,7 +41,9 @@ def check_files(run: RunKeys, start: str, noted: NotedErasures) -> Operation[Fil
     if mark.done >= noted.rebuilt:
         return FilesState(done=True)
     persistence, server, save = yield Exchange(
-        [(b"INFO", b"persistence"), (b"INFO", b"server"), (b"CONFIG", b"GET", b"save")], permissive=True
+        [(b"INFO", b"persistence"), (b"INFO", b"server"), (b"CONFIG", b"GET", b"save")],
+        permissive=True,
+        near=run.meta,
     )
     if isinstance(persistence, Refusal) and persistence.is_denied:
         raise persistence.error
@@ -53,7 +55,7 @@ def check_files(run: RunKeys, start: str, noted: NotedErasures) -> Operation[Fil
         left = [kind for kind in kinds if not _is_rewritten(kind, facts, mark, noted.rebuilt_at)]
     if not left:
         mark = FilesMark(noted.rebuilt, done=noted.rebuilt)
-    accepted, refused = yield from _ask(left, facts)
+    accepted, refused = yield from _ask(run, left, facts)
     if accepted:
         mark = mark._replace(asked=tuple(sorted({*mark.asked, *accepted})))
     yield Exchange([note_erasure_call(run, start=start, field="files", value=mark.text)], permissive=True)
@@ -67,8 +69,8 @@ def _mark(mark: FilesMark, number: int, server: str, facts: Mapping[str, str]) -
     return mark._replace(rewrites=_rewrites(facts)) if mark.rewrites == "-" else mark
 
 
-def _ask(left: Sequence[str], facts: Mapping[str, str]) -> Operation[tuple[list[str], list[str]]]:
-    """Ask the server to write these files anew, one at a time.
+def _ask(run: RunKeys, left: Sequence[str], facts: Mapping[str, str]) -> Operation[tuple[list[str], list[str]]]:
+    """Ask the server of a run to write these files anew, one at a time.
 
     Returns:
         Which it does, and which its user may not ask for.
@@ -76,7 +78,7 @@ def _ask(left: Sequence[str], facts: Mapping[str, str]) -> Operation[tuple[list[
     accepted: list[str] = []
     refused: list[str] = []
     for kind in [] if _is_at_work(facts) else left:
-        (reply,) = yield Exchange([_COMMANDS[kind]], permissive=True)
+        (reply,) = yield Exchange([_COMMANDS[kind]], permissive=True, near=run.meta)
         if not isinstance(reply, Refusal):
             accepted.append(kind)
             break

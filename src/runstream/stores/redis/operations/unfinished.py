@@ -334,7 +334,8 @@ def snapshots_left(run: RunKeys) -> Operation[list[str | None]]:
     pattern = re.sub(r"([*?\[\]\\])", r"\\\1", run.run_snapshot) + "*"
     cursor = b"0"
     while True:
-        ((cursor, found),) = yield Exchange([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT)])
+        page: Command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT)
+        ((cursor, found),) = yield Exchange([page], near=run.meta)
         names = (key.decode(errors=_AS_IT_IS)[len(run.run_snapshot) :] for key in found)
         lanes += [name[1:] if name else None for name in names if name == "" or name[0] == ":"]
         if cursor == b"0":

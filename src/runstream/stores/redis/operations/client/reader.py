@@ -345,7 +345,7 @@ class RunReader:
 
     def report_lost(self, last_seen: int, last_present: int) -> Operation[None]:
         """Raise the error for events that were seen and are missing: lost, or not yet on this replica."""
-        (info,) = yield Exchange([(b"INFO", "replication")], permissive=True)
+        (info,) = yield Exchange([(b"INFO", "replication")], permissive=True, near=self._keys.meta)
         if isinstance(info, Refusal) and info.is_denied:
             raise info.error
         if not isinstance(info, Refusal) and parse_info(info).get("role") == "slave":

@@ -1,0 +1,70 @@
+"""One reply out of those of all servers of a cluster: what is asked of no key is asked of each.
+
+Where they differ it is the one of the server that is least fit: what it cannot do, the cluster cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from runstream.operations.operation import Command, Refusal
+from runstream.stores.redis.replies import parse_info, parse_map, server_version
+
+__all__ = ["least", "least_reached"]
+
+_LEAST = ("aof_enabled", "connected_slaves")
+_SUMS = ("used_memory",)
+
+
+def least(command: Command, replies: Sequence[Any]) -> Any:
+    """One reply to a command that was sent to every server.
+
+    Args:
+        command: INFO, TIME or CONFIG GET.
+        replies: What each says.
+    """
+    for reply in replies:
+        if isinstance(reply, Refusal):
+            return reply
+    return _MERGED.get(command[0], least_reached)(replies)
+
+
+def least_reached(replies: Sequence[Any]) -> Any:
+    """Of replies to a confirmation (WAIT, WAITAOF, CONFIG GET) the one by which the least was reached."""
+    for reply in replies:
+        if isinstance(reply, Refusal):
+            return reply
+    if isinstance(replies[0], int):
+        return min(replies)
+    if all(isinstance(number, int) for reply in replies for number in reply):
+        return [min(numbers) for numbers in zip(*replies, strict=True)]
+    return next((reply for reply in replies if b"always" not in parse_map(reply).values()), replies[0])
+
+
+def _latest(replies: Sequence[Any]) -> Any:
+    """TIME: no server has a later one, so what came due by then has come due at each."""
+    return max(replies, key=lambda reply: (int(reply[0]), int(reply[1])))
+
+
+def _least_fit(replies: Sequence[Any]) -> bytes:
+    """INFO: of the oldest server, with the most dangerous policy, the fewest replicas, and so on."""
+    told = sorted(map(parse_info, replies), key=_version)
+    merged = {name: value for name, value in told[0].items() if all(name in one for one in told)}
+    for name in merged:
+        numbers = [int(one[name]) for one in told if one[name].isdigit()]
+        if numbers and name in _LEAST:
+            merged[name] = str(min(numbers))
+        elif name in _SUMS:
+            merged[name] = str(sum(numbers))
+    for name, begins in (("maxmemory_policy", "allkeys-"), ("role", "slave")):
+        found = [one[name] for one in told if one.get(name, "").startswith(begins)]
+        merged |= {name: found[0]} if found else {}
+    return "".join(f"{name}:{value}\r\n" for name, value in merged.items()).encode()
+
+
+def _version(info: Mapping[str, str]) -> tuple[int, ...]:
+    return server_version(info).of_redis
+
+
+_MERGED: Mapping[bytes, Callable[[Sequence[Any]], Any]] = {b"INFO": _least_fit, b"TIME": _latest}

@@ -1,0 +1,221 @@
+"""A cluster of servers on loopback: primaries, a replica of each, and slots that can be moved."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from runstream.stores.redis.connection.cluster import ClusterTransport
+from tests.support.backends import RedisBackend
+from tests.support.servers import Node, Servers, eventually
+
+__all__ = ["Cluster", "ClusterBackend", "cluster_of", "server_transport", "shared_cluster"]
+
+_DOWN_MILLISECONDS = 1_000
+_KEYS_AT_A_TIME = 10
+
+
+class Cluster:
+    """Primaries that share all slots, and their replicas."""
+
+    def __init__(self, name: str, directory: str, stack: ExitStack, primaries: int, replicas: int) -> None:
+        self.name = name
+        self._directory, self._stack = directory, stack
+        self.nodes: list[Node] = [self._start() for _ in range(primaries)]
+        bounds = [at * REDIS_CLUSTER_HASH_SLOTS // primaries for at in range(primaries + 1)]
+        for epoch, (node, slots) in enumerate(zip(self.nodes, pairwise(bounds), strict=True), 1):
+            node.raw.execute_command("CLUSTER", "ADDSLOTS", *range(*slots))
+            node.raw.execute_command("CLUSTER", "SET-CONFIG-EPOCH", epoch)
+        for node in self.nodes[1:]:
+            self._meet(node)
+        eventually(self.is_whole)
+        for _ in range(replicas):
+            for primary in self.nodes[:primaries]:
+                self.add_replica(primary)
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.alive)}"
+
+    @property
+    def alive(self) -> Sequence[Node]:
+        """The servers that run."""
+        return [node for node in self.nodes if node.is_alive]
+
+    @property
+    def primaries(self) -> Sequence[Node]:
+        """Those that have slots, as the first server that runs says."""
+        ports = {int(nodes[0][1]) for _, _, *nodes in self._told(self.alive[0])}
+        return [node for node in self.alive if node.port in ports]
+
+    @property
+    def startup(self) -> dict[str, Any]:
+        """By what redis-py's own clients find it."""
+        return {"host": "127.0.0.1", "port": self.alive[0].port}
+
+    def primary_of(self, key: str) -> Node:
+        """The one that has the slot of a key."""
+        slot = key_slot(key.encode())
+        for first, last, *nodes in self._told(self.alive[0]):
+            if first <= slot <= last:
+                return next(node for node in self.nodes if node.port == int(nodes[0][1]))
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def is_whole(self) -> bool:
+        """Whether every server that runs knows all others, and takes all slots for served."""
+        count = len(self.alive)
+        infos = [node.raw.execute_command(b"CLUSTER", b"INFO") for node in self.alive]
+        told = [dict(line.split(":") for line in _text(info).split()) for info in infos]
+        return all(one["cluster_state"] == "ok" and int(one["cluster_known_nodes"]) >= count for one in told) and (
+            len({repr([part[:3] for part in self._told(node)]) for node in self.alive}) == 1
+        )
+
+    def add_primary(self) -> Node:
+        """A server without any slot."""
+        node = self._start()
+        self._meet(node)
+        self.nodes.append(node)
+        eventually(self.is_whole)
+        return node
+
+    def add_replica(self, primary: Node) -> Node:
+        """A replica of that one, which has what it has when this returns."""
+        node = self._start()
+        self._meet(node)
+        eventually(lambda: _id(primary) in self._known(node))
+        node.raw.execute_command("CLUSTER", "REPLICATE", _id(primary))
+        self.nodes.append(node)
+        eventually(lambda: node.raw.info("replication")["master_link_status"] == "up")
+        eventually(self.is_whole)
+        return node
+
+    def await_promotion(self, former: Node) -> None:
+        """Wait until all slots of one that is gone are served by another."""
+        eventually(lambda: former not in self.primaries and self.is_whole())
+
+    @contextmanager
+    def moving(self, slot: int, source: Node, target: Node) -> Iterator[None]:
+        """A slot is about to move: within, no key has moved yet unless :meth:`move_keys` is called."""
+        target.raw.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", _id(source))
+        source.raw.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", _id(target))
+        yield
+        self.move_keys(slot, source, target)
+        for node in (target, source, *(one for one in self.primaries if one not in (source, target))):
+            node.raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id(target))
+        eventually(self.is_whole)
+
+    def move_keys(self, slot: int, source: Node, target: Node, most: int | None = None) -> int:
+        """Move keys of a slot that is moving, all or so many at most. Returns how many."""
+        count = 0
+        while (most is None or count < most) and (
+            keys := source.raw.execute_command("CLUSTER", "GETKEYSINSLOT", slot, most or _KEYS_AT_A_TIME)
+        ):
+            place = ("127.0.0.1", target.port, "", 0, 5_000)
+            source.raw.execute_command("MIGRATE", *place, "REPLACE", "KEYS", *keys)
+            count += len(keys)
+        return count
+
+    def move(self, slot: int, target: Node) -> None:
+        """Move a slot, with all that it has, while it is used."""
+        source = next(node for node in self.primaries if self._has(node, slot))
+        if source is not target:
+            with self.moving(slot, source, target):
+                pass
+
+    def _has(self, node: Node, slot: int) -> bool:
+        told = self._told(node)
+        return any(first <= slot <= last and int(nodes[0][1]) == node.port for first, last, *nodes in told)
+
+    def _start(self) -> Node:
+        options = f"--cluster-enabled yes --cluster-node-timeout {_DOWN_MILLISECONDS} --hz 100"
+        options += " --repl-diskless-sync-delay 0 --cluster-replica-validity-factor 0"
+        directory = tempfile.mkdtemp(dir=self._directory)
+        node = Node(self.name, directory, *options.split())
+        self._stack.callback(node.end)
+        return node
+
+    def _meet(self, node: Node) -> None:
+        node.raw.execute_command("CLUSTER", "MEET", "127.0.0.1", self.alive[0].port)
+        eventually(lambda: _id(self.alive[0]) in self._known(node))
+
+    @staticmethod
+    def _known(node: Node) -> str:
+        return _text(node.raw.execute_command(b"CLUSTER", b"NODES"))
+
+    @staticmethod
+    def _told(node: Node) -> Any:
+        return node.raw.execute_command(b"CLUSTER", b"SLOTS")
+
+
+def _text(said: Any) -> str:
+    return said.decode() if isinstance(said, bytes) else str(said)
+
+
+def _id(node: Node) -> str:
+    return _text(node.raw.execute_command(b"CLUSTER", b"MYID"))
+
+
+@contextmanager
+def cluster_of(name: str, primaries: int = 3, replicas: int = 0) -> Iterator[Cluster]:
+    """A cluster of servers of the program of that name, with so many replicas of each primary."""
+    with tempfile.TemporaryDirectory(prefix="runstream-") as directory, ExitStack() as stack:
+        yield Cluster(name, directory, stack, primaries, replicas)
+
+
+_shared: dict[Servers, Cluster] = {}
+
+
+def shared_cluster(servers: Servers, name: str) -> Cluster:
+    """The cluster of a test session, started when it is first asked for."""
+    found = _shared.get(servers)
+    if found is None:
+        found = _shared[servers] = servers.keep(cluster_of(name))
+        servers.beside += [("cluster", node.raw) for node in found.nodes]
+    return found
+
+
+_Cluster: Any = redis.RedisCluster  # redis-py's stubs lack its types
+
+
+class _Raw(_Cluster):  # type: ignore[misc]  # as above
+    """A client of all servers. Those of redis-py take no names as bytes, and look for keys at one server."""
+
+    def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        return super().execute_command(_text(args[0]), *args[1:], **kwargs)
+
+    def keys(self, pattern: Any = "*", **_: Any) -> Any:
+        return list(self.scan_iter(pattern, count=1000))
+
+
+def server_transport(store: Any, key: str) -> Any:
+    """The transport of a sync store to the server that has a key."""
+    transport = store._driver._transport
+    if not isinstance(transport, ClusterTransport):
+        return transport
+    return transport._server(transport._route(transport._router.address_of(key)))
+
+
+class ClusterBackend(RedisBackend):
+    """A namespace in a cluster."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.cluster = cluster
+        super().__init__(_Raw(**cluster.startup), namespace)
+
+    def client(self) -> Any:
+        return redis.RedisCluster(**self.cluster.startup)
+
+    def async_client(self) -> Any:
+        return redis.asyncio.RedisCluster(**self.cluster.startup)
+
+    def close(self) -> None:
+        super().close()
+        self.raw.close()
