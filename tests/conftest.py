@@ -20,6 +20,7 @@ import redis.utils
 from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 
 from runstream.testing.simulation.bytecode import ParsesOnce
+from tests.support import one_slot
 from tests.support.archive_check import Archive
 from tests.support.backends import (
     AsyncRedisBackend,
@@ -76,6 +77,9 @@ _scripting: Any = ScriptingCommandsMixin
 _make_runtime = _scripting._get_server_runtime
 _scripting._get_server_runtime = lambda connection, server: ParsesOnce(_make_runtime(connection, server))
 
+# In a cluster each command and script must find all that it touches on one server.
+one_slot.watch()
+
 # The files of tests lie in memory where there is room for them: thousands of tests wait for an fsync otherwise.
 # What a loss of power leaves of files is told by disks of the tests' own.
 IN_MEMORY = Path("/dev/shm")
@@ -123,6 +127,16 @@ def no_stray_keys(servers: Servers) -> Iterator[None]:
     yield
     strays = servers.take_stray_keys()
     assert not strays, f"the test left keys behind: {strays[:10]}"
+
+
+@pytest.fixture(autouse=True)
+def no_second_slot() -> Iterator[None]:
+    """Fail a test in which a command touches two slots of a cluster, or a script a key that it does not declare.
+
+    That is all commands of all stores, and all scripts as fakeredis runs them.
+    """
+    yield
+    assert not (faults := one_slot.take_faults()), faults[:3]
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from runstream import RedisCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
@@ -44,7 +43,7 @@ class Game:
 
     Args:
         url: The server, as all of them find it.
-        socket_path: The server, as the judge finds it.
+        find: The client by which the judge reads a key.
         directory: Where diaries, logs and archives go.
         dice: Chance.
         stack: Ends what is started.
@@ -55,7 +54,7 @@ class Game:
     def __init__(
         self,
         url: str,
-        socket_path: str,
+        find: Callable[[str], Any],
         directory: Path,
         dice: random.Random,
         stack: ExitStack,
@@ -63,7 +62,7 @@ class Game:
         forms: Sequence[str],
         workers: int,
     ) -> None:
-        self.url, self._socket_path = url, socket_path
+        self.url, self._find = url, find
         self.acts: Counter[str] = Counter()
         self._directory, self._dice, self._stack = directory, dice, stack
         self._started = 0
@@ -214,9 +213,8 @@ class Game:
         assert sum(len(testimony.sent) for testimony in said.values()) > 20, "they did next to nothing"
 
     def _copies(self, hot: RedisCheckpointer[Any, Any], run_id: str) -> tuple[Copy, Mapping[str, Copy]]:
-        with redis.Redis(unix_socket_path=self._socket_path) as raw:
-            stream = copy_in_stream(raw, session_of(hot).keys.run(run_id).events)
-        return stream, {
+        events = session_of(hot).keys.run(run_id).events
+        return copy_in_stream(self._find(events), events), {
             name: copy_in_archive(self._directory / name, run_id) for name in ("archive.db", "archive")
         }
 

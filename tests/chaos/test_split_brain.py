@@ -42,7 +42,7 @@ def test_what_a_failover_lost_is_told_and_nothing_is_doubled(
     """Each acknowledged event is there once, or its writer was told; archives hold no event twice."""
     dice = random.Random(SEED)
     with primary_and_replica(name) as pair, ExitStack() as stack:
-        game = Game(pair.url, pair.socket_path, tmp_path, dice, stack, forms=FORMS, workers=2)
+        game = Game(pair.url, lambda _: pair.primary.raw, tmp_path, dice, stack, forms=FORMS, workers=2)
         try:
             for _ in range(failovers):
                 fail_over(pair, dice, game)

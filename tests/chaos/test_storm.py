@@ -107,7 +107,7 @@ def test_a_storm_loses_nothing_and_doubles_nothing(
         node = Node(name, directory, *options)
         stack.callback(node.end)
         proxy = stack.enter_context(FaultProxy(f"unix://{node.socket_path}"))
-        game = Game(proxy.url, node.socket_path, tmp_path, dice, stack, forms=FORMS, workers=2)
+        game = Game(proxy.url, lambda _: node.raw, tmp_path, dice, stack, forms=FORMS, workers=2)
         storm = Storm(node, proxy, dice)
         try:
             game.play([*storm.acts(), game.kill_agent, game.kill_worker, game.stop_somebody], blows)

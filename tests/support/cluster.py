@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -53,8 +53,11 @@ class Cluster:
     @property
     def primaries(self) -> Sequence[Node]:
         """Those that have slots, as the first server that runs says."""
-        ports = {int(nodes[0][1]) for _, _, *nodes in self._told(self.alive[0])}
+        ports = self._ports()
         return [node for node in self.alive if node.port in ports]
+
+    def _ports(self) -> set[int]:
+        return {int(nodes[0][1]) for _, _, *nodes in self._told(self.alive[0])}
 
     @property
     def startup(self) -> dict[str, Any]:
@@ -99,7 +102,7 @@ class Cluster:
 
     def await_promotion(self, former: Node) -> None:
         """Wait until all slots of one that is gone are served by another."""
-        eventually(lambda: former not in self.primaries and self.is_whole())
+        eventually(lambda: former.port not in self._ports() and self.is_whole())
 
     @contextmanager
     def moving(self, slot: int, source: Node, target: Node) -> Iterator[None]:
@@ -108,8 +111,9 @@ class Cluster:
         source.raw.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", _id(target))
         yield
         self.move_keys(slot, source, target)
-        for node in (target, source, *(one for one in self.primaries if one not in (source, target))):
-            node.raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id(target))
+        target.raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id(target))
+        with suppress(redis.ResponseError):  # it has heard, and is a replica by now, as it has no other slot
+            source.raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id(target))
         eventually(self.is_whole)
 
     def move_keys(self, slot: int, source: Node, target: Node, most: int | None = None) -> int:
@@ -122,6 +126,15 @@ class Cluster:
             source.raw.execute_command("MIGRATE", *place, "REPLACE", "KEYS", *keys)
             count += len(keys)
         return count
+
+    def errors_said(self) -> dict[str, int]:
+        """What the servers that run have refused, by its first word, and how often."""
+        said: dict[str, int] = {}
+        for node in self.alive:
+            for name, counts in node.raw.info("errorstats").items():
+                word = name.removeprefix("errorstat_")
+                said[word] = said.get(word, 0) + counts["count"]
+        return said
 
     def move(self, slot: int, target: Node) -> None:
         """Move a slot, with all that it has, while it is used."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +18,27 @@ from redis.cluster import LoadBalancingStrategy
 from runstream import (
     AsyncRedisCheckpointer,
     ConfigurationError,
+    DrainWorker,
+    LeaseLost,
     RedisCheckpointer,
+    SQLiteCheckpointer,
     StoreUnavailable,
     connect,
     connect_async,
 )
+from runstream.operations.operation import Exchange, Operation, Replies
 from runstream.stores.redis.connection.cluster import ClusterTransport
-from tests.support.backends import Backend
+from runstream.stores.redis.connection.slots import slot_of_key
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.sweep import BEGINNING
+from runstream.stores.redis.scripts.library import RIGHTS
+from runstream.stores.redis.scripts.script import script_call
+from tests.support.backends import AsyncRedisBackend, Backend, Store
 from tests.support.cluster import Cluster, ClusterBackend
 from tests.support.kinds import CLUSTER
+from tests.support.operations import perform, session_of
 from tests.support.samples import make_event
-from tests.support.servers import Server, eventually, free_port, needs_server
+from tests.support.servers import DEADLINE_SECONDS, Node, Server, eventually, free_port, needs_server
 
 pytestmark = needs_server
 RUNS = [f"run{number}" for number in range(24)]
@@ -131,3 +144,192 @@ def test_a_forked_or_closed_store_has_threads_and_connections_of_its_own(url: st
         transport._start_anew()
         store.save_events([make_event(run_id, 2) for run_id in RUNS])
         assert {len(store.list_events(run_id)) for run_id in RUNS} == {2}
+
+
+# -- a slot that moves -------------------------------------------------------------------------------------
+
+
+class Mover:
+    """Moves the one slot of a namespace."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster = cluster
+        self._key = f"{{{namespace}:0}}:config"
+        self.slot = slot_of_key(self._key)
+
+    @property
+    def places(self) -> tuple[Node, Node]:
+        """Where it is, and where it goes."""
+        source = self._cluster.primary_of(self._key)
+        return source, next(node for node in self._cluster.primaries if node is not source)
+
+    def said(self, word: str) -> int:
+        """How often a server has refused something in that way."""
+        return self._cluster.errors_said().get(word, 0)
+
+    def move(self) -> None:
+        self._cluster.move(self.slot, self.places[1])
+
+    @contextmanager
+    def moving(self) -> Iterator[Callable[[], object]]:
+        """It is on its way; gives what moves its keys."""
+        source, target = self.places
+        with self._cluster.moving(self.slot, source, target):
+            yield partial(self._cluster.move_keys, self.slot, source, target)
+
+
+@pytest.fixture
+def mover(backend: ClusterBackend) -> Mover:
+    return Mover(backend.cluster, backend.namespace)
+
+
+@pytest.fixture(params=["cluster", "async-cluster"])
+def one_slot(
+    request: pytest.FixtureRequest, backend: ClusterBackend, loop_thread: Any
+) -> Iterator[Callable[..., Store]]:
+    """Opens stores over a namespace that lies in one slot, both facades."""
+    place: Backend = backend
+    if request.param == "async-cluster":
+        place = AsyncRedisBackend(backend, loop_thread)
+    yield partial(place.open, partitions=1)
+    place.close()
+
+
+def test_a_slot_that_has_moved_is_found(one_slot: Callable[..., Store], mover: Mover) -> None:
+    store = one_slot(retry_seconds=0)
+    for number in range(4):
+        store.append("r", [make_event("r", number)], keys=[str(number)])
+        mover.move()
+    assert [event.seq for event in store.list_events("r")] == [0, 1, 2, 3]
+    assert store.find("r", ["3", "4"]) == [4, None]
+
+
+def test_what_has_moved_ahead_of_its_slot_is_asked_for_there(one_slot: Callable[..., Store], mover: Mover) -> None:
+    """By queries of one key, and by scripts that the other server does not know yet."""
+    store = one_slot(retry_seconds=0)
+    store.append("r", [make_event("r", 1)], keys=["k"])
+    run = session_of(store).keys.run("r")
+    queries = [(b"HGET", run.keys, "k"), (b"XLEN", run.events), script_call(RIGHTS, (run.meta,), ("GET",))]
+
+    def ask() -> Operation[Replies]:
+        replies: Replies = yield Exchange(queries)
+        return replies
+
+    before = perform(store, ask())
+    with mover.moving() as move_keys:
+        assert perform(store, ask()) == before
+        move_keys()
+        asked = mover.said("ASK")
+        assert perform(store, ask()) == before
+        assert mover.said("ASK") == asked + len(queries)
+    assert perform(store, ask()) == before
+
+
+def test_what_needs_more_than_has_moved_is_refused_as_a_whole(
+    one_slot: Callable[..., Store], mover: Mover
+) -> None:
+    """And is applied once when it is sent again."""
+    store = one_slot(retry_seconds=0)
+    store.append("r", [make_event("r", 1), make_event("r", 2)])
+    event = make_event("r", 3)
+    with mover.moving() as move_keys:
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="a slot of the cluster is being moved"):
+                store.append("r", [event])
+            move_keys()
+        with pytest.raises(StoreUnavailable, match="a slot of the cluster is being moved"):
+            store.find("r", ["k"])
+    assert [item.seq for item in store.list_events("r")] == [1, 2]
+    assert store.append("r", [event])[:2] == (3, 3)
+    assert [item.seq for item in store.list_events("r")] == [1, 2, 3]
+
+
+def test_a_write_waits_for_its_slot(one_slot: Callable[..., Store], mover: Mover) -> None:
+    store = one_slot(retry_seconds=20)
+    store.save_event(make_event("r", 1))
+    written = threading.Thread(target=store.save_event, args=(make_event("r", 2),))
+    with mover.moving() as move_keys:
+        before = mover.said("TRYAGAIN")
+        move_keys()
+        written.start()
+        eventually(lambda: mover.said("TRYAGAIN") > before + 1)
+    written.join(DEADLINE_SECONDS)
+    assert [item.seq for item in store.list_events("r")] == [1, 2]
+
+
+def test_who_follows_goes_on_where_the_slot_has_gone(one_slot: Callable[..., Store], mover: Mover) -> None:
+    store, other = one_slot(), one_slot()
+    store.save_event(make_event("r", 1))
+    seen: list[int] = []
+
+    def follow() -> None:
+        for item in other.follow("r"):
+            seen.append(item.event.seq)
+            if len(seen) == 4:
+                return
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    for seq in (2, 3, 4):
+        eventually(lambda until=seq: len(seen) == until - 1)
+        mover.move()
+        store.save_event(make_event("r", seq))
+    follower.join(DEADLINE_SECONDS)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_all_runs_of_several_servers_are_followed(backend: ClusterBackend) -> None:
+    store, other = backend.open(), backend.open()
+    store.save_events([make_event(run_id, 1) for run_id in RUNS])
+    seen: set[str] = set()
+    for run_id, item in other.follow_runs(idle_timeout=DEADLINE_SECONDS):
+        seen.add(f"{run_id}/{item.event.seq}")
+        if len(seen) == len(RUNS):
+            store.save_events([make_event(run_id, 2) for run_id in RUNS])
+        if len(seen) == 2 * len(RUNS):
+            break
+    assert seen == {f"{run_id}/{seq}" for run_id in RUNS for seq in (1, 2)}
+
+
+def test_a_lease_ends_where_its_run_comes_to_another_server(one_slot: Callable[..., Store], mover: Mover) -> None:
+    store = one_slot()
+    lease = store.lease("r", owner="a", ttl=60)
+    lease.save_event(make_event("r", 1))
+    mover.move()
+    with pytest.raises(LeaseLost):
+        lease.save_event(make_event("r", 2))
+    assert store.lease("r", owner="b", ttl=60).epoch > lease.epoch
+    assert [item.seq for item in store.list_events("r")] == [1]
+
+
+def test_a_worker_drains_all_servers(backend: ClusterBackend, tmp_path: Path, mover: Mover) -> None:
+    """Its sweep too looks at all keys, on every server, and begins anew where a slot has moved."""
+    store = backend.open()
+    store.save_events([make_event(run_id, 1, kind="run.finished") for run_id in RUNS])
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        worker = DrainWorker(store, [archive], trim="archived", retire_after_seconds=0)
+        mover.move()
+        report = worker.drain_once()
+        assert report.parked == 0
+        assert {run_id: len(archive.list_events(run_id)) for run_id in RUNS} == dict.fromkeys(RUNS, 1)
+        worker.drain_once()
+        assert not [key for key in backend.key_names() if key.endswith(":events")]
+    assert namespace_of(store).status().due == 0
+
+
+def test_a_scan_that_sees_a_slot_move_begins_anew(backend: ClusterBackend, mover: Mover) -> None:
+    """So no key is missed that went where the scan had been."""
+    store = backend.open()
+    store.save_events([make_event(run_id, 1) for run_id in RUNS])
+    seen: set[str] = set()
+    position, pages = BEGINNING, 0
+    transport = store._driver._transport  # type: ignore[attr-defined]  # of the sync store
+    while pages == 0 or position != BEGINNING:
+        page = (b"SCAN", position, b"MATCH", f"{{{backend.namespace}:*", b"COUNT", 1000)
+        ((position, found),) = transport.exchange(Exchange([page]))
+        seen |= {key.decode() for key in found}
+        pages += 1
+        if pages == 2:
+            mover.move()
+    assert seen >= set(backend.key_names()) - {f"{{{backend.namespace}}}:config"}
+    assert pages > len(backend.cluster.primaries)

@@ -10,9 +10,9 @@ from redis import exceptions
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.operations.operation import Command
+from runstream.stores.redis.command_keys import keys_of
 from runstream.stores.redis.damage import corrupt_key, foreign_key
 from runstream.stores.redis.keys import expected_type, run_of_key
-from runstream.stores.redis.scripts.script import script_of
 
 __all__ = [
     "breaks_connection",
@@ -146,6 +146,13 @@ def _unavailable(error: Exception, is_tls: bool) -> StoreUnavailable:
         return StoreUnavailable(
             f"the server does not answer the TLS handshake ({said}): {_PLAIN_PORT}, or wait until it is reached"
         )
+    if isinstance(error, exceptions.TryAgainError):
+        return StoreUnavailable(f"a slot of the cluster is being moved ({said})", next_step=SEND_AGAIN)
+    if isinstance(error, exceptions.ClusterDownError):
+        return StoreUnavailable(
+            f"the cluster is not whole ({said}): see CLUSTER INFO, and CLUSTER NODES for what has failed",
+            next_step=SEND_AGAIN,
+        )
     is_answer = isinstance(error, exceptions.ResponseError | exceptions.BusyLoadingError)
     what = "the server refuses it for now" if is_answer else "cannot reach the server"
     return StoreUnavailable(f"{what}: {said}", next_step=SEND_AGAIN)
@@ -193,7 +200,7 @@ def doubtful_keys(commands: Sequence[Command], replies: Sequence[object]) -> lis
         for command, reply in zip(commands, replies, strict=True)
         if isinstance(reply, exceptions.ResponseError) and "WRONGTYPE" in str(reply)
     ]
-    return list({key: None for command in refused for key in _keys_of(command)})
+    return list({key: None for command in refused for key in _names_in(command)})
 
 
 def refusal_of(error: exceptions.RedisError, command: Command, types: Mapping[str, object]) -> RunstreamError:
@@ -207,7 +214,7 @@ def refusal_of(error: exceptions.RedisError, command: Command, types: Mapping[st
     text = str(error)
     if not isinstance(error, exceptions.ResponseError) or not _DAMAGE_TEXT.search(text):
         return translate(error)
-    keys = _keys_of(command)
+    keys = _names_in(command)
     for key in keys:
         found, expected = types.get(key), expected_type(key)
         if expected is not None and isinstance(found, bytes) and found.decode() not in ("none", expected):
@@ -225,13 +232,7 @@ def refusal_of(error: exceptions.RedisError, command: Command, types: Mapping[st
     )
 
 
-def _keys_of(command: Command) -> list[str]:
-    """The keys of a command of ours: a script's are numbered, XREAD's stand before its ids, any other has one."""
-    if script_of(command) is not None:
-        keys = command[3 : 3 + command[2]]
-    elif command[0] == b"XREAD":
-        named = command[command.index(b"STREAMS") + 1 :]
-        keys = named[: len(named) // 2]
-    else:
-        keys = command[1:2]
+def _names_in(command: Command) -> list[str]:
+    """The names of the keys of a command."""
+    keys = keys_of(command)
     return [key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key) for key in keys]

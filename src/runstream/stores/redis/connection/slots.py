@@ -11,6 +11,7 @@ from redis.crc import key_slot
 
 from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Command
+from runstream.stores.redis.command_keys import keys_of
 
 __all__ = ["SLOTS_QUERY", "Address", "Remap", "SlotMap", "slot_of_command", "slot_of_key"]
 
@@ -22,10 +23,6 @@ Remap: TypeAlias = Callable[[Address], Address]
 
 SLOTS_QUERY: Command = (b"CLUSTER", b"SLOTS")
 
-_WITHOUT_KEY = frozenset(
-    {b"ASKING", b"BGREWRITEAOF", b"BGSAVE", b"CLUSTER", b"CONFIG", b"INFO", b"SCAN", b"SCRIPT", b"TIME", b"WAIT"}
-    | {b"WAITAOF"}
-)
 _UNKNOWN_HOSTS = (None, b"", "", b"?", "?")
 
 
@@ -92,10 +89,6 @@ def slot_of_key(key: str | bytes) -> int:
 
 
 def slot_of_command(command: Command) -> int | None:
-    """The slot that a command of ours touches, by its first key; None for one that has no key."""
-    name = command[0]
-    if name == b"EVALSHA":
-        return slot_of_key(command[3])
-    if name in _WITHOUT_KEY:
-        return None
-    return slot_of_key(command[command.index(b"STREAMS") + 1] if name == b"XREAD" else command[1])
+    """The slot that a command of ours touches; None for one that has no key."""
+    keys = keys_of(command)
+    return slot_of_key(keys[0]) if keys else None
