@@ -14,9 +14,10 @@ from uuid import UUID
 import pytest
 
 from runstream import EventKind, connect
-from runstream.cli.support.output import clock, day, iso_time
+from runstream.cli.support.output import clock, day
 from runstream.cli.support.text_deltas import joined
 from runstream.cli.support.value_texts import cut, payload_text, value_text
+from runstream.codec.json_facts import iso_time
 from runstream.model.results import Recorded
 from tests.support.commands import Said, run
 from tests.support.samples import make_event, make_state

@@ -9,9 +9,10 @@ import typer
 
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, HotUrl, open_existing
-from runstream.cli.support.output import emit_json, event_facts, print_table, say
+from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.run_names import RunName, run_named
 from runstream.cli.support.value_texts import cut, value_text
+from runstream.codec.json_facts import event_facts
 from runstream.model.errors import ConfigurationError
 from runstream.operations.filters import payload_of
 

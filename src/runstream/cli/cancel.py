@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from runstream.cli.support.options import AsJson, HotUrl, open_existing
-from runstream.cli.support.output import emit_json, event_facts, print_table
+from runstream.cli.support.output import emit_json, print_table
 from runstream.cli.support.run_names import RunName, run_named
+from runstream.codec.json_facts import event_facts
 
 __all__ = ["EPILOG", "cancel"]
 

@@ -12,9 +12,10 @@ import typer
 from rich.table import Table
 
 from runstream.cli.support.options import AsJson, OfArchive, OfUpcasts, Url, Wide, open_to_read
-from runstream.cli.support.output import console, emit_json, event_facts, make_table, spaced
+from runstream.cli.support.output import console, emit_json, make_table, spaced
 from runstream.cli.support.run_names import RunName, complete_run, run_named
 from runstream.cli.support.value_texts import cut, payload_text, value_text
+from runstream.codec.json_facts import event_facts
 from runstream.model.results import Recorded
 from runstream.model.run_diff import LaneDiff, RunDiff, StateDifference
 

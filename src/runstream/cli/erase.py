@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from runstream.cli.support.options import AsJson, OfArchive, Url, open_to_read
-from runstream.cli.support.output import emit_json, iso_time, print_table, say
+from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.run_names import RunName, run_named
+from runstream.codec.json_facts import iso_time
 from runstream.model.erasures import Erasure, ErasureNote
 
 __all__ = ["ERASE_EPILOG", "ERASURES_EPILOG", "TRUNCATE_EPILOG", "erase", "erasures", "truncate"]

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from runstream.cli.runs import run_facts
 from runstream.cli.support.options import AsJson, OfArchive, Url, open_to_read, read_tags
 from runstream.cli.support.output import emit_json, print_table
 from runstream.cli.support.run_names import RunName, run_named
+from runstream.codec.json_facts import run_facts
 from runstream.stores.capabilities import part_of
 from runstream.stores.redis.namespace import Namespace
 

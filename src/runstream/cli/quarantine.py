@@ -11,9 +11,10 @@ import typer
 
 from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
 from runstream.cli.support.options import AsJson, open_archive
-from runstream.cli.support.output import bytes_text, console, emit_json, iso_time, print_table, printable, say
+from runstream.cli.support.output import bytes_text, console, emit_json, print_table, printable, say
 from runstream.cli.support.run_names import complete_run, find_run
 from runstream.codec.archive_entries import archive_entry
+from runstream.codec.json_facts import iso_time
 from runstream.codec.msgpack_values import unpack
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry

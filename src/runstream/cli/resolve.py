@@ -18,9 +18,10 @@ from runstream.cli.support.options import (
     open_existing,
     required_urls,
 )
-from runstream.cli.support.output import emit_json, iso_time, print_table, say
+from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.run_names import RunName, run_named
 from runstream.codec.archive_entries import entry_fields
+from runstream.codec.json_facts import iso_time
 from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import RunstreamError

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from runstream.cli.support.ages import age_seconds
 from runstream.cli.support.options import AsJson, OfArchive, Url, Wide, open_to_read, read_tags
-from runstream.cli.support.output import ago, emit_json, iso_time, print_table, say
+from runstream.cli.support.output import ago, emit_json, print_table, say
+from runstream.codec.json_facts import run_facts
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.results import RunInfo
 from runstream.model.state import RunStatus
 from runstream.stores.capabilities import HoldsForeign, part_of
 from runstream.stores.redis.namespace import Namespace
 
-__all__ = ["EPILOG", "questions_of", "run_facts", "runs", "tags_text"]
+__all__ = ["EPILOG", "questions_of", "runs", "tags_text"]
 
 EPILOG = """Examples:
 
@@ -81,23 +81,6 @@ def runs(
     print_table(columns, rows, names=cut, unfolded=("status", "created", "updated"), wide=wide)
     if len(found) > limit:
         say(f"there are more than {limit} runs; see more of them with --limit")
-
-
-def run_facts(info: RunInfo, *, is_hot: bool) -> dict[str, Any]:
-    """What is known of a run, for JSON. Only a hot store knows how far a run is archived."""
-    return {
-        "run_id": info.run_id,
-        "session_id": info.session_id,
-        "status": info.status,
-        "last_offset": info.last_offset,
-        "archived_offset": info.archived_offset if is_hot else None,
-        "first_hot": info.first_hot if is_hot else None,
-        "created_at": iso_time(info.created_at),
-        "updated_at": iso_time(info.updated_at),
-        "waiting_for": [asdict(question) for question in info.waiting_for],
-        "tags": dict(info.tags),
-        "parent": None if info.parent is None else {"run_id": info.parent[0], "offset": info.parent[1]},
-    }
 
 
 def questions_of(info: RunInfo) -> str:

@@ -27,11 +27,12 @@ from runstream.cli.support.options import (
     Wide,
     open_to_read,
 )
-from runstream.cli.support.output import clock, console, day, emit_json, event_facts, printable, say
+from runstream.cli.support.output import clock, console, day, emit_json, printable, say
 from runstream.cli.support.run_names import RunName, run_named
 from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait_for_server
 from runstream.cli.support.text_deltas import Join, is_delta, joined
 from runstream.cli.support.value_texts import cut, payload_text
+from runstream.codec.json_facts import event_facts
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,

@@ -14,7 +14,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from runstream.cli.support.output import iso_time
+from runstream.codec.json_facts import iso_time
 from runstream.drain import DrainWorker
 from runstream.drain.stats import DrainStats
 from runstream.model.errors import ConfigurationError

@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeAlias
 import typer
 
 from runstream.cli.support.exit_codes import exit_code_of
-from runstream.cli.support.output import error_text, iso_time, printable
+from runstream.cli.support.output import error_text, printable
+from runstream.codec.json_facts import iso_time
 from runstream.model.errors import RunstreamError
 
 __all__ = ["LogFormat", "LogLevel", "logging_to_stderr"]

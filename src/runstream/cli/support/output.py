@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -20,9 +19,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from runstream.codec.json_facts import moment
 from runstream.codec.lossless_json import dump_json
 from runstream.model.errors import StoreUnavailable
-from runstream.model.results import Recorded
 
 __all__ = [
     "ago",
@@ -33,8 +32,6 @@ __all__ = [
     "day",
     "emit_json",
     "error_text",
-    "event_facts",
-    "iso_time",
     "make_table",
     "print_table",
     "printable",
@@ -160,17 +157,6 @@ def printable(text: str) -> str:
     )
 
 
-def _moment(timestamp: float, *, local: bool) -> datetime:
-    """Raises ValueError, OverflowError or OSError for a number that is no time: a producer may write any."""
-    moment = datetime.fromtimestamp(timestamp, UTC)
-    return moment.astimezone() if local else moment
-
-
-def iso_time(timestamp: float, *, local: bool = False) -> str:
-    """Unix time in seconds as ISO 8601, with milliseconds: in UTC, or in this machine's zone."""
-    return _moment(timestamp, local=local).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def ago(timestamp: float, *, now: float | None = None) -> str:
     """How long ago that was, to one unit: ``12s ago``."""
     seconds = max(0.0, (time.time() if now is None else now) - timestamp)
@@ -183,7 +169,7 @@ def ago(timestamp: float, *, now: float | None = None) -> str:
 def clock(timestamp: float, *, local: bool = False) -> str:
     """The time of day, with milliseconds, of Unix time in seconds: in UTC, or in this machine's zone."""
     try:
-        return _moment(timestamp, local=local).strftime("%H:%M:%S.%f")[:-3]
+        return moment(timestamp, local=local).strftime("%H:%M:%S.%f")[:-3]
     except (ValueError, OverflowError, OSError):
         return str(timestamp)
 
@@ -191,14 +177,9 @@ def clock(timestamp: float, *, local: bool = False) -> str:
 def day(timestamp: float, *, local: bool = False) -> str:
     """The date of Unix time in seconds, and its zone; nothing for a number that is no time."""
     try:
-        return _moment(timestamp, local=local).strftime("%Y-%m-%d %Z")
+        return moment(timestamp, local=local).strftime("%Y-%m-%d %Z")
     except (ValueError, OverflowError, OSError):
         return ""
-
-
-def event_facts(item: Recorded[Any]) -> dict[str, Any]:
-    """An event with its offset and cursor, for JSON."""
-    return {"offset": item.offset, "cursor": item.cursor, **item.event.to_dict()}
 
 
 def counted(count: int, name: str) -> str:

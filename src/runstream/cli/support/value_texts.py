@@ -6,7 +6,7 @@ import json
 from datetime import date, datetime, time
 from typing import Any
 
-from runstream.cli.support.output import iso_time
+from runstream.codec.json_facts import iso_time
 from runstream.codec.own_stack import with_room
 
 __all__ = ["cut", "is_moment_name", "payload_text", "value_text"]

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runstream.cli.support.output import console, emit_json, iso_time, printable, spaced
+from runstream.cli.support.output import console, emit_json, printable, spaced
+from runstream.codec.json_facts import iso_time
 from runstream.model.errors import StoreUnavailable
 
 __all__ = ["Shown", "watch_with"]
