@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 from tests.chaos.game import Game, lengths
 from tests.support.cluster import Cluster, cluster_of
-from tests.support.servers import eventually, needs_server
+from tests.support.servers import Node, eventually, needs_server
 
 pytestmark = needs_server
 
@@ -48,7 +48,7 @@ class Operator:
         """And give it a slot."""
         self._move(self._dice.choice(PARTITIONS), self._cluster.add_primary())
 
-    def _move(self, tag: str, target: object) -> None:
+    def _move(self, tag: str, target: Node) -> None:
         source, slot = self._cluster.primary_of(tag), key_slot(tag.encode())
         with self._cluster.moving(slot, source, target):
             while self._cluster.move_keys(slot, source, target, most=self._dice.randint(1, 4)):

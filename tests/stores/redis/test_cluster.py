@@ -268,10 +268,13 @@ def test_who_follows_goes_on_where_the_slot_has_gone(one_slot: Callable[..., Sto
             if len(seen) == 4:
                 return
 
+    def has_seen(count: int) -> bool:
+        return len(seen) == count
+
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
     for seq in (2, 3, 4):
-        eventually(lambda until=seq: len(seen) == until - 1)
+        eventually(partial(has_seen, seq - 1))
         mover.move()
         store.save_event(make_event("r", seq))
     follower.join(DEADLINE_SECONDS)
