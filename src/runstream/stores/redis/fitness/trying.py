@@ -95,7 +95,7 @@ class Trial:
 
     def remove(self) -> Operation[None]:
         """Remove the namespace."""
-        yield Exchange([(b"DEL", *self._keys())])
+        yield Exchange([(b"DEL", key) for key in self._keys()])  # a cluster has them in two slots
 
     def _append(self, durability: str) -> Operation[Any]:
         self._seq += 1
