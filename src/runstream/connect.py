@@ -35,7 +35,7 @@ from runstream.stores.redis.connection.sentinel import SENTINEL_SCHEMES
 from runstream.stores.redis.connection.topology import open_async_transport, open_transport
 from runstream.stores.redis.connection.transport import Transport
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
-from runstream.stores.urls import check_is_text, path_in, split_query, with_path
+from runstream.stores.urls import check_is_text, path_in, split_query, url_in, with_path
 
 __all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async", "open_server"]
 
@@ -109,7 +109,8 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
     parent's threads were doing; its leases are the parent's.
 
     Args:
-        url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``.
+        url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``. ``@FILE``: the one in that
+            file.
         archive: The ``sqlite:`` or ``jsonl:`` URL of the archive that a drain worker writes from that server: the
             store is then tiered, and reads a run as one, from the archive and from Redis
             (:class:`~runstream.stores.tiered.TieredCheckpointer`). None: no archive.
@@ -208,7 +209,8 @@ def connect_async(url: str | None = None, *, archive: str | None = None, **optio
     stores, and of archives, are made in threads.
 
     Args:
-        url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``.
+        url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``. ``@FILE``: the one in that
+            file.
         archive: The ``sqlite:`` or ``jsonl:`` URL of the archive that a drain worker writes from that server: the
             store is then tiered, and reads a run as one, from the archive and from Redis
             (:class:`~runstream.stores.tiered.AsyncTieredCheckpointer`). None: no archive.
@@ -302,6 +304,7 @@ class _Target:
         check_is_text(url)
         if not url:
             raise ConfigurationError("no URL: pass one, or set RUNSTREAM_URL (for example redis://localhost)")
+        url = url_in(url)
         scheme, colon, rest = url.partition(":")
         if not colon or scheme not in _SCHEMES:
             raise ConfigurationError(

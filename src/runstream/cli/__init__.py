@@ -45,10 +45,13 @@ from runstream.cli import (
 from runstream.cli.demo import agent_command
 from runstream.cli.demo import command as demo_command
 from runstream.cli.support.exit_codes import EXIT_CODES, ExitCode, exit_code_of
-from runstream.cli.support.output import error_text, printable
+from runstream.cli.support.output import error_text, printable, without_passwords
 from runstream.model.errors import RunstreamError
 
 __all__ = ["app", "main"]
+
+
+_UsageError: Any = typer.BadParameter.__base__  # for which typer has no name of its own
 
 
 class _Commands(TyperGroup):
@@ -58,9 +61,9 @@ class _Commands(TyperGroup):
         """Run a command; an error of ours, or of the output, becomes a line on stderr and its exit code."""
         try:
             return super().invoke(ctx)
-        except typer.BadParameter as error:
+        except _UsageError as error:
             # the words of the library that checks values for typer, before its own
-            error.message = error.message.removeprefix("Value error, ")
+            error.message = without_passwords(error.message.removeprefix("Value error, "))
             raise
         except BrokenPipeError as error:  # `| head`: who read the output has seen enough
             _give_up(sys.stdout, sys.stderr)

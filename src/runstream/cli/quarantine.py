@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
-from runstream.cli.support.options import AsJson, open_archive
+from runstream.cli.support.options import AsJson, open_archive, read_url
 from runstream.cli.support.output import bytes_text, console, emit_json, print_table, printable, say
 from runstream.cli.support.run_names import complete_run, find_run
 from runstream.codec.archive_entries import archive_entry
@@ -50,7 +50,11 @@ def quarantine(
     url: Annotated[
         str | None,
         typer.Option(
-            "--url", envvar="RUNSTREAM_URL", help="The archive: sqlite:PATH or jsonl:DIR.", show_default=False
+            "--url",
+            envvar="RUNSTREAM_URL",
+            callback=read_url,
+            help="The archive: sqlite:PATH or jsonl:DIR.",
+            show_default=False,
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="With list: at most so many records.")] = 100,

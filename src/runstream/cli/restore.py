@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from runstream.cli.support.exit_codes import ExitCode
-from runstream.cli.support.options import AsJson, open_archive
+from runstream.cli.support.options import AsJson, open_archive, read_url
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
 from runstream.cli.support.run_names import complete_run, find_run
@@ -68,7 +68,9 @@ def restore(
             "--to",
             metavar="REDIS",
             envvar="RUNSTREAM_URL",
-            help="The Redis store: redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR.",
+            callback=read_url,
+            help="The Redis store: redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR."
+            " @FILE: the URL in that file.",
             show_default=False,
         ),
     ] = None,

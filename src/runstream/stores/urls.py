@@ -21,6 +21,7 @@ __all__ = [
     "octal",
     "path_in",
     "split_query",
+    "url_in",
     "with_path",
 ]
 
@@ -32,6 +33,22 @@ def check_is_text(url: object) -> None:
             f"a URL is a text, and this is {one_of_kind(url)}: name a file as sqlite:PATH, a directory as"
             " jsonl:DIR; RedisCheckpointer takes a client of redis-py, and TieredCheckpointer two stores"
         )
+
+
+def url_in(text: str) -> str:
+    """The URL, or of ``@FILE`` the one in that file: arguments of a process are seen by everybody on its machine.
+
+    Raises:
+        ConfigurationError: The file cannot be read.
+    """
+    if not text.startswith("@"):
+        return text
+    path = Path(text.removeprefix("@"))
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", "it is no text")
+        raise ConfigurationError(f"@{path}: the file with the URL cannot be read: {why}") from error
 
 
 _URL = re.compile(r"(rediss?(\+sentinel)?|unix|embedded|sqlite|jsonl|fake|memory):")
@@ -117,6 +134,7 @@ def path_in(scheme: str, text: str) -> str:
         name = name.removeprefix("///")
     elif name.startswith("//"):
         rest = name.removeprefix("//") or "runs"
+        rest = "PATH" if "@" in rest else rest  # it may hold a password
         raise ConfigurationError(
             f"{scheme}: after two slashes there would be a host, and it has none: for a relative path write"
             f" {scheme}:{rest} or {scheme}:///{rest}, for an absolute one {scheme}:/{rest} or {scheme}:////{rest}"

@@ -24,7 +24,7 @@ from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
 from runstream.stores.tiered.checkpointer import with_archive_to_come
 from runstream.stores.tiered.late_archive import ArchiveToCome
-from runstream.stores.urls import archive_beside, path_in
+from runstream.stores.urls import archive_beside, path_in, url_in
 
 __all__ = [
     "AsJson",
@@ -45,16 +45,24 @@ __all__ = [
     "open_to_read",
     "path_of",
     "read_tags",
+    "read_url",
     "required_urls",
 ]
+
+
+def read_url(text: str | None) -> str | None:
+    """The URL that an option gives, or that is in the file which it names as ``@FILE``."""
+    return None if text is None else url_in(text)
+
 
 Url = Annotated[
     str | None,
     typer.Option(
         "--url",
         envvar="RUNSTREAM_URL",
+        callback=read_url,
         help="The store: redis://, rediss://, unix://, redis+sentinel://, embedded:DIR, sqlite:PATH or jsonl:DIR;"
-        " options may stand in its query (?namespace=dev).",
+        " options may stand in its query (?namespace=dev). @FILE: the URL in that file.",
         show_default=False,
     ),
 ]
@@ -85,8 +93,9 @@ HotUrl = Annotated[
     typer.Option(
         "--url",
         envvar="RUNSTREAM_URL",
+        callback=read_url,
         help="The Redis store: redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR;"
-        " options may stand in its query (?namespace=dev).",
+        " options may stand in its query (?namespace=dev). @FILE: the URL in that file.",
         show_default=False,
     ),
 ]

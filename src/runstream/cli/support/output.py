@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -37,12 +38,14 @@ __all__ = [
     "printable",
     "say",
     "spaced",
+    "without_passwords",
 ]
 
 _IDS = frozenset(  # columns of them, by heading
     {"run", "parked run", "unparked run", "archived, still in Redis", "session", "lane", "worker"}
 )
 _ID_WIDTH = 40  # of a column of ids at a terminal: a UUID is whole, and half of 80 columns is left
+_SECRETS = re.compile(r"(?<=://)[^\s)'\"]+|(?<=password=)[^\s)'\"]+|[^\s('\"/]+(?=@)")
 _ANY_WIDTH = 100_000  # nothing is cut off or wrapped for a program that reads
 
 
@@ -79,6 +82,11 @@ def say(text: str) -> None:
 def error_text(error: BaseException) -> str:
     """What an error says, on one line, without the next step of a program's call, which is none of a command's."""
     return " ".join((error.reason if isinstance(error, StoreUnavailable) else str(error)).split())
+
+
+def without_passwords(text: str) -> str:
+    """The text without what stands behind ``://`` and ``password=``, and before ``@``."""
+    return _SECRETS.sub("…", text)
 
 
 def emit_json(document: Any, *, on_one_line: bool = False) -> None:

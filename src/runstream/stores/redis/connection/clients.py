@@ -94,7 +94,8 @@ def _client_options(url: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError, AttributeError, redis.RedisError) as error:
         # neither the URL nor redis-py's own message: both may contain the password
-        names = ", ".join(name for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True))
+        query = parse_qsl(url.partition("?")[2], keep_blank_values=True)
+        names = ", ".join(name for name, text in query if "@" not in name + text)
         raise ConfigurationError(
             f"redis-py does not take this {url.partition(':')[0]}: URL ({type(error).__name__});"
             f" see its host, its port and the options in its query ({names or 'it has none'})"

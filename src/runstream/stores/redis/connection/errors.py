@@ -52,9 +52,14 @@ _DAMAGE_TEXT = re.compile(
 _RIGHT_TEXT = re.compile(r"no permissions to run|can't run this command|[Uu]nknown .*command")
 _IN_SCRIPT = re.compile(r"[Uu]nknown .*from (Lua )?script|can't run this command|ACL failure in script")
 _NONE_FREE = "No connection available"  # redis-py's BlockingConnectionPool says so by a plain ConnectionError
+_UNKNOWN = "unknown command"
 _NO_DATABASE = "DB index is out of range"
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
+_CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # parts of the names of alerts
+_OWN_CERTIFICATE = "a certificate that the server takes goes with ?ssl_certfile=FILE&ssl_keyfile=FILE in the URL"
 _PLAIN_PORT = "where the port is not for TLS, write redis:// in place of rediss://, or give the port that is"
+# what it was called with, which in AUTH and HELLO is the password
+_ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 _FULL_TEXT = re.compile(r"\bOOM\b|used memory > 'maxmemory'")
 
 
@@ -105,7 +110,16 @@ def breaks_connection(reply: object) -> bool:
 
 def translate(error: Exception, *, is_tls: bool = False) -> RunstreamError:
     """The error of runstream for one of redis-py or of the operating system; ``is_tls``: the client speaks TLS."""
+    _hide_arguments(error)
     return _refusal(error) or _unavailable(error, is_tls)
+
+
+def _hide_arguments(error: BaseException | None) -> None:
+    """Take out of an error, and of those that it comes from, what an unknown command was called with."""
+    while error is not None:
+        if _ARGUMENTS.search(str(error)):
+            error.args = (_ARGUMENTS.sub("", str(error)),)
+        error = error.__cause__ or error.__context__
 
 
 def _refusal(error: Exception) -> ConfigurationError | None:
@@ -119,7 +133,8 @@ def _refusal(error: Exception) -> ConfigurationError | None:
             f"the server has no database of that number ({error}): most have 0 to 15, a cluster has 0 alone; give"
             " one that is there (redis://HOST:PORT/0), and separate what shares it by namespaces (?namespace=dev)"
         )
-    if isinstance(error, exceptions.ResponseError) and not is_passing(error) and not is_full(error):
+    is_answer = isinstance(error, exceptions.ResponseError) and not is_passing(error) and not is_full(error)
+    if is_answer or _UNKNOWN in str(error):  # of an asyncio client it is a ConnectionError
         return _refused(error)
     return _tls_refusal(error)
 
@@ -153,6 +168,12 @@ def _unavailable(error: Exception, is_tls: bool) -> StoreUnavailable:
             f"the cluster is not whole ({said}): see CLUSTER INFO, and CLUSTER NODES for what has failed",
             next_step=SEND_AGAIN,
         )
+    if is_tls and isinstance(_tls_cause(error), ssl.SSLEOFError):  # an alert that came before it is not read
+        return StoreUnavailable(
+            f"the server has ended the TLS connection ({said}): it goes down, or it wants a certificate of the"
+            f" client, or another one; {_OWN_CERTIFICATE}",
+            next_step=SEND_AGAIN,
+        )
     is_answer = isinstance(error, exceptions.ResponseError | exceptions.BusyLoadingError)
     what = "the server refuses it for now" if is_answer else "cannot reach the server"
     return StoreUnavailable(f"{what}: {said}", next_step=SEND_AGAIN)
@@ -160,9 +181,7 @@ def _unavailable(error: Exception, is_tls: bool) -> StoreUnavailable:
 
 def _tls_refusal(error: BaseException) -> ConfigurationError | None:
     """What is wrong if a TLS connection can never come about in this way; None if that is not known."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError):
-        cause = cause.__cause__ or cause.__context__
+    cause = _tls_cause(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return ConfigurationError(
             f"the server's certificate is refused: {cause.verify_message.rstrip('.')}; name the authority that"
@@ -170,17 +189,30 @@ def _tls_refusal(error: BaseException) -> ConfigurationError | None:
         )
     if cause is not None and cause.reason in _NO_TLS:
         return ConfigurationError(f"the server does not speak TLS ({cause.reason}): {_PLAIN_PORT}")
+    _, _, alert = (getattr(cause, "reason", None) or "").partition("_ALERT_")
+    if any(part in alert for part in _CERTIFICATE_ALERTS):
+        return ConfigurationError(
+            f"the server refuses the client's certificate, or its want of one ({alert}): {_OWN_CERTIFICATE}"
+        )
     return None
 
 
-def _refused(error: exceptions.ResponseError) -> ConfigurationError:
+def _tls_cause(error: BaseException) -> ssl.SSLError | None:
+    """The error of TLS that an error comes from; None if it comes from none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def _refused(error: Exception) -> ConfigurationError:
     text = str(error)
     if isinstance(error, exceptions.AskError):  # MovedError is one too
         return ConfigurationError(
             f"the key lies at another server of a cluster ({text}), and this client knows one server only: open it"
             " as redis+cluster://HOST:PORT, or pass a redis.RedisCluster"
         )
-    if "unknown command" in text and "HELLO" in text:
+    if _UNKNOWN in text and "HELLO" in text:
         return ConfigurationError(
             f"the server is older than Redis 6 ({text}); runstream needs Redis 6.2 or Valkey"
         )

@@ -82,6 +82,11 @@ def check_url_options(url: str) -> None:
     parts = urlsplit(url)
     options = _OPTIONS[parts.scheme]
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in options and "@" in name + text:  # it is not shown: it may be the end of a password
+            raise ConfigurationError(
+                f"{parts.scheme}: has no option with an @ in it, as stands behind the ? of this URL; in a password"
+                " write ? as %3F"
+            )
         if name not in options:
             why = " without TLS (write rediss://)" if name in _TLS else ""
             raise ConfigurationError(
@@ -95,6 +100,8 @@ def check_url_options(url: str) -> None:
             is_taken = False
         if not is_taken:
             raise ConfigurationError(f"option {name} in the URL does not read: {what_to_pass}")
+    if parts.scheme == "rediss":
+        _check_certificates(dict(parse_qsl(parts.query)))
     database = parts.path.strip("/")
     if parts.scheme != "unix" and database and not database.isdecimal():
         raise ConfigurationError(
@@ -112,3 +119,25 @@ def addresses_in(hosts: str, port: int) -> tuple[tuple[str, int], ...] | None:
         except ValueError:
             return None
     return tuple(found) if all(host for host, _ in found) else None
+
+
+def _check_certificates(options: Mapping[str, str]) -> None:
+    """Raise ConfigurationError for certificates that cannot be used. OpenSSL would ask a person for a password."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authorities, own, key = map(options.get, ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
+    try:
+        if authorities is not None:
+            context.load_verify_locations(authorities)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigurationError(f"option ssl_ca_certs in the URL: no certificates in PEM ({error})") from error
+    if own is None:
+        if key is not None:
+            raise ConfigurationError("option ssl_keyfile in the URL is the key of ssl_certfile: pass that, too")
+        return
+    try:
+        context.load_cert_chain(own, key, options.get("ssl_password", ""))
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigurationError(
+            "options ssl_certfile and ssl_keyfile in the URL: no certificate in PEM with its own key, or a key"
+            f" that ssl_password does not open ({error})"
+        ) from error
