@@ -29,17 +29,14 @@ from runstream.stores.lifecycle import own, own_async, place_at, place_like, reo
 from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.options import StoreOptions, options_in_url
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer, rejoin_after_fork
-from runstream.stores.redis.connection.cluster_clients import CLUSTER_SCHEMES
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
-from runstream.stores.redis.connection.sentinel import SENTINEL_SCHEMES
-from runstream.stores.redis.connection.topology import open_async_transport, open_transport
+from runstream.stores.redis.connection.topology import SERVER_SCHEMES, open_async_transport, open_transport
 from runstream.stores.redis.connection.transport import Transport
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 from runstream.stores.urls import check_is_text, path_in, split_query, url_in, with_path
 
 __all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async", "open_server"]
 
-SERVER_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES)
 ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 _PATHS = ("embedded", *ARCHIVE_SCHEMES)
 _SCHEMES = (*SERVER_SCHEMES, *_PATHS, "fake", "memory")

@@ -28,10 +28,21 @@ from runstream.stores.redis.connection.cluster_clients import (
     like_cluster,
     of_url,
 )
+from runstream.stores.redis.connection.sentinel import SENTINEL_SCHEMES
 from runstream.stores.redis.connection.single import AsyncSingleServerTransport, SingleServerTransport
 from runstream.stores.redis.connection.transport import AsyncTransport, Transport
 
-__all__ = ["async_transport_of", "has_own_connections", "open_async_transport", "open_transport", "transport_of"]
+__all__ = [
+    "SERVER_SCHEMES",
+    "async_transport_of",
+    "has_own_connections",
+    "open_async_transport",
+    "open_transport",
+    "transport_of",
+]
+
+SERVER_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES)
+"""Of URLs that lead to servers somewhere else."""
 
 _FAKE = "fake:"
 
