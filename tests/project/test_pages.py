@@ -18,7 +18,7 @@ from purpose_agent.runtime.checkpoint import SQLiteCheckpointer as ForeignCheckp
 from runstream import JSONLCheckpointer, SQLiteCheckpointer
 from runstream.stores.redis.namespace import namespace_of
 from tests.project.test_project import check_command_line
-from tests.support.commands import QUIET, Place, run
+from tests.support.commands import Place, run, shell_environment
 from tests.support.servers import DEADLINE_SECONDS, eventually, needs_embedded_server, needs_server
 
 ROOT = Path(__file__).parents[2]
@@ -79,12 +79,14 @@ def test_the_examples_of_a_page_run_as_they_stand(
         "docs/tags.md",
         "docs/langgraph.md",
         "docs/monitoring.md",
+        "docs/workers.md",
+        "docs/backup.md",
     ],
 )
 def test_the_commands_of_a_page_are_commands(page: str) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
     lines = [
-        shlex.split(line.partition(" | ")[0], comments=True) for block in blocks for line in block.splitlines()
+        shlex.split(re.split(" [|&] ", line)[0], comments=True) for block in blocks for line in block.splitlines()
     ]
     commands = [line[1:] for line in lines if line[:1] == ["runstream"]]
     assert commands
@@ -134,22 +136,13 @@ def test_an_archive_is_added_by_the_steps_of_the_page_while_archiving_goes_on(tm
     with closing(Place(tmp_path)) as place, (tmp_path / "said").open("w") as err:
         place.emit("r", 5)
         assert run("drain", "--url", place.url, "--to", f"sqlite:{tmp_path}/runs.db", "--once").code == 0
-        shim = tmp_path / "bin" / "runstream"
-        shim.parent.mkdir()
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m runstream "$@"\n', encoding="utf-8")
-        shim.chmod(0o755)
         script = subprocess.Popen(
             ["bash", "-ec", f"{steps}\nread _ || kill $new\nwait $new"],
             cwd=tmp_path,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=err,
-            env={
-                **QUIET,
-                "RUNSTREAM_URL": place.url,
-                "PATH": f"{shim.parent}:{os.environ['PATH']}",
-                "PYTHONPATH": str(ROOT / "src"),
-            },
+            env=shell_environment(tmp_path, place.url),
             start_new_session=True,
         )
         try:

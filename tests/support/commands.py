@@ -23,6 +23,7 @@ import typer.testing
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import runstream
 from runstream import EventKind, PAEvent, RedisCheckpointer, connect, create_event
 from runstream.cli import app
 from tests.support.operations import session_of
@@ -52,6 +53,17 @@ class Said:
     @property
     def document(self) -> Any:
         return json.loads(self.out)
+
+
+def shell_environment(directory: Path, url: str) -> dict[str, str]:
+    """The environment of a shell that finds ``runstream``, this one, and has RUNSTREAM_URL set."""
+    shim = directory / "bin" / "runstream"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m runstream "$@"\n', encoding="utf-8")
+    shim.chmod(0o755)
+    source = Path(runstream.__file__).parents[1]
+    path = f"{shim.parent}:{os.environ['PATH']}"
+    return {**QUIET, "RUNSTREAM_URL": url, "PATH": path, "PYTHONPATH": str(source)}
 
 
 def command(*arguments: str) -> list[str]:
