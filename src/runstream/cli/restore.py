@@ -69,8 +69,8 @@ def restore(
             metavar="REDIS",
             envvar="RUNSTREAM_URL",
             callback=read_url,
-            help="The Redis store: redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR."
-            " @FILE: the URL in that file.",
+            help="The Redis store: redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or"
+            " embedded:DIR. @FILE: the URL in that file.",
             show_default=False,
         ),
     ] = None,

@@ -225,9 +225,7 @@ def test_what_has_moved_ahead_of_its_slot_is_asked_for_there(one_slot: Callable[
     assert perform(store, ask()) == before
 
 
-def test_what_needs_more_than_has_moved_is_refused_as_a_whole(
-    one_slot: Callable[..., Store], mover: Mover
-) -> None:
+def test_what_needs_more_than_has_moved_is_refused_whole(one_slot: Callable[..., Store], mover: Mover) -> None:
     """And is applied once when it is sent again."""
     store = one_slot(retry_seconds=0)
     store.append("r", [make_event("r", 1), make_event("r", 2)])

@@ -61,7 +61,8 @@ Url = Annotated[
         "--url",
         envvar="RUNSTREAM_URL",
         callback=read_url,
-        help="The store: redis://, rediss://, unix://, redis+sentinel://, embedded:DIR, sqlite:PATH or jsonl:DIR;"
+        help="The store: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, embedded:DIR,"
+        " sqlite:PATH or jsonl:DIR;"
         " options may stand in its query (?namespace=dev). @FILE: the URL in that file.",
         show_default=False,
     ),
@@ -94,7 +95,7 @@ HotUrl = Annotated[
         "--url",
         envvar="RUNSTREAM_URL",
         callback=read_url,
-        help="The Redis store: redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR;"
+        help="The Redis store: redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or embedded:DIR;"
         " options may stand in its query (?namespace=dev). @FILE: the URL in that file.",
         show_default=False,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
@@ -80,6 +80,7 @@ class ClusterTransport:
     def _server(self, address: Address) -> SingleServerTransport:
         found = self._servers.get(address)
         if found is None:
+            self._servers = _without_gone(self._servers, self._router)
             made = SingleServerTransport(self._make(address), is_of_cluster=True)
             found = self._servers.setdefault(address, made)  # one step, if several threads come at once
         return found
@@ -156,6 +157,7 @@ class AsyncClusterTransport:
     def _server(self, address: Address) -> AsyncSingleServerTransport:
         found = self._servers.get(address)
         if found is None:
+            self._servers = _without_gone(self._servers, self._router)
             made = AsyncSingleServerTransport.over(partial(self._make, address), is_of_cluster=True)
             found = self._servers.setdefault(address, made)
         return found
@@ -192,3 +194,9 @@ class AsyncClusterTransport:
         """Close the connections to all servers, and those of followers."""
         for server in tuple(self._servers.values()):
             await server.close()
+
+
+def _without_gone(servers: Mapping[Address, T], router: Router) -> dict[Address, T]:
+    """Without those that have left the cluster: their connections go with the last exchange that uses them."""
+    known = router.known
+    return {address: server for address, server in tuple(servers.items()) if address in known}

@@ -12,7 +12,7 @@ answers. The two transports (:mod:`~runstream.stores.redis.connection.cluster`) 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from redis import exceptions
@@ -176,6 +176,11 @@ class Router:
                 yield from self.slots(address)
             parts = [_Part(self._place(*one), not one.is_moved, indexes) for one, indexes in answers.next()]
         raise answers.unsettled("its servers do not agree on which of them has it")
+
+    @property
+    def known(self) -> Collection[Address]:
+        """All servers that are known, replicas among them."""
+        return {*self._startup, *(() if self._slots is None else self._slots.nodes)}
 
     def address_of(self, key: str) -> Routing[Address]:
         """Who has a key."""

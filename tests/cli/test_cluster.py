@@ -1,0 +1,129 @@
+"""Every command over a cluster, and a namespace that moves to more partitions by the steps of the page."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from runstream import SQLiteCheckpointer, connect
+from runstream.cli import app
+from runstream.stores.redis.connection.slots import slot_of_key
+from runstream.stores.redis.namespace import namespace_of
+from tests.support.backends import Backend
+from tests.support.cluster import ClusterBackend
+from tests.support.commands import Said, run
+from tests.support.kinds import CLUSTER
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import needs_server
+
+pytestmark = needs_server
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/operations.md").read_text("utf-8")
+RUNS = [f"run{number}" for number in range(12)]
+NO_SERVER = {"demo", "agent"}
+"""These start a server of their own."""
+SLOTS = 16_384
+
+
+@pytest.fixture
+def backend(make_backend: Callable[[str], Backend]) -> ClusterBackend:
+    made = make_backend(*CLUSTER)
+    assert isinstance(made, ClusterBackend)
+    return made
+
+
+def test_every_command_works_on_a_cluster(backend: ClusterBackend, tmp_path: Path) -> None:
+    url, archive = f"{backend.cluster.url}?namespace={backend.namespace}", f"sqlite:{tmp_path}/a.db"
+    called: set[str] = set()
+
+    def do(name: str, *arguments: str, code: int = 0, where: str = "--url") -> Said:
+        called.add(name)
+        said = run(name, *arguments, where, url)
+        assert said.code == code, (name, said.out, said.err)
+        return said
+
+    with connect(url) as store:
+        for run_id in RUNS:
+            store.append(run_id, make_events(run_id, 4), snapshot=make_state(run_id))
+        with store.open_run("asks") as agent:
+            agent.pause("Ship it?")
+    assert all(run_id in do("runs").out for run_id in RUNS)
+    do("answer", "asks", "yes")
+    do("cancel", "asks")
+    do("fork", RUNS[0], "branch", "--at", "2")
+    do("diff", RUNS[0], "branch")
+    do("tail", RUNS[1], "--idle-timeout", "0.1", code=1)
+    do("export", RUNS[1], "--to", f"{tmp_path}/run.jsonl")
+    do("drain", "--to", archive, "--once", "--trim", "never")
+    assert "runs" in do("status", "--check").out
+    do("archives")
+    do("trim", RUNS[2], "--policy", "archived")
+    do("show", RUNS[2], "--archive", archive)
+    do("resolve", RUNS[3])
+    do("unpark", "--all")
+    do("erase", RUNS[4], "--offset", "1", "--drop-snapshots")
+    do("truncate", RUNS[5], "--before", "2")
+    do("drain", "--to", archive, "--once")
+    do("erasures", RUNS[4])
+    do("verify", "--archive", archive)
+    do("restore", RUNS[2], "--from", archive, where="--to")
+    with SQLiteCheckpointer[Any, Any](tmp_path / "other.db") as other:
+        other.append("imported", [make_event("imported", 1)])
+    do("import", f"{tmp_path}/other.db")
+    called.add("quarantine")  # of an archive alone
+    assert "imported" in do("runs").out
+    commands: Any = get_command(app)
+    assert called == set(commands.commands) - NO_SERVER
+
+
+def test_a_namespace_moves_to_more_partitions_by_the_steps_of_the_page(
+    backend: ClusterBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is there afterwards, under more partitions, and goes on."""
+    monkeypatch.chdir(tmp_path)
+    old, new = f"{backend.cluster.url}?namespace={backend.namespace}", f"{backend.cluster.url}"
+    monkeypatch.setenv("OLD", old)
+    monkeypatch.setenv("NEW", new)
+    events: dict[str, list[Any]] = {}
+    states = {run_id: make_state(run_id) for run_id in RUNS}
+    with connect(old) as store:
+        for run_id in RUNS:
+            keys = [f"{run_id}/{number}" for number in range(4)]
+            store.append(run_id, make_events(run_id, 4), keys=keys, snapshot=states[run_id])
+            events[run_id] = list(store.read(run_id))
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (steps,) = (block for block in blocks if "$NEW" in block)
+    moved = f"{backend.namespace}.moved"
+    for line in steps.replace("namespace=agents", f"namespace={moved}").splitlines():
+        said = run(*shlex.split(os.path.expandvars(line))[1:])
+        assert said.code == 0, (line, said.out, said.err)
+    try:
+        with connect(f"{new}?namespace={moved}", archive="sqlite:runs.db") as store:
+            for run_id in RUNS:
+                assert list(store.read(run_id)) == events[run_id]
+                assert store.append(run_id, [make_event(run_id, 5)], keys=[f"{run_id}/0"])[:2] == (1, 1)
+                assert store.append(run_id, [make_event(run_id, 5)])[:2] == (5, 5)
+                assert store.load_latest(run_id) == states[run_id]
+        with connect(f"{new}?namespace={moved}") as hot:
+            assert namespace_of(hot).status().partitions == 64
+    finally:
+        there = ClusterBackend(backend.cluster, moved)
+        there.close()
+
+
+def test_the_table_of_partitions_is_what_slots_give() -> None:
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+)(?:: ([\d.]+) times[^|]*)? \|$", PAGE, re.MULTILINE)
+    assert len(rows) == 6
+    for servers, partitions, fullest, times in rows:
+        count, size = int(servers), int(partitions)
+        by_server = Counter(slot_of_key(f"{{runstream:{number}}}") * count // SLOTS for number in range(size))
+        assert max(by_server.values()) == int(fullest)
+        assert times == "" or float(times) == round(int(fullest) * count / size, 2)
