@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -28,8 +29,8 @@ pytestmark = needs_server
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text("utf-8")
 RUNS = [f"run{number}" for number in range(12)]
-NO_SERVER = {"demo", "agent"}
-"""These start a server of their own."""
+NO_SERVER = {"acl", "demo", "agent"}
+"""These call none, or start one of their own."""
 SLOTS = 16_384
 
 
@@ -38,6 +39,10 @@ def backend(make_backend: Callable[[str], Backend]) -> ClusterBackend:
     made = make_backend(*CLUSTER)
     assert isinstance(made, ClusterBackend)
     return made
+
+
+def addresses(backend: ClusterBackend) -> list[str]:
+    return backend.cluster.url.partition("://")[2].split(",")
 
 
 def test_every_command_works_on_a_cluster(backend: ClusterBackend, tmp_path: Path) -> None:
@@ -78,6 +83,9 @@ def test_every_command_works_on_a_cluster(backend: ClusterBackend, tmp_path: Pat
     with SQLiteCheckpointer[Any, Any](tmp_path / "other.db") as other:
         other.append("imported", [make_event("imported", 1)])
     do("import", f"{tmp_path}/other.db")
+    examined = json.loads(do("doctor", "--samples", "5", "--json", code=5).out)["nodes"]
+    assert {node["place"] for node in examined} == {f"redis://{one}/0" for one in addresses(backend)}
+    assert all(node["latency"]["samples"] == 5 for node in examined)
     called.add("quarantine")  # of an archive alone
     assert "imported" in do("runs").out
     commands: Any = get_command(app)

@@ -194,7 +194,7 @@ def test_what_is_left_of_one_that_was_killed_expires(make_backend: Callable[[str
     backend = make_backend(REAL[0])
     store = backend.open()
     assert isinstance(store, RedisCheckpointer)
-    trial = Trial(backend.namespace, 1.0, is_fake=False)
+    trial = Trial(backend.namespace, 1.0, lambda _: True, is_fake=False)
     driver: SyncDriver = store._driver
     runner = SyncRunner(driver.exchange)
     runner.run(trial.open())

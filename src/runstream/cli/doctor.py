@@ -48,7 +48,7 @@ class _Node:
         return {
             "place": self.facts.place,
             "severity": str(self.severity),
-            "findings": [{**one._asdict(), "severity": str(one.severity)} for one in self.findings],
+            "findings": [_plain(one) for one in self.findings],
             "latency": None if latency is None else latency._asdict(),
             "clock": None if clock is None else clock._asdict(),
             "durability": dict(self.facts.levels),
@@ -65,6 +65,10 @@ class _Node:
                 screen.print(f"\n{one.severity}: {one.check}: {one.without or one.found}")
                 for line in one.mends:
                     screen.print(f"  {line}", soft_wrap=True)  # a line that is copied stays one
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    return {**finding._asdict(), "severity": str(finding.severity), "mends": list(finding.mends)}
 
 
 def doctor(
@@ -86,7 +90,8 @@ def doctor(
 
     The latency is that of appends, at the URL's durability, in a namespace that is there for this alone and is
     removed again; so are the levels of durability tried. They take three seconds at most, and nothing of the URL's
-    namespace is touched. A user who may not write, and a replica, are not tried.
+    namespace is touched. A user who may not write, and a replica, are not tried. Of a cluster (redis+cluster://)
+    each server that has slots is examined.
 
     An error, with which runs are lost, are not safe or cannot be written, is exit code 1; a warning, if there is
     nothing worse, exit code 5. Notes are exit code 0.
@@ -95,13 +100,13 @@ def doctor(
     check_is_there(target)
     with open_server(target) as (transport, place, options):
         asked = Asked.of(options, samples)
-        facts = examine(transport, place, asked)
-    nodes = [_Node(facts, judge(facts))]
+        nodes = [_Node(facts, judge(facts)) for facts in examine(transport, place, asked)]
     severity = max(node.severity for node in nodes)
     if as_json:
         emit_json({"severity": str(severity), "nodes": [node.to_dict() for node in nodes]})
     else:
-        for node in nodes:
+        for number, node in enumerate(nodes):
+            console(sys.stdout).print("\n" * bool(number), end="")
             node.print()
     if severity in _CODES:
         raise typer.Exit(_CODES[severity])

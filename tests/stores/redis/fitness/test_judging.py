@@ -68,7 +68,7 @@ CASES: Mapping[str, tuple[dict[str, str], dict[str, str], dict[str, Any], Severi
         ERROR,
         ["give the address of the primary, 10.0.0.1:6379"],
     ),
-    "topology: a cluster": ({"cluster_enabled": "1"}, {}, {}, ERROR, ["use a server that is no cluster"]),
+    "topology: a cluster": ({"cluster_enabled": "1"}, {}, {}, ERROR, ["write redis+cluster://"]),
     "topology: sentinels": ({}, {}, {"place": "redis+sentinel://localhost:26379/m"}, OK, []),
     "persistence: none": (NO_FILE, {"save": ""}, {}, WARNING, ["CONFIG SET appendonly yes"]),
     "persistence: snapshots": (NO_FILE, {}, {}, WARNING, ["CONFIG SET appendonly yes"]),

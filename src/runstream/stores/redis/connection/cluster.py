@@ -101,7 +101,15 @@ class ClusterTransport:
 
     def _watch(self, tag: str) -> followers_hub.Watch:
         """What waits for a partition, at whichever server has it."""
-        return self._server(self._route(self._router.address_of(tag))).hub.watch(tag)
+        return self.server_of(tag).hub.watch(tag)
+
+    def servers(self) -> Sequence[SingleServerTransport]:
+        """Those that have slots."""
+        return [self._server(address) for address in self._route(self._router.slots()).primaries]
+
+    def server_of(self, tag: str) -> SingleServerTransport:
+        """Whichever has the keys with a hash tag."""
+        return self._server(self._route(self._router.address_of(tag)))
 
     def turn(self) -> AbstractContextManager[object]:
         """What a follower is in while it sends."""

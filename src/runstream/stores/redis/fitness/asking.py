@@ -8,7 +8,7 @@ from runstream.model.clock import unix_seconds
 from runstream.model.identifiers import random_token
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.fitness.facts import DENIED, UNKNOWN, Clock, Missing
-from runstream.stores.redis.keys import Keys, RunKeys
+from runstream.stores.redis.keys import PartitionKeys, RunKeys
 from runstream.stores.redis.replies import parse_info, parse_texts
 from runstream.stores.redis.scripts.library import RIGHTS, SCRIPT
 from runstream.stores.redis.scripts.script import script_call
@@ -58,7 +58,7 @@ def _beside_scripts(key: str) -> Mapping[str, Sequence[Command]]:
             (b"ZSCORE", key, b"x"),
         ),
         "drain": (
-            (b"SCAN", 0, b"MATCH", key, b"COUNT", 1),
+            (b"SCAN", b"0", b"MATCH", key, b"COUNT", 1),
             (b"ZCARD", key),
             (b"ZCOUNT", key, *scores),
             (b"ZRANGE", key, 0, 0),
@@ -112,21 +112,20 @@ def ask_scripts() -> Operation[str]:
     return _why(reply) if isinstance(reply, Refusal) else ""
 
 
-def ask_rights(namespace: str, *, by_scripts: bool) -> Operation[Mapping[str, Missing]]:
+def ask_rights(partition: PartitionKeys, *, by_scripts: bool) -> Operation[Mapping[str, Missing]]:
     """What cannot be called of what each kind of work needs.
 
     Args:
-        namespace: The namespace in which it is to be called, on keys that are not there.
+        partition: The partition in which it is to be called, on keys that are not there.
         by_scripts: Whether scripts can be run; else only what is called beside them is asked for.
 
     Raises:
         RunstreamError: The server could not say.
     """
     missing: dict[str, dict[str, str]] = {}
-    partition = Keys(namespace, 1).partitions[0]
     for work, commands in _beside_scripts(RunKeys(partition, random_token()).meta).items():
-        replies = yield Exchange(commands, permissive=True)
-        for command, reply in zip(commands, replies, strict=True):
+        for command in commands:  # one by one: of a cluster, SCAN goes alone
+            (reply,) = yield Exchange([command], permissive=True)
             if isinstance(reply, Refusal):
                 missing.setdefault(work, {})[command[0].decode()] = _why(reply)
     if by_scripts:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 from runstream.model.durability import Durability
 from runstream.model.errors import RunstreamError
+from runstream.operations.operation import Exchange, Replies
 from runstream.operations.runners import SyncRunner
+from runstream.stores.redis.connection.cluster import ClusterTransport
 from runstream.stores.redis.connection.driver import DEFAULT_RETRY_SECONDS, SyncDriver
+from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.connection.transport import Transport
 from runstream.stores.redis.fitness.asking import ask_clock, ask_rights, ask_scripts, ask_settings
 from runstream.stores.redis.fitness.facts import Latency, ServerFacts
 from runstream.stores.redis.fitness.trying import Trial
-from runstream.stores.redis.keys import check_namespace
+from runstream.stores.redis.keys import Keys, check_namespace
 
 __all__ = ["Asked", "examine"]
+
+_PARTITIONS = 1024  # so many are tried for one that a server of a cluster has
 
 
 class Asked(NamedTuple):
@@ -44,8 +50,8 @@ class Asked(NamedTuple):
         return cls(namespace, durability, samples, options.get("retry_seconds", DEFAULT_RETRY_SECONDS))
 
 
-def examine(transport: Transport, place: str, asked: Asked) -> ServerFacts:
-    """Find out all that can be known of a server.
+def examine(transport: Transport, place: str, asked: Asked) -> Sequence[ServerFacts]:
+    """Find out all that can be known of a server, or of each that has slots of a cluster.
 
     Args:
         transport: The way to it.
@@ -56,14 +62,28 @@ def examine(transport: Transport, place: str, asked: Asked) -> ServerFacts:
         ConfigurationError: It cannot be asked anything.
         StoreUnavailable: It cannot be reached.
     """
+    if not isinstance(transport, ClusterTransport):
+        return [_examine(transport, place, asked, lambda _: True)]
+    return [_examine(transport, one.place, asked, partial(_has, transport, one)) for one in transport.servers()]
+
+
+def _has(cluster: ClusterTransport, server: SingleServerTransport, tag: str) -> bool:
+    """Whether a server of a cluster has the keys with a hash tag."""
+    return cluster.server_of(tag) is server
+
+
+def _examine(transport: Transport, place: str, asked: Asked, is_there: Callable[[str], bool]) -> ServerFacts:
+    """Find out all of the server that has the keys with these hash tags."""
     driver = SyncDriver(transport, asked.retry_seconds)
-    info, config, hidden, client = SyncRunner(driver.exchange).run(ask_settings())
-    once = SyncRunner(driver.exchange_once)
+    trial = Trial(asked.namespace, transport.max_block_seconds, is_there, is_fake=transport.is_fake)
+    info, config, hidden, client = _asking(driver.exchange, trial).run(ask_settings())
+    once = _asking(driver.exchange_once, trial)
     facts = ServerFacts(
         place=place,
         user=client.get("user", "default"),
         database=int(client["db"]) if client.get("db", "").isdigit() else None,
         is_fake=transport.is_fake,
+        is_of_cluster=isinstance(transport, ClusterTransport),
         info=info,
         config=config,
         hidden={} if transport.is_fake else hidden,
@@ -71,12 +91,21 @@ def examine(transport: Transport, place: str, asked: Asked) -> ServerFacts:
         no_scripts=once.run(ask_scripts()),
         durability=asked.durability,
     )
+    partition = next((one for one in Keys(asked.namespace, _PARTITIONS).partitions if is_there(one.tag)), None)
     try:
-        facts = replace(facts, rights=once.run(ask_rights(asked.namespace, by_scripts=not facts.no_scripts)))
+        if partition is None:
+            facts = replace(facts, rights_unknown="no partition of the namespace lies there")
+        else:
+            facts = replace(facts, rights=once.run(ask_rights(partition, by_scripts=not facts.no_scripts)))
     except RunstreamError as error:
         facts = replace(facts, rights_unknown=_reason(error))
     why_not = _why_not(facts, asked.samples)
-    return replace(facts, not_appended=why_not) if why_not else _tried(once, transport, facts, asked)
+    return replace(facts, not_appended=why_not) if why_not else _tried(once, trial, facts, asked)
+
+
+def _asking(send: Callable[[Exchange], Replies], trial: Trial) -> SyncRunner:
+    """Asks the server that has what is tried: what has no key goes there, too."""
+    return SyncRunner(lambda exchange: send(exchange._replace(near=trial.tag)))
 
 
 def _why_not(facts: ServerFacts, samples: int) -> str:
@@ -90,9 +119,8 @@ def _why_not(facts: ServerFacts, samples: int) -> str:
     return ""
 
 
-def _tried(once: SyncRunner, transport: Transport, facts: ServerFacts, asked: Asked) -> ServerFacts:
+def _tried(once: SyncRunner, trial: Trial, facts: ServerFacts, asked: Asked) -> ServerFacts:
     """The facts, with what appends have shown."""
-    trial = Trial(asked.namespace, transport.max_block_seconds, is_fake=transport.is_fake)
     try:
         if not once.run(trial.is_allowed()):
             why = f"user {facts.user!r} may not use keys of a namespace for it"

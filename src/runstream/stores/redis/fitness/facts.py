@@ -51,6 +51,7 @@ class ServerFacts:
         user: As whom it was asked.
         database: The number of the database; None if it does not say.
         is_fake: Whether it is fakeredis.
+        is_of_cluster: Whether it is reached as one of several servers, by what they say of each other.
         info: What INFO tells, by name; nothing where that is hidden.
         config: What CONFIG GET tells, by name, as far as it tells.
         hidden: Whether a command that tells nothing is denied to the user or unknown to the server, by its name.
@@ -70,6 +71,7 @@ class ServerFacts:
     user: str = "default"
     database: int | None = None
     is_fake: bool = False
+    is_of_cluster: bool = False
     info: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
     hidden: Mapping[str, str] = field(default_factory=dict)

@@ -126,7 +126,7 @@ def replicas(facts: ServerFacts) -> Iterator[Finding]:
             Severity.NOTE,
             "none",
             "the loss of its machine or disk loses what is not archived",
-            ["on another server: REPLICAOF HOST PORT, of this one"],
+            [f"on another server: {_following(facts)}"],
         )
     elif not late:
         yield Finding(check, Severity.OK, f"{len(found)} connected, {_lag(facts)} behind")
@@ -179,10 +179,16 @@ def durability(facts: ServerFacts) -> Iterator[Finding]:
     )
 
 
+def _following(facts: ServerFacts) -> str:
+    """What makes a server a replica of this one."""
+    of_this_one = "CLUSTER REPLICATE ID" if facts.is_of_cluster else "REPLICAOF HOST PORT"
+    return f"{of_this_one}, of this one"
+
+
 def _lines_for(facts: ServerFacts, wanted: Durability) -> list[str]:
     """What lets the server give a level that it does not give."""
     if not wanted.fsync:
-        return [f"on {wanted.replicas - len(facts.replicas)} more servers: REPLICAOF HOST PORT, of this one"]
+        return [f"on {wanted.replicas - len(facts.replicas)} more servers: {_following(facts)}"]
     server, lines = server_version(facts.info), []
     if facts.info.get("aof_enabled") != "1":
         lines.append("CONFIG SET appendonly yes")

@@ -60,16 +60,17 @@ def topology(facts: ServerFacts) -> Iterator[Finding]:
             "it takes no writes",
             [f"give the address of the primary, {primary}"],
         )
-    elif info.get("cluster_enabled") == "1":
+    elif info.get("cluster_enabled") == "1" and not facts.is_of_cluster:
         yield Finding(
             check,
             Severity.ERROR,
-            "a node of a cluster",
-            "what lies at another node is not found",
-            ["use a server that is no cluster, or one node that has all slots"],
+            "a server of a cluster",
+            "what lies at another one is not found",
+            ["write redis+cluster:// in place of redis://"],
         )
     else:
         found = "the primary that sentinels name" if facts.is_watched else "one primary"
+        found = "a primary of a cluster" if facts.is_of_cluster else found
         yield Finding(check, Severity.OK, found)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
@@ -34,14 +35,18 @@ class Trial:
     Args:
         beside: The namespace whose rights it is to have: its name begins likewise, as the pattern of an ACL may.
         longest_wait: For how long the server may wait until a write is as durable as asked for, in seconds.
+        is_there: Whether the server that is tried has the keys with a hash tag.
         is_fake: Whether the server is fakeredis.
     """
 
-    def __init__(self, beside: str, longest_wait: float, *, is_fake: bool) -> None:
-        own = f"{_MARK}{random_token()}"
+    def __init__(
+        self, beside: str, longest_wait: float, is_there: Callable[[str], bool], *, is_fake: bool
+    ) -> None:
+        beside = beside[: _LONGEST_NAMESPACE - len(_MARK) - len(random_token())]
+        names = (f"{beside}{_MARK}{random_token()}" for _ in count())
         self._session: Session[PAEvent, Any] = Session.make(
             Codec(None, None, plain_data, DEFAULT_MAX_EVENT_BYTES),
-            beside[: _LONGEST_NAMESPACE - len(own)] + own,
+            next(name for name in names if is_there(Keys(name, 1).partitions[0].tag)),
             1,
             "primary",
             require_lease=False,
@@ -56,6 +61,11 @@ class Trial:
     def pattern(self) -> str:
         """What the names of the keys of such trials match."""
         return f"{{{self._session.namespace.partition(_MARK)[0]}{_MARK}*"
+
+    @property
+    def tag(self) -> str:
+        """The hash tag of all that it appends."""
+        return Keys(self._session.namespace, 1).partitions[0].tag
 
     def is_allowed(self) -> Operation[bool]:
         """Whether the user may use its keys."""
