@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from runstream import ConfigurationError, RunstreamError, StoreUnavailable, connect, connect_async
+from runstream.stores.redis.access import Role, acl_rule
 from tests.support.certificates import Authority, Pair, needs_tls
 from tests.support.commands import run
 from tests.support.samples import make_event, make_events
@@ -44,6 +45,8 @@ def place() -> Iterator[Place]:
         files = ["--tls-cert-file", own.certificate, "--tls-key-file", own.key]
         files += ["--tls-ca-cert-file", authority.certificate, "--tls-auth-clients", "yes"]
         node = Node("redis70", directory, "--tls-port", str(port), *files)
+        rule = acl_rule(Role.OPERATOR, "all", server=(7, 0))
+        node.raw.execute_command("ACL", "SETUSER", "operator", ">p", *rule)
         try:
             yield Place(
                 f"rediss://localhost:{port}?ssl_ca_certs={authority.certificate}&retry_seconds=0",
@@ -72,8 +75,8 @@ def opens(request: pytest.FixtureRequest) -> Callable[[str], Any]:
 
 
 def test_a_client_with_a_certificate_does_all(place: Place, tmp_path: Path) -> None:
-    """It writes, reads and follows, in both façades; a worker drains, and commands show it."""
-    url = place.url_with(place.client, "namespace=all")
+    """It writes, reads and follows, in both façades; a worker drains; all of it as a user with no more rights."""
+    url = place.url_with(place.client, "namespace=all").replace("localhost", "operator:p@localhost")
     with connect(url) as store, store.lease("r", owner="o") as lease:
         lease.save_events(make_events("r", 3))
         assert [item.offset for item in islice(store.follow("r"), 3)] == [1, 2, 3]

@@ -57,6 +57,7 @@ _NO_DATABASE = "DB index is out of range"
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
 _CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # parts of the names of alerts
 _OWN_CERTIFICATE = "a certificate that the server takes goes with ?ssl_certfile=FILE&ssl_keyfile=FILE in the URL"
+_ENDS = (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError)
 _PLAIN_PORT = "where the port is not for TLS, write redis:// in place of rediss://, or give the port that is"
 # what it was called with, which in AUTH and HELLO is the password
 _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
@@ -168,7 +169,7 @@ def _unavailable(error: Exception, is_tls: bool) -> StoreUnavailable:
             f"the cluster is not whole ({said}): see CLUSTER INFO, and CLUSTER NODES for what has failed",
             next_step=SEND_AGAIN,
         )
-    if is_tls and isinstance(_tls_cause(error), ssl.SSLEOFError):  # an alert that came before it is not read
+    if is_tls and _cause(error, *_ENDS) is not None:  # an alert that came before it may not have been read
         return StoreUnavailable(
             f"the server has ended the TLS connection ({said}): it goes down, or it wants a certificate of the"
             f" client, or another one; {_OWN_CERTIFICATE}",
@@ -181,15 +182,16 @@ def _unavailable(error: Exception, is_tls: bool) -> StoreUnavailable:
 
 def _tls_refusal(error: BaseException) -> ConfigurationError | None:
     """What is wrong if a TLS connection can never come about in this way; None if that is not known."""
-    cause = _tls_cause(error)
+    cause = _cause(error, ssl.SSLError)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return ConfigurationError(
             f"the server's certificate is refused: {cause.verify_message.rstrip('.')}; name the authority that"
             " signed it (?ssl_ca_certs=FILE in the URL), and the host as the certificate does"
         )
-    if cause is not None and cause.reason in _NO_TLS:
-        return ConfigurationError(f"the server does not speak TLS ({cause.reason}): {_PLAIN_PORT}")
-    _, _, alert = (getattr(cause, "reason", None) or "").partition("_ALERT_")
+    reason: str = getattr(cause, "reason", None) or ""
+    if reason in _NO_TLS:
+        return ConfigurationError(f"the server does not speak TLS ({reason}): {_PLAIN_PORT}")
+    _, _, alert = reason.partition("_ALERT_")
     if any(part in alert for part in _CERTIFICATE_ALERTS):
         return ConfigurationError(
             f"the server refuses the client's certificate, or its want of one ({alert}): {_OWN_CERTIFICATE}"
@@ -197,12 +199,11 @@ def _tls_refusal(error: BaseException) -> ConfigurationError | None:
     return None
 
 
-def _tls_cause(error: BaseException) -> ssl.SSLError | None:
-    """The error of TLS that an error comes from; None if it comes from none."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
+def _cause(error: BaseException | None, *kinds: type[BaseException]) -> BaseException | None:
+    """The error of one of these kinds that an error is, or comes from; None: it comes from none."""
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _refused(error: Exception) -> ConfigurationError:
