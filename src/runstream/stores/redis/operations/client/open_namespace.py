@@ -13,7 +13,7 @@ from runstream.stores.redis.operations.server_policy import check_policy
 from runstream.stores.redis.replies import parse_info, server_version
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["open_namespace"]
+__all__ = ["check_server", "open_namespace"]
 
 MINIMUM_VERSION = (6, 2)
 
@@ -37,7 +37,7 @@ def open_namespace(session: Session[E, S], *, is_fake: bool = False) -> Operatio
 def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
     info, time = yield Exchange([(b"INFO",), (b"TIME",)], permissive=True)
     if not is_fake:
-        _check_server(told := _told(info))
+        check_server(told := _told(info))
         yield from learn_confirmation(session, session.durability, told)
     if not isinstance(time, Refusal):  # so that the first append says when it was sent
         session.server_clock.update(b"%d%06d" % (int(time[0]), int(time[1])))
@@ -134,7 +134,8 @@ def _told(info: bytes | str | Refusal) -> Mapping[str, str]:
     return parse_info(info)
 
 
-def _check_server(info: Mapping[str, str]) -> None:
+def check_server(info: Mapping[str, str]) -> None:
+    """Raise ConfigurationError for a server that is too old, may evict keys or hides that, by its INFO."""
     server = server_version(info)
     if len(server.of_redis) == 2 and server.of_redis < MINIMUM_VERSION:
         raise ConfigurationError(
