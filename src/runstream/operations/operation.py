@@ -8,7 +8,7 @@ steps, sync or async, so that both share all but the waiting; operations compose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
@@ -30,11 +30,13 @@ __all__ = [
     "WaitAny",
     "blocking",
     "carried_resolution",
+    "carry_answers",
     "carry_resolution",
     "collect",
     "in_one_call",
     "mark_unsent",
     "pass_on",
+    "sent_again",
     "was_unsent",
 ]
 
@@ -61,8 +63,9 @@ class Exchange(NamedTuple):
     exchange to send after this one has failed: one whose replies are smaller; None: the same again. ``is_long``:
     its replies may be long, so that nobody else is to wait for them. ``confirm``: what tells how durable they are,
     sent behind them on the same connection, and again behind those that are sent again; its reply is one more, the
-    last. ``near`` is a key: what has none of its own is for the server that has that one; None: for
-    whichever the other commands go to, or, where none has a key, for every server there is.
+    last. ``near`` is a key: what has none of its own is for the server that has that one; None: for whichever the
+    other commands go to, or, where none has a key, for every server there is. ``answered`` are replies that it has
+    got of some of its servers, by the indexes of their commands, which are not sent again.
     """
 
     commands: Sequence[Command]
@@ -73,6 +76,7 @@ class Exchange(NamedTuple):
     is_long: bool = False
     confirm: Command | None = None
     near: str | None = None
+    answered: Mapping[int, Any] | None = None
 
 
 class Refusal(NamedTuple):
@@ -146,6 +150,7 @@ Stream: TypeAlias = Operation[None]
 
 _RESOLUTION = "_runstream_resolution"
 _UNSENT = "_runstream_unsent"
+_ANSWERED = "_runstream_answered"
 
 
 def mark_unsent(error: BaseException) -> None:
@@ -156,6 +161,19 @@ def mark_unsent(error: BaseException) -> None:
 def was_unsent(error: BaseException) -> bool:
     """Whether nothing was sent of the exchange that raised this error."""
     return _UNSENT in error.__dict__
+
+
+def carry_answers(error: BaseException, answered: Mapping[int, Any]) -> None:
+    """Let the error of an exchange with several servers carry the replies of some of them, by index."""
+    error.__dict__[_ANSWERED] = answered
+
+
+def sent_again(exchange: Exchange, error: BaseException) -> Exchange:
+    """What is sent after an exchange has failed with this error."""
+    if exchange.smaller:
+        return exchange.smaller()
+    answered: Mapping[int, Any] | None = error.__dict__.get(_ANSWERED)
+    return exchange if answered is None else exchange._replace(answered=answered)
 
 
 def blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Operation[T]:

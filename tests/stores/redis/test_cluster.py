@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from runstream import (
     connect,
     connect_async,
 )
-from runstream.operations.operation import Exchange, Operation, Replies
+from runstream.operations.operation import Exchange, Operation, Replies, Resent
 from runstream.stores.redis.connection.cluster import ClusterTransport
 from runstream.stores.redis.connection.slots import slot_of_key
 from runstream.stores.redis.namespace import namespace_of
@@ -144,6 +144,41 @@ def test_a_forked_or_closed_store_has_threads_and_connections_of_its_own(url: st
         transport._start_anew()
         store.save_events([make_event(run_id, 2) for run_id in RUNS])
         assert {len(store.list_events(run_id)) for run_id in RUNS} == {2}
+
+
+@pytest.mark.parametrize("opens", [connect, connect_async])
+async def test_what_some_servers_have_answered_is_not_sent_again(
+    cluster: Cluster, backend: ClusterBackend, opens: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another one cannot be reached, which is asked until it answers."""
+    options = f"?namespace={backend.namespace}&socket_timeout=0.2&retry_seconds=20"
+    keys = [f"{{{backend.namespace}:{number}}}:config" for number in range(16)]
+    count = Exchange([(b"HINCRBY", key, "counted", 1) for key in keys])
+    async with AsyncExitStack() as opened:
+        if opens is connect:
+            store: Any = opened.enter_context(opens(cluster.url + options))
+            send: Any = partial(asyncio.to_thread, store._driver.exchange, count)
+        else:
+            store = await opened.enter_async_context(opens(cluster.url + options))
+            send = partial(store._driver.exchange, count)
+        driver = store._driver
+        tries: list[Exchange] = []
+        once = driver.exchange_once
+
+        def noted(sent: Exchange) -> Any:
+            tries.append(sent)
+            return once(sent)
+
+        monkeypatch.setattr(driver, "exchange_once", noted)
+        late = cluster.primary_of(keys[0])
+        with late.stopped():
+            sending = asyncio.ensure_future(send())
+            await asyncio.to_thread(eventually, lambda: len(tries) >= 3)
+        replies = await sending
+    assert isinstance(replies, Resent)
+    elsewhere = [reply for key, reply in zip(keys, replies, strict=True) if cluster.primary_of(key) is not late]
+    assert set(elsewhere) == {1}
+    assert len(elsewhere) < len(keys)
 
 
 # -- a slot that moves -------------------------------------------------------------------------------------

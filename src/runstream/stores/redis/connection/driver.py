@@ -17,7 +17,7 @@ from redis.backoff import FullJitterBackoff
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.identifiers import shown
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Exchange, Replies, Resent, Wait, WaitAny
+from runstream.operations.operation import Exchange, Replies, Resent, Wait, WaitAny, sent_again
 from runstream.stores.redis.connection.errors import is_full
 from runstream.stores.redis.connection.transport import AsyncTransport, Transport
 from runstream.stores.redis.connection.watched_streams import news_query
@@ -98,7 +98,7 @@ class SyncDriver:
             except StoreUnavailable as error:
                 backoff = backoff or _Backoff(began + self._retry_seconds)
                 time.sleep(backoff.pause(error))
-                exchange = exchange.smaller() if exchange.smaller else exchange
+                exchange = sent_again(exchange, error)
 
     def follow(self, exchange: Exchange) -> Replies:
         """As ``exchange``, for a follower: few of them send at a time, as a writer needs connections, too."""
@@ -163,7 +163,7 @@ class AsyncDriver:
             except StoreUnavailable as error:
                 backoff = backoff or _Backoff(began + self._retry_seconds)
                 await asyncio.sleep(backoff.pause(error))
-                exchange = exchange.smaller() if exchange.smaller else exchange
+                exchange = sent_again(exchange, error)
 
     async def follow(self, exchange: Exchange) -> Replies:
         """As ``exchange``, for a follower: few of them send at a time, as a writer needs connections, too."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from redis import exceptions
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
-from runstream.operations.operation import Command, Exchange, Refusal, Replies
+from runstream.operations.operation import Command, Exchange, Refusal, Replies, carry_answers
 from runstream.stores.redis.connection.errors import is_full
 from runstream.stores.redis.connection.every_server import least, least_reached
 from runstream.stores.redis.connection.slots import (
@@ -96,30 +96,43 @@ class _Answers:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._replies: Replies = [None] * len(exchange.commands)
+        self._answered = dict(exchange.answered or {})
+        self._redirected: list[exceptions.AskError] = []
         self._confirmed: list[Any] = []
         self.others: dict[_Other, list[int]] = {}
         """Who is to be asked next, with the indexes of the commands."""
 
-    def take(self, part: _Part, given: Replies) -> None:
-        """Take what a server has replied to its part; what confirms nothing of it counts for nothing."""
+    def take_all(self, parts: Sequence[_Part], outcomes: Sequence[Outcome]) -> None:
+        """Take what servers have replied to their parts, those that have."""
+        for part, outcome in zip(parts, outcomes, strict=True):
+            if not isinstance(outcome, RunstreamError):
+                self._take(part, outcome)
+
+    def _take(self, part: _Part, given: Replies) -> None:
+        """What confirms nothing that the server has taken counts for nothing."""
         confirmation = given.pop() if self._exchange.confirm else None
-        is_taken = False
+        count = len(self._answered)
         for index, reply in part.replies(given):
-            self._replies[index] = reply
             if isinstance(reply, exceptions.AskError):
                 is_moved = isinstance(reply, exceptions.MovedError)
                 other = _Other(part.address, reply.host, int(reply.port), is_moved)
                 self.others.setdefault(other, []).append(index)
+                self._redirected.append(reply)
             else:
-                is_taken = True
-        if is_taken:
+                self._answered[index] = reply
+        if len(self._answered) > count:
             self._confirmed.append(confirmation)
+
+    def let_be_carried(self, error: StoreUnavailable) -> None:
+        """Let what was answered not be asked again. What is to be confirmed is, with its confirmation."""
+        if self._exchange.confirm is None:
+            carry_answers(error, self._answered)
 
     @property
     def all(self) -> Replies:
         """The replies to all commands, and what the least confirms."""
-        return [*self._replies, least_reached(self._confirmed)] if self._exchange.confirm else self._replies
+        replies = [self._answered[index] for index in range(len(self._exchange.commands))]
+        return [*replies, least_reached(self._confirmed)] if self._exchange.confirm else replies
 
     def next(self) -> Sequence[tuple[_Other, list[int]]]:
         """Who is to be asked now. Raises StoreUnavailable where that would answer apart what belongs together."""
@@ -130,9 +143,8 @@ class _Answers:
 
     def unsettled(self, why: str) -> StoreUnavailable:
         """The error for a slot that is on its way."""
-        said = next(str(reply) for reply in self._replies if isinstance(reply, exceptions.AskError))
         return StoreUnavailable(
-            f"a slot of the cluster is being moved ({said}), and {why}",
+            f"a slot of the cluster is being moved ({self._redirected[-1]}), and {why}",
             next_step="send the same events again on this store object when it has moved; any other call may be"
             " repeated as it is",
         )
@@ -163,13 +175,18 @@ class Router:
         parts = _parts(exchange, slots)
         if parts is None:
             asked = [Asked(address, exchange) for address in slots.primaries]
-            outcomes = self._heard(asked, (yield asked))
-            return [least(*found) for found in zip(exchange.commands, zip(*outcomes, strict=True), strict=True)]
+            of_each = self._heard(asked, (yield asked))
+            return [least(*found) for found in zip(exchange.commands, zip(*of_each, strict=True), strict=True)]
         answers = _Answers(exchange)
         for _ in range(_MOST_REDIRECTIONS):
             asked = [Asked(part.address, part.exchange(exchange)) for part in parts]
-            for part, given in zip(parts, self._heard(asked, (yield asked)), strict=True):
-                answers.take(part, given)
+            outcomes = yield asked
+            answers.take_all(parts, outcomes)
+            try:
+                self._heard(asked, outcomes)
+            except StoreUnavailable as error:
+                answers.let_be_carried(error)
+                raise
             if not answers.others:
                 return answers.all
             for address in {self._place(*one) for one in answers.others if one.is_moved}:
@@ -288,6 +305,8 @@ def _parts(exchange: Exchange, slots: SlotMap) -> list[_Part] | None:
     indexes: dict[tuple[Address, int | None], list[int]] = {}
     without: list[int] = []
     for index, command in enumerate(exchange.commands):
+        if exchange.answered is not None and index in exchange.answered:
+            continue
         slot = slot_of_command(command)
         if slot is None:
             without.append(index)
