@@ -1,0 +1,59 @@
+"""The endpoints of the app: what is routed, and what the OpenAPI document tells."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstream.web.access import Access, Action
+from runstream.web.frames import StreamLimit
+from runstream.web.many_stream import MANY, ManyStream
+from runstream.web.queries import Parameter
+from runstream.web.reading import EVENTS, RUNS, STATE, Reading
+from runstream.web.run_stream import STREAM, RunStream
+from runstream.web.shapes import EventPage, LaneList, RunFacts, RunPage, StateAt
+
+__all__ = ["Endpoint", "Handler", "endpoints"]
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One method of one path.
+
+    Attributes:
+        path: The path; ``{id}`` is a run's id as unpadded base64url.
+        handler: Answers.
+        answers: The type of its document; None: it is a stream of server-sent events.
+        parameters: Those of its query.
+        method: The HTTP method.
+        takes: The type of the document that is sent to it.
+        action: What it does, for the app that has to allow it; "read" is always there.
+    """
+
+    path: str
+    handler: Handler
+    answers: type[Any] | None
+    parameters: Sequence[Parameter] = ()
+    method: str = "GET"
+    takes: type[Any] | None = None
+    action: Action = "read"
+
+
+def endpoints(access: Access, limit: StreamLimit) -> list[Endpoint]:
+    """All endpoints of an app."""
+    reading = Reading(access)
+    return [
+        Endpoint("/runs", reading.runs, RunPage, RUNS),
+        Endpoint("/runs/{id}", reading.run, RunFacts),
+        Endpoint("/runs/{id}/events", reading.events, EventPage, EVENTS),
+        Endpoint("/runs/{id}/lanes", reading.lanes, LaneList),
+        Endpoint("/runs/{id}/state", reading.state, StateAt, STATE),
+        Endpoint("/runs/{id}/stream", RunStream(access, limit).stream, None, STREAM),
+        Endpoint("/stream", ManyStream(access, limit).stream_runs, None, MANY),
+    ]

@@ -1,0 +1,108 @@
+"""Server-sent events (WHATWG HTML, section 9.2): their text, and the response that carries them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+
+from runstream.codec.lossless_json import dump_json
+from runstream.web.problems import Refused
+
+__all__ = ["KEEP_ALIVE_SECONDS", "StreamLimit", "frame", "opening", "patiently"]
+
+KEEP_ALIVE_SECONDS = 15.0
+"""After so long without a frame a comment is sent: proxies close what is silent; who has gone is noticed."""
+
+_RETRY_MILLISECONDS = 1000
+_END: Any = object()
+
+_HEADERS = {
+    "Cache-Control": "no-store, no-transform",
+    "X-Accel-Buffering": "no",  # nginx would collect 4 kB before it passes any on
+}
+
+
+def frame(value: Any = None, *, name: str | None = None, position: str | None = None) -> bytes:
+    """One server-sent event.
+
+    Args:
+        value: What it says, as JSON on one line; None: nothing, so that a browser notes the position alone.
+        name: Its name; None: ``message``, as of the events of runs.
+        position: What a browser that reconnects sends as ``Last-Event-ID``; "" is none; None leaves it as it is.
+    """
+    lines = [f"event: {name}"] if name is not None else []
+    if position is not None:
+        lines.append(f"id: {position}")
+    lines.append(f"data: {dump_json(value)}" if value is not None else ":")
+    return ("\n".join(lines) + "\n\n").encode()
+
+
+def opening() -> bytes:
+    """What a stream begins with: how long a browser waits before it reconnects."""
+    return f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
+
+
+async def patiently(items: AsyncIterator[Any], seconds: float) -> AsyncGenerator[Any, None]:
+    """The items as they come, and None each time that none has come for so many seconds. It closes them."""
+    coming: asyncio.Task[Any] | None = None
+
+    async def next_item() -> Any:
+        return await anext(items, _END)
+
+    try:
+        while True:
+            coming = coming or asyncio.create_task(next_item())
+            await asyncio.wait([coming], timeout=seconds)
+            if not coming.done():
+                yield None
+                continue
+            item, coming = coming.result(), None
+            if item is _END:
+                return
+            yield item
+    finally:
+        if coming is not None:
+            coming.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await coming
+        close: Any = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class StreamLimit:
+    """How many streams an app gives at a time.
+
+    Args:
+        most: The limit.
+        why: What to do where it is reached.
+    """
+
+    def __init__(self, most: int, why: str) -> None:
+        self._free, self._why = most, why
+
+    def check(self) -> None:
+        """Raise Refused where no further one is given."""
+        if self._free <= 0:
+            raise Refused(503, self._why)
+
+    def response(self, frames: AsyncGenerator[bytes, None], *, is_head: bool = False) -> Response:
+        """The response that carries frames; at most one waits to be sent, whatever the client reads."""
+        self.check()
+        if is_head:
+            return Response(headers=_HEADERS, media_type="text/event-stream")
+        return StreamingResponse(self._counted(frames), headers=_HEADERS, media_type="text/event-stream")
+
+    async def _counted(self, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        self._free -= 1
+        try:
+            async with aclosing(frames):
+                yield opening()
+                async for one in frames:
+                    yield one
+        finally:
+            self._free += 1

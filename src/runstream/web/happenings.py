@@ -1,0 +1,142 @@
+"""What happens in runs, as it comes: events, records that do not read, losses, and nothing for a while.
+
+A stream goes on through outages of the store. A record that does not read is told and passed over. Of a run whose
+history is another one by now, it is told that what was given of it may be void, and all of it is given anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
+from contextlib import aclosing
+from typing import Any, NamedTuple, TypeAlias
+
+from runstream.model.errors import RunstreamError, StoreUnavailable
+from runstream.model.results import Recorded, RunInfo
+from runstream.model.state import ENDED_STATUSES
+from runstream.operations.follow_runs import UNREADABLE, Position
+from runstream.web.frames import patiently
+from runstream.web.problems import LOST
+
+__all__ = ["Failed", "Given", "Happening", "Lost", "Quiet", "Unreadable", "all_given", "happenings"]
+
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
+
+
+class Given(NamedTuple):
+    """An event of a run."""
+
+    run_id: str
+    item: Recorded[Any]
+
+
+class Unreadable(NamedTuple):
+    """A record of a run that does not read, and was passed over."""
+
+    run_id: str
+    offset: int
+    error: RunstreamError
+
+
+class Lost(NamedTuple):
+    """The history of a run is another one than was given; it comes anew, from its beginning."""
+
+    run_id: str
+    error: RunstreamError
+
+
+class Quiet(NamedTuple):
+    """Nothing has come for a while, or the store is away."""
+
+
+class Failed(NamedTuple):
+    """It cannot go on: this is the last."""
+
+    error: RunstreamError
+
+
+Happening: TypeAlias = Given | Unreadable | Lost | Quiet | Failed
+
+
+async def happenings(
+    store: Any,
+    positions: MutableMapping[str, Position],
+    begin: Callable[[], AsyncIterator[tuple[str, Recorded[Any]]]],
+    seconds: float,
+) -> AsyncGenerator[Happening, None]:
+    """What happens in some runs.
+
+    Args:
+        store: The store.
+        positions: How far each run has been given. It is kept up to date.
+        begin: Reads or follows the runs from there; called again after what went wrong.
+        seconds: After how many without anything to tell of that.
+
+    Returns:
+        What happens, until what ``begin`` gives ends.
+    """
+    pause = _SHORTEST_PAUSE_SECONDS
+    while True:
+        try:
+            async with aclosing(patiently(begin(), seconds)) as pairs:
+                async for pair in pairs:
+                    pause = _SHORTEST_PAUSE_SECONDS
+                    if pair is None:
+                        yield Quiet()
+                    else:
+                        run_id, item = pair
+                        positions[run_id] = item.cursor
+                        yield Given(run_id, item)
+        except UNREADABLE as error:
+            happening = await _pass_over(store, positions, error)
+        except LOST as error:
+            happening = await _begin_anew(store, positions, error)
+        except StoreUnavailable:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            happening = Quiet()
+        except RunstreamError as error:
+            happening = Failed(error)
+        else:
+            return
+        yield happening
+        if isinstance(happening, Failed):
+            return
+
+
+async def all_given(store: Any, info: RunInfo, after: Position) -> bool:
+    """Whether a run has ended, and nothing comes in it after a position that its history has."""
+    if info.status not in ENDED_STATUSES:
+        return False
+    try:
+        async with aclosing(store.read(info.run_id, after, limit=1, on_corrupt="raw")) as items:
+            return not [item async for item in items]
+    except LOST:
+        return False
+
+
+async def _pass_over(store: Any, positions: MutableMapping[str, Position], error: Any) -> Happening:
+    run_id, offset = error.run_id, error.offset
+    if run_id not in positions or offset == 0:
+        return Failed(error)
+    try:
+        items = store.read(run_id, offset - 1, before=offset + 1, on_corrupt="raw")
+        async with aclosing(items):
+            async for item in items:
+                positions[run_id] = item.cursor
+                return Unreadable(run_id, offset, error)
+    except RunstreamError as again:  # it is of a newer version, say
+        return Failed(again)
+    return Failed(error)
+
+
+async def _begin_anew(store: Any, positions: MutableMapping[str, Position], error: Any) -> Happening:
+    # the store object has seen what is gone; it is the app's own, and nobody writes through it
+    await store.forget(error.run_id)
+    run_id = error.run_id if error.run_id in positions else None
+    if run_id is None and len(positions) == 1:  # it is of what a fork shares
+        (run_id,) = positions
+    if run_id is None:
+        return Failed(error)
+    positions[run_id] = 0
+    return Lost(run_id, error)

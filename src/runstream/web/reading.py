@@ -1,0 +1,209 @@
+"""Runs, their events and their states, as JSON documents, page by page."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstream.codec.json_facts import event_facts, run_facts
+from runstream.model.results import RunInfo, Snapshot
+from runstream.operations.arguments import FollowQuery
+from runstream.operations.filters import EventFilter
+from runstream.web.access import Access
+from runstream.web.path_ids import path_id
+from runstream.web.problems import json_response
+from runstream.web.queries import Parameter, Query
+
+__all__ = ["EVENTS", "FILTERS", "RUNS", "STATE", "Reading", "filter_of"]
+
+_MOST_RUNS = 1000
+_MOST_EVENTS = 1000
+_SCANNED = 10_000  # how many events one request looks at, whatever few of them are wanted
+_RUNS, _EVENTS = 100, 200
+
+_LIMIT = Parameter("limit", "How many to give at most.", "integer")
+
+RUNS = (
+    Parameter("session", "Only the runs of this session."),
+    Parameter("status", "Only the runs in this status."),
+    Parameter("tag", "Only the runs with this tag, NAME=VALUE; each that is given.", is_many=True),
+    Parameter("created_after", "Only the runs created after this time: Unix time in seconds.", "number"),
+    Parameter("updated_after", "Only the runs updated after this time, likewise.", "number"),
+    Parameter("updated_before", "Only the runs updated before this time, likewise.", "number"),
+    Parameter("page", "Give them in the order in which they were created, each once: empty for the first page."),
+    _LIMIT,
+)
+
+FILTERS = (
+    Parameter("lane", "Only the events of this lane."),
+    Parameter("kind", "Only the events of this kind; each that is given.", is_many=True),
+    Parameter("visibility", "Only what such a viewer may see: public, internal or debug."),
+)
+
+EVENTS = (
+    Parameter("after", "Begin after this offset, or after this cursor, which is checked to be of this history."),
+    Parameter("before", "End before this offset.", "integer"),
+    Parameter("order", "asc: the oldest first; desc: the newest first."),
+    _LIMIT,
+    *FILTERS,
+)
+
+STATE = (
+    Parameter("at", "As of this offset; the latest where it is not given.", "integer"),
+    Parameter("lane", "The snapshot of this lane; the run's own where it is not given."),
+)
+
+
+def filter_of(query: Query) -> EventFilter:
+    """Which events are wanted."""
+    wanted = FollowQuery(
+        lane_id=query.text("lane"), kinds=query.texts("kind") or None, visibility=query.text("visibility")
+    )
+    return EventFilter(wanted)
+
+
+class Reading:
+    """The endpoints that read.
+
+    Args:
+        access: The runs, for those who may see them.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    async def runs(self, request: Request) -> Response:
+        """The runs that the sender may see, the most recently updated first."""
+        query = Query(request, RUNS)
+        limit = query.number("limit", least=1, most=_MOST_RUNS) or _RUNS
+        page = query.text("page")
+        store = await self._access.store()
+        found: list[RunInfo] = []
+        more = False
+        asked = {
+            "session_id": query.text("session"),
+            "status": query.text("status"),
+            "tags": query.tags(),
+            "created_after": query.seconds("created_after"),
+            "updated_after": query.seconds("updated_after"),
+            "updated_before": query.seconds("updated_before"),
+            "page": page,
+        }
+        async with aclosing(store.runs(**asked)) as infos:
+            async for info in infos:
+                if not await self._access.may(request, "read", info):
+                    continue
+                if len(found) == limit:
+                    more = True
+                    break
+                found.append(info)
+        following = query.with_other(page=found[-1].page) if more and page is not None else None
+        return json_response({"runs": [_facts(info) for info in found], "next": following})
+
+    async def run(self, request: Request) -> Response:
+        """What is known of a run."""
+        Query(request, ())
+        info = await self._access.run(request)
+        return json_response(_facts(info))
+
+    async def lanes(self, request: Request) -> Response:
+        """The lanes of a run."""
+        Query(request, ())
+        info = await self._access.run(request)
+        lanes = await (await self._access.store()).lanes(info.run_id)
+        return json_response({"run_id": info.run_id, "lanes": [asdict(lane) for lane in lanes]})
+
+    async def events(self, request: Request) -> Response:
+        """Events of a run, a page of them."""
+        query = Query(request, EVENTS)
+        info = await self._access.run(request)
+        wanted = filter_of(query)
+        limit = query.number("limit", least=1, most=_MOST_EVENTS) or _EVENTS
+        is_reverse = query.choice("order", ("asc", "desc")) == "desc"
+        store = await self._access.store()
+        scanned = _SCANNED if query.has(FILTERS) else limit
+        items = store.read(
+            info.run_id,
+            query.position("after") or 0,
+            before=query.number("before"),
+            limit=scanned + 1,
+            reverse=is_reverse,
+            on_corrupt="raw",
+        )
+        page = _EventPage(limit, scanned)
+        async with aclosing(items):
+            async for item in items:
+                if page.is_full:
+                    page.more = True
+                    break
+                page.take(item, wanted)
+        following = None
+        if page.more and page.cursor is not None:
+            offset = int(page.cursor.partition("-")[0])
+            following = query.with_other(before=offset) if is_reverse else query.with_other(after=page.cursor)
+        facts = {"run_id": info.run_id, "events": page.events, "unreadable": page.unreadable}
+        return json_response({**facts, "cursor": page.cursor, "next": following})
+
+    async def state(self, request: Request) -> Response:
+        """The state of a run, or of one of its lanes, as it was saved last, or last before an offset."""
+        query = Query(request, STATE)
+        info = await self._access.run(request)
+        at, lane = query.number("at"), query.text("lane")
+        found = await self._snapshot(info.run_id, lane, at)
+        return json_response(
+            {
+                "run_id": info.run_id,
+                "lane_id": lane,
+                "at": at,
+                "offset": 0 if found is None else found.offset,
+                "revision": 0 if found is None else found.revision,
+                "state": None if found is None else _state_facts(found),
+            }
+        )
+
+    async def _snapshot(self, run_id: str, lane: str | None, at: int | None) -> Snapshot[Any] | None:
+        store = await self._access.store()
+        latest: Snapshot[Any] | None = await store.load_snapshot(run_id, lane_id=lane)
+        if at is None or latest is None or latest.offset <= at:
+            return latest
+        if not hasattr(store, "snapshot_at"):
+            return None
+        kept: Snapshot[Any] | None = await store.snapshot_at(run_id, at, lane_id=lane)
+        return kept
+
+
+class _EventPage:
+    """A page of events: what is wanted of those that it looks at."""
+
+    def __init__(self, limit: int, scanned: int) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.unreadable: list[int] = []
+        self.cursor: str | None = None
+        self.more = False
+        self._left, self._limit = scanned, limit
+
+    @property
+    def is_full(self) -> bool:
+        return self._left == 0 or len(self.events) + len(self.unreadable) >= self._limit
+
+    def take(self, item: Any, wanted: EventFilter) -> None:
+        self._left -= 1
+        self.cursor = item.cursor
+        if isinstance(item.event, dict | bytes):
+            self.unreadable.append(item.offset)
+        elif wanted(item.event):
+            self.events.append(event_facts(item))
+
+
+def _facts(info: RunInfo) -> dict[str, Any]:
+    return {"id": path_id(info.run_id), **run_facts(info, is_hot=True)}
+
+
+def _state_facts(snapshot: Snapshot[Any]) -> Any:
+    """A state as plain values: as it is stored, with what its class does not know."""
+    state = snapshot.state
+    return dict(snapshot.stored) or (state if isinstance(state, dict) else state.to_dict())
