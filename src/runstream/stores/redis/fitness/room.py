@@ -10,6 +10,7 @@ from runstream.stores.redis.fitness.finding import Finding, Severity
 __all__ = ["clients", "memory"]
 
 _MEBIBYTE = 2**20
+_NEARLY_FULL, _FULL = 0.75, 0.95
 _FRAGMENTED = 1.5
 _LEAST_FRAGMENTED_BYTES = 256 * _MEBIBYTE  # of less, the ratio says nothing
 
@@ -24,42 +25,47 @@ def memory(facts: ServerFacts) -> Iterator[Finding]:
     yield _headroom(taken, used, most, facts.number("total_system_memory"))
     ratio = facts.info.get("mem_fragmentation_ratio", "")
     if used >= _LEAST_FRAGMENTED_BYTES and ratio.replace(".", "", 1).isdigit() and float(ratio) > _FRAGMENTED:
-        can_mend = facts.info.get("mem_allocator", "").startswith("jemalloc")
+        defragments = facts.info.get("mem_allocator", "").startswith("jemalloc")
         yield Finding(
             "memory",
             Severity.NOTE,
             f"it takes {ratio} times what it holds (mem_fragmentation_ratio)",
             "the system has less than it seems, maxmemory does not count it",
-            ["CONFIG SET activedefrag yes" if can_mend else "MEMORY PURGE"],
+            [*(["CONFIG SET activedefrag yes, where the server can"] if defragments else []), "MEMORY PURGE"],
         )
 
 
 def _headroom(taken: str, used: int, most: int, machine: int | None) -> Finding:
-    check = "memory"
-    fitting = None if machine is None else machine // 4 * 3
+    check, mends = "memory", _more_room(used, machine)
     if not most or (machine is not None and most > machine):
-        limit = fitting if fitting is not None and fitting > used else 2 * used
         above = "no maxmemory" if not most else f"maxmemory {_size(most)}, more than the machine has"
-        is_near = fitting is not None and used > fitting
         return Finding(
             check,
-            Severity.WARNING if is_near else Severity.NOTE,
+            Severity.NOTE if mends[0].startswith("CONFIG") else Severity.WARNING,
             f"{taken}, {above}" + ("" if machine is None else f" ({_size(machine)})"),
             "the system kills a server that outgrows its machine; at its maxmemory it refuses writes instead, and"
             " is read and drained",
-            [f"CONFIG SET maxmemory {limit}"],
+            mends,
         )
     part = used / most
     found = f"{taken}; {max(0, most - used) / most:.0%} of maxmemory left ({_size(most)})"
-    if part < 0.75:
+    if part < _NEARLY_FULL:
         return Finding(check, Severity.OK, found)
     return Finding(
         check,
-        Severity.WARNING if part < 0.95 else Severity.ERROR,
+        Severity.WARNING if part < _FULL else Severity.ERROR,
         found,
         "a full server refuses writes (StoreUnavailable) until what is archived has left it",
-        [f"CONFIG SET maxmemory {2 * used}"],
+        mends,
     )
+
+
+def _more_room(used: int, machine: int | None) -> list[str]:
+    """What leaves room: a limit that leaves the machine a quarter, where more than a quarter of that is free."""
+    limit = 2 * used if machine is None else machine // 4 * 3
+    if used < _NEARLY_FULL * limit:
+        return [f"CONFIG SET maxmemory {limit}"]
+    return ["runstream status, for what holds it there; runstream trim --all", "or a machine with more memory"]
 
 
 def clients(facts: ServerFacts) -> Iterator[Finding]:
