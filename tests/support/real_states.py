@@ -13,6 +13,7 @@ from typing import Any
 import redis
 
 from runstream.testing.simulation.node import State
+from tests.support.redis_py import taken_from
 from tests.support.servers import Node, eventually, free_port
 
 __all__ = ["RealServer", "reply_of"]
@@ -86,7 +87,7 @@ class RealServer:
             connection_class=redis.UnixDomainSocketConnection, path=node.socket_path, protocol=3
         )
         self._opened.callback(pool.disconnect)
-        connection: Any = pool.get_connection()
+        connection: Any = taken_from(pool)
         return connection
 
     def _configure(self, name: str, value: object) -> None:

@@ -55,7 +55,7 @@ class Watched:
     @property
     def primary(self) -> Node:
         """The one that most sentinels take for the primary."""
-        ports = [int(one.sentinel_get_master_addr_by_name(SERVICE)[1]) for one in self._sentinels]
+        ports = [int(_seen_by(one)["port"]) for one in self._sentinels]
         return next(node for node in self.nodes if node.port == max(ports, key=ports.count))
 
     def await_another(self, former: Node) -> Node:
@@ -99,10 +99,15 @@ class Watched:
 
     def _knows_all(self, one: Any) -> bool:
         try:
-            seen = one.sentinel_master(SERVICE)
+            seen = _seen_by(one)
         except redis.ConnectionError:  # it needs the processor to start
             return False
         return bool(seen["num-slaves"] == 2 and seen["num-other-sentinels"] == 2)
+
+
+def _seen_by(sentinel: Any) -> Any:
+    """What a sentinel knows of the primary. Of all that it watches, as redis-py 6.4 cannot ask for one alone."""
+    return sentinel.sentinel_masters()[SERVICE]
 
 
 @contextmanager

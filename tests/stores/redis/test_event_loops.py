@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,9 @@ def connections(server: Server, name: str) -> int:
 
 
 @pytest.fixture(params=["url", "client", "blocking pool", "fake", "fake client"])
-def make(request: pytest.FixtureRequest, servers: Any, namespace: str) -> Iterator[Make]:
+def make(
+    request: pytest.FixtureRequest, servers: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Make]:
     """Makes a store over clients of every origin, in the loop that runs."""
     server: Server | None = None if request.param.startswith("fake") else servers.get("valkey")
     lent: list[Any] = []
@@ -62,7 +65,9 @@ def make(request: pytest.FixtureRequest, servers: Any, namespace: str) -> Iterat
 
     yield make
     gc.collect()  # what is ours is closed by now, or this warns; the caller's own is the caller's to close
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), monkeypatch.context() as patched:
+        # redis-py before 6 closes them in a loop that is closed
+        patched.setattr(sys, "unraisablehook", lambda _: None)
         lent.clear()
         gc.collect()
     if server is not None:

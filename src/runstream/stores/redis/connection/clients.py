@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
@@ -61,9 +61,9 @@ def open_client(url: str) -> redis.Redis:
         ConfigurationError: redis-py does not take the URL.
     """
     sentinels, url = split_sentinels(url)
-    with _client_options(url):
+    with _client_options(url) as options:
         retry = Retry(NoBackoff(), 0)  # the driver repeats, after more errors and up to a deadline
-        client = redis.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
+        client = redis.Redis.from_url(url, retry=retry, **options)
         _set_connections(client.connection_pool, sentinels)
         unconnected(client)
         return client
@@ -72,9 +72,9 @@ def open_client(url: str) -> redis.Redis:
 def open_async_client(url: str) -> redis.asyncio.Redis:
     """As :func:`open_client`, for asyncio."""
     sentinels, url = split_sentinels(url)
-    with _client_options(url):
+    with _client_options(url) as options:
         retry = AsyncRetry(NoBackoff(), 0)
-        client = redis.asyncio.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
+        client = redis.asyncio.Redis.from_url(url, retry=retry, **options)
         _set_connections(client.connection_pool, sentinels)
         unconnected(client)
         return client
@@ -88,10 +88,14 @@ def _set_connections(pool: Any, sentinels: Sentinels | None) -> None:
 
 
 @contextmanager
-def _client_options(url: str) -> Iterator[None]:
+def _client_options(url: str) -> Iterator[Mapping[str, Any]]:
+    """The options of a client beside its URL's; within, one error for all that redis-py does not take."""
+    query = dict(parse_qsl(url.partition("?")[2]))
+    # redis-py before 6 looks whether the certificate is that of the host only where it is told to
+    checks_host = url.startswith("rediss:") and query.get("ssl_cert_reqs") != "none"
     try:
         check_url_options(url)
-        yield
+        yield {**_CLIENT_OPTIONS, **({"ssl_check_hostname": True} if checks_host else {})}
     except (ValueError, TypeError, AttributeError, redis.RedisError) as error:
         # neither the URL nor redis-py's own message: both may contain the password
         query = parse_qsl(url.partition("?")[2], keep_blank_values=True)

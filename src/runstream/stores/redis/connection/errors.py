@@ -51,7 +51,8 @@ _DAMAGE_TEXT = re.compile(
 # a command that the user may not call, or that the server does not have, alone or inside a script
 _RIGHT_TEXT = re.compile(r"no permissions to run|can't run this command|[Uu]nknown .*command")
 _IN_SCRIPT = re.compile(r"[Uu]nknown .*from (Lua )?script|can't run this command|ACL failure in script")
-_NONE_FREE = "No connection available"  # redis-py's BlockingConnectionPool says so by a plain ConnectionError
+# redis-py's BlockingConnectionPool says so by a plain ConnectionError, its other pools did before 6.0 and 7.0
+_NONE_FREE = re.compile("No connection available|Too many connections")
 _UNKNOWN = "unknown command"
 _NO_DATABASE = "DB index is out of range"
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
@@ -143,7 +144,7 @@ def _refusal(error: Exception) -> ConfigurationError | None:
 def _unavailable(error: Exception, is_tls: bool) -> StoreUnavailable:
     """What may pass."""
     said = str(error).rstrip(".")
-    if isinstance(error, exceptions.MaxConnectionsError) or _NONE_FREE in said:
+    if isinstance(error, exceptions.ConnectionError) and _NONE_FREE.match(said):
         return StoreUnavailable(
             "all connections of the client are in use, so that nothing was sent; give it a larger max_connections,"
             " or a pool that waits for longer (redis.BlockingConnectionPool)"
