@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import nox
+from packaging.requirements import Requirement  # nox brings it
 
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
-PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-OLDEST_REDIS = "redis==5.2.0"  # as pyproject.toml has it
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)  # those of the classifiers
+
+_client = next(one for one in map(Requirement, PROJECT["project"]["dependencies"]) if one.name == "redis")
+_bounds = {bound.operator: bound.version for bound in _client.specifier}
+_majors = range(int(_bounds[">="].partition(".")[0]), int(_bounds["<"]))
+CLIENTS = [f"redis=={_bounds['>=']}", *(f"redis=={major}.*" for major in _majors)]
 
 
 @nox.session(python=PYTHONS)
@@ -22,7 +28,7 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-n", "auto", *session.posargs)
 
 
-@nox.session(python="3.11")
+@nox.session(python=PYTHONS[0])
 def exhaustive(session: nox.Session) -> None:
     """What the default suite leaves out: every crash point on every backend, long state machines, kills.
 
@@ -33,7 +39,7 @@ def exhaustive(session: nox.Session) -> None:
     session.run("pytest", "-n", "auto", "-m", "exhaustive", *session.posargs, env=env)
 
 
-@nox.session(python="3.11")
+@nox.session(python=PYTHONS[0])
 def chaos(session: nox.Session) -> None:
     """Kills, storms and failovers, for longer than the exhaustive tests have time for."""
     session.install("-e", ".[dev]")
@@ -43,16 +49,16 @@ def chaos(session: nox.Session) -> None:
     session.run("pytest", "-m", "exhaustive", *games, *session.posargs, env={"RUNSTREAM_TEST_ROUNDS": "7"})
 
 
-@nox.session(python="3.11")
-@nox.parametrize("client", [OLDEST_REDIS, "redis"], ids=["oldest", "newest"])
+@nox.session(python=PYTHONS[0])
+@nox.parametrize("client", CLIENTS)
 def redis_py(session: nox.Session, client: str) -> None:
-    """The default suite with the oldest redis-py that is supported, and with the newest."""
+    """The default suite with the oldest redis-py that is supported, and with the newest of each major version."""
     session.install("-e", ".[dev]")
     session.install("--upgrade", client)
     session.run("pytest", "-n", "auto", *session.posargs)
 
 
-@nox.session(python="3.11")
+@nox.session(python=PYTHONS[0])
 def lint(session: nox.Session) -> None:
     """Style, docstrings, and the layers of the architecture."""
     session.install("-e", ".[dev]")
@@ -61,27 +67,27 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports")
 
 
-@nox.session(python="3.11")
+@nox.session(python=PYTHONS[0])
 def types(session: nox.Session) -> None:
     """Strict types, in the library, its tests and its benchmark."""
     session.install("-e", ".[dev]")
     session.run("mypy")
 
 
-@nox.session(python="3.11")
+@nox.session(python=PYTHONS[0])
 def docs(session: nox.Session) -> None:
     """What the documentation says: its programs are run, its tables are checked."""
     session.install("-e", ".[dev]")
     session.run("pytest", "tests/project", *session.posargs)
 
 
-@nox.session(python="3.11")
+@nox.session(python=PYTHONS[0])
 def model(session: nox.Session) -> None:
     """The model of the protocol, in all sizes but the largest, and what each check in it is for; it needs spin."""
     session.run("python", "-m", "tests.support.model_check", *session.posargs)
 
 
-@nox.session(python="3.11")
+@nox.session(python=PYTHONS[0])
 def bench(session: nox.Session) -> None:
     """Each operation beside what one would write by hand, as ratios."""
     session.install("-e", ".[dev]")

@@ -101,9 +101,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    """The servers that the suite runs on, so that one that is missing is seen to be."""
+    """The servers that the suite runs on, so that one that is missing is seen to be, and the client."""
     clocks = "the machine's" if CLOCK_LIBRARY is None else "their own where they are told"
-    return f"servers: {', '.join(map(describe, REAL)) or 'none, only fakeredis'}; clocks: {clocks}"
+    servers = ", ".join(map(describe, REAL)) or "none, only fakeredis"
+    return f"servers: {servers}; clocks: {clocks}; redis-py: {redis.__version__}"
 
 
 @pytest.fixture(scope="session")
