@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 from tests.chaos.game import Game, lengths
 from tests.support.cluster import Cluster, cluster_of
-from tests.support.servers import Node, eventually, needs_server
+from tests.support.servers import Node, needs_server
 
 pytestmark = needs_server
 
@@ -94,7 +94,7 @@ def test_what_a_promotion_lost_is_told_and_nothing_is_doubled(
                 game.rest(dice.uniform(0.3, 1.0))
                 dice.choice(others)()
                 cluster.add_replica(cluster.primary_of(dice.choice(PARTITIONS)))
-            eventually(cluster.is_whole)
+            cluster.await_whole()
             game.finish(losses=True)
         finally:
             with capsys.disabled():

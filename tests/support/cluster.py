@@ -35,7 +35,7 @@ class Cluster:
             node.raw.execute_command("CLUSTER", "SET-CONFIG-EPOCH", epoch)
         for node in self.nodes[1:]:
             self._meet(node)
-        eventually(self.is_whole)
+        self.await_whole()
         for _ in range(replicas):
             for primary in self.nodes[:primaries]:
                 self.add_replica(primary)
@@ -81,12 +81,20 @@ class Cluster:
             len({repr([part[:3] for part in self._told(node)]) for node in self.alive}) == 1
         )
 
+    def await_whole(self) -> None:
+        """Wait until it is whole; what its servers say of each other is the reason where it never is."""
+        try:
+            eventually(self.is_whole)
+        except AssertionError as error:
+            said = "\n".join(f"{node.port} says:\n{self._known(node)}" for node in self.alive)
+            raise AssertionError(f"the cluster is not whole:\n{said}") from error
+
     def add_primary(self) -> Node:
         """A server without any slot."""
         node = self._start()
         self._meet(node)
         self.nodes.append(node)
-        eventually(self.is_whole)
+        self.await_whole()
         return node
 
     def add_replica(self, primary: Node) -> Node:
@@ -97,7 +105,7 @@ class Cluster:
         node.raw.execute_command("CLUSTER", "REPLICATE", _id(primary))
         self.nodes.append(node)
         eventually(lambda: node.raw.info("replication")["master_link_status"] == "up")
-        eventually(self.is_whole)
+        self.await_whole()
         return node
 
     def await_promotion(self, former: Node) -> None:
@@ -111,10 +119,12 @@ class Cluster:
         source.raw.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", _id(target))
         yield
         self.move_keys(slot, source, target)
+        # all are told: what they say to each other may leave one that has not heard with what was so before
         target.raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id(target))
-        with suppress(redis.ResponseError):  # it has heard, and is a replica by now, as it has no other slot
-            source.raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id(target))
-        eventually(self.is_whole)
+        for node in (source, *(one for one in self.primaries if one not in (source, target))):
+            with suppress(redis.ResponseError):  # one that has lost its last slot is a replica by now
+                node.raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", _id(target))
+        self.await_whole()
 
     def move_keys(self, slot: int, source: Node, target: Node, most: int | None = None) -> int:
         """Move keys of a slot that is moving, all or so many at most. Returns how many."""
