@@ -244,7 +244,11 @@ def test_a_client_that_does_not_read_holds_one_frame_and_no_more() -> None:
             await asyncio.Event().wait()
 
         scope = {"type": "http", "method": "GET", "path": STREAM, "query_string": b"", "headers": [], "asgi": {}}
-        reader = asyncio.create_task(runstream.web.app(store)({**scope, "http_version": "1.1"}, receive, send))
+
+        async def serve() -> None:
+            await runstream.web.app(store)({**scope, "http_version": "1.1"}, receive, send)
+
+        reader = asyncio.create_task(serve())
         await is_stalled.wait()
         for _ in range(200):
             await asyncio.sleep(0)

@@ -10,12 +10,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstream.web.access import Access, Action
+from runstream.web.acting import Acting
 from runstream.web.frames import StreamLimit
 from runstream.web.many_stream import MANY, ManyStream
 from runstream.web.queries import Parameter
 from runstream.web.reading import EVENTS, RUNS, STATE, Reading
 from runstream.web.run_stream import STREAM, RunStream
-from runstream.web.shapes import EventPage, LaneList, RunFacts, RunPage, StateAt
+from runstream.web.shapes import (
+    Acted,
+    AnswerBody,
+    CancelBody,
+    EventPage,
+    ForkBody,
+    LaneList,
+    RunFacts,
+    RunPage,
+    StateAt,
+)
 
 __all__ = ["Endpoint", "Handler", "endpoints"]
 
@@ -47,7 +58,7 @@ class Endpoint:
 
 def endpoints(access: Access, limit: StreamLimit) -> list[Endpoint]:
     """All endpoints of an app."""
-    reading = Reading(access)
+    reading, acting = Reading(access), Acting(access)
     return [
         Endpoint("/runs", reading.runs, RunPage, RUNS),
         Endpoint("/runs/{id}", reading.run, RunFacts),
@@ -55,5 +66,8 @@ def endpoints(access: Access, limit: StreamLimit) -> list[Endpoint]:
         Endpoint("/runs/{id}/lanes", reading.lanes, LaneList),
         Endpoint("/runs/{id}/state", reading.state, StateAt, STATE),
         Endpoint("/runs/{id}/stream", RunStream(access, limit).stream, None, STREAM),
+        Endpoint("/runs/{id}/answer", acting.answer, Acted, (), "POST", AnswerBody, "answer"),
+        Endpoint("/runs/{id}/cancel", acting.cancel, Acted, (), "POST", CancelBody, "cancel"),
+        Endpoint("/runs/{id}/fork", acting.fork, RunFacts, (), "POST", ForkBody, "fork"),
         Endpoint("/stream", ManyStream(access, limit).stream_runs, None, MANY),
     ]

@@ -131,7 +131,7 @@ async def _pass_over(store: Any, positions: MutableMapping[str, Position], error
 
 
 async def _begin_anew(store: Any, positions: MutableMapping[str, Position], error: Any) -> Happening:
-    # the store object has seen what is gone; it is the app's own, and nobody writes through it
+    # the store object has seen what is gone, and would refuse to read on; it is the app's own
     await store.forget(error.run_id)
     run_id = error.run_id if error.run_id in positions else None
     if run_id is None and len(positions) == 1:  # it is of what a fork shares

@@ -18,7 +18,7 @@ from runstream.web.path_ids import path_id
 from runstream.web.problems import json_response
 from runstream.web.queries import Parameter, Query
 
-__all__ = ["EVENTS", "FILTERS", "RUNS", "STATE", "Reading", "filter_of"]
+__all__ = ["EVENTS", "FILTERS", "RUNS", "STATE", "Reading", "facts_of", "filter_of"]
 
 _MOST_RUNS = 1000
 _MOST_EVENTS = 1000
@@ -102,13 +102,13 @@ class Reading:
                     break
                 found.append(info)
         following = query.with_other(page=found[-1].page) if more and page is not None else None
-        return json_response({"runs": [_facts(info) for info in found], "next": following})
+        return json_response({"runs": [facts_of(info) for info in found], "next": following})
 
     async def run(self, request: Request) -> Response:
         """What is known of a run."""
         Query(request, ())
         info = await self._access.run(request)
-        return json_response(_facts(info))
+        return json_response(facts_of(info))
 
     async def lanes(self, request: Request) -> Response:
         """The lanes of a run."""
@@ -199,7 +199,8 @@ class _EventPage:
             self.events.append(event_facts(item))
 
 
-def _facts(info: RunInfo) -> dict[str, Any]:
+def facts_of(info: RunInfo) -> dict[str, Any]:
+    """What is known of a run, with its name in paths."""
     return {"id": path_id(info.run_id), **run_facts(info, is_hot=True)}
 
 

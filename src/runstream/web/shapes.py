@@ -120,9 +120,10 @@ class LaneList(TypedDict):
 
 
 class Acted(TypedDict):
-    """What a person said to a run, as it is recorded."""
+    """What a person said to a run, as it is recorded. ``holds``: it is what was sent, and no earlier answer."""
 
     run_id: str
+    holds: bool
     event: EventFacts
 
 
