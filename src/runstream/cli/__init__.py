@@ -41,6 +41,7 @@ from runstream.cli import (
     trim,
     unpark,
     verify,
+    web,
 )
 from runstream.cli.demo import agent_command
 from runstream.cli.demo import command as demo_command
@@ -149,6 +150,7 @@ _add(quarantine.quarantine, quarantine.EPILOG)
 _add(restore.restore, restore.EPILOG)
 _add(verify.verify, verify.EPILOG)
 _add(acl.acl, acl.EPILOG)
+_add(web.web, web.EPILOG)
 _add(agent_command.agent, agent_command.EPILOG)
 
 

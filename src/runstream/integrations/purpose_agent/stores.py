@@ -5,7 +5,6 @@ purpose-agent is the user's to install, and imported when a store is opened.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
@@ -18,10 +17,9 @@ from runstream.model.awaitable import Opening
 from runstream.model.errors import ConfigurationError
 from runstream.stores.async_facade import AsyncStore
 from runstream.stores.facade import Store
-from runstream.stores.lifecycle import own_async, reopen_with
+from runstream.stores.lifecycle import reopen_with
 from runstream.stores.options import StoreOptions
-from runstream.stores.tiered import AsyncTieredCheckpointer
-from runstream.stores.tiered.checkpointer import with_archive_to_come
+from runstream.stores.tiered.checkpointer import with_archive_to_come, with_archive_to_come_async
 from runstream.stores.tiered.late_archive import ArchiveToCome
 from runstream.stores.urls import archive_beside, check_is_text, path_in, with_path
 
@@ -128,14 +126,7 @@ def _with_archive(hot: Any, archive: str, given: dict[str, Any]) -> Store[Any, A
 
 
 def _with_archive_async(hot: Any, archive: str, given: dict[str, Any]) -> AsyncStore[Any, Any]:
-    late = _archive_to_come(archive, given)
-    store: AsyncStore[Any, Any] = AsyncTieredCheckpointer(hot, late)
-
-    async def close() -> None:
-        await asyncio.to_thread(late.close)
-        await hot.close()
-
-    own_async(store, close)
+    store: AsyncStore[Any, Any] = with_archive_to_come_async(hot, _archive_to_come(archive, given))
     return reopen_with(store, _with_archive_async, hot, archive, given)
 
 

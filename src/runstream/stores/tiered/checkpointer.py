@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from runstream.model.errors import ConfigurationError
@@ -11,13 +12,13 @@ from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.facade import SnapshotStore, Store
-from runstream.stores.lifecycle import own, place_at
+from runstream.stores.lifecycle import own, own_async, place_at
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.stores.tiered.hot_operations import HotOperations
 from runstream.stores.tiered.late_archive import ArchiveToCome, LateArchive
 from runstream.stores.tiered.operations import TieredOperations
 
-__all__ = ["AsyncTieredCheckpointer", "TieredCheckpointer", "with_archive_to_come"]
+__all__ = ["AsyncTieredCheckpointer", "TieredCheckpointer", "with_archive_to_come", "with_archive_to_come_async"]
 
 
 class TieredCheckpointer(SnapshotStore[E, S]):
@@ -90,6 +91,20 @@ def with_archive_to_come(hot: RedisCheckpointer[E, S], archive: ArchiveToCome[E,
         hot.close()
 
     own(store, close)
+    return store
+
+
+def with_archive_to_come_async(
+    hot: AsyncRedisCheckpointer[E, S], archive: ArchiveToCome[E, S]
+) -> AsyncTieredCheckpointer[E, S]:
+    """The same for asyncio."""
+    store = AsyncTieredCheckpointer(hot, archive)
+
+    async def close() -> None:
+        await asyncio.to_thread(archive.close)
+        await hot.close()
+
+    own_async(store, close)
     return store
 
 
