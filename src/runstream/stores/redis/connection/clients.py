@@ -90,15 +90,14 @@ def _set_connections(pool: Any, sentinels: Sentinels | None) -> None:
 @contextmanager
 def _client_options(url: str) -> Iterator[Mapping[str, Any]]:
     """The options of a client beside its URL's; within, one error for all that redis-py does not take."""
-    query = dict(parse_qsl(url.partition("?")[2]))
+    query = parse_qsl(url.partition("?")[2], keep_blank_values=True)
     # redis-py before 6 looks whether the certificate is that of the host only where it is told to
-    checks_host = url.startswith("rediss:") and query.get("ssl_cert_reqs") != "none"
+    checks_host = url.startswith("rediss:") and dict(query).get("ssl_cert_reqs") != "none"
     try:
         check_url_options(url)
         yield {**_CLIENT_OPTIONS, **({"ssl_check_hostname": True} if checks_host else {})}
     except (ValueError, TypeError, AttributeError, redis.RedisError) as error:
         # neither the URL nor redis-py's own message: both may contain the password
-        query = parse_qsl(url.partition("?")[2], keep_blank_values=True)
         names = ", ".join(name for name, text in query if "@" not in name + text)
         raise ConfigurationError(
             f"redis-py does not take this {url.partition(':')[0]}: URL ({type(error).__name__});"
