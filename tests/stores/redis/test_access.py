@@ -19,6 +19,7 @@ from runstream.model.durability import Durability
 from runstream.stores.redis.access import PARTS, Role, commands_of_role, keys_of_role
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.backends import ServerBackend
+from tests.support.cluster import cluster_of
 from tests.support.commands import run
 from tests.support.kinds import REAL
 from tests.support.roles import BUSINESS, prepare
@@ -27,9 +28,10 @@ from tests.support.servers import Server, needs_server, needs_valkey
 
 VERSIONS = {"valkey": "7.2", "redis70": "7.0", "redis62": "6.2"}
 NEWEST = (7, 2)
-NOT_HEARD = {"PING", "SELECT", "CLIENT|SETNAME", "TYPE", "HSETNX", "BGREWRITEAOF", "BGSAVE"}
-"""Asked for by a URL's options, of a key of another type than it must be, or where the namespace is new; and what
-MONITOR does not tell."""
+NOT_HEARD = {"PING", "SELECT", "CLIENT|SETNAME", "TYPE", "HSETNX"} | {"CLUSTER|SLOTS", "ASKING"}
+NOT_HEARD |= {"BGREWRITEAOF", "BGSAVE"}
+"""Asked for by a URL's options, of a key of another type than it must be, where the namespace is new, or in a
+cluster; and what MONITOR does not tell."""
 SOURCES = Path(runstream.__file__).parent.joinpath("stores/redis").rglob("*.py")
 
 on_each_server = pytest.mark.parametrize(
@@ -91,6 +93,18 @@ def test_with_its_rule_all_that_a_role_does_works(
         Role.OPERATOR: {"config"},
     }
     assert refused <= without.get(role, set()) | ({"client"} if server.name == "redis62" else set())
+
+
+@needs_valkey
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("role", [Role.WORKER, Role.OPERATOR])
+def test_with_its_rule_a_role_works_in_a_cluster(tmp_path: Path, role: Role) -> None:
+    """As at one server."""
+    with cluster_of("valkey", 1) as cluster:
+        prepare(f"{cluster.url}?namespace=c", tmp_path)
+        said = run("acl", "--role", role, "--namespace", "c", "--user", "u")
+        cluster.nodes[0].raw.execute_command(*said.out.split(), ">p")
+        BUSINESS[role](f"{cluster.url.replace('//', '//u:p@')}?namespace=c", tmp_path)
 
 
 @needs_server

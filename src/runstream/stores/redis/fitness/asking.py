@@ -130,7 +130,7 @@ def ask_rights(partition: PartitionKeys, *, by_scripts: bool) -> Operation[Mappi
                 missing.setdefault(work, {})[command[0].decode()] = _why(reply)
     if by_scripts:
         wanted = sorted(frozenset().union(*_NEEDS.values()))
-        (reply,) = yield Exchange([script_call(RIGHTS, (f"{partition.tag}:rights",), wanted)], permissive=True)
+        (reply,) = yield Exchange([script_call(RIGHTS, (partition.rights,), wanted)], permissive=True)
         if isinstance(reply, Refusal):
             raise reply.error
         words = [word.decode() for word in reply]
