@@ -30,6 +30,7 @@ WRONG = (
     f"redis://h?socket_timeout={SECRET}",
     f"rediss://u:{SECRET}@h?ssl_certfile=/{SECRET}&ssl_password={SECRET}",
     f"redis+sentinel://u:{SECRET}@/main",
+    f"redis+cluster://u:{SECRET}@h:{SECRET}",
     f"redis+sentinel://u:{SECRET}@h:{SECRET}/main?sentinel_password={SECRET}",
     f"redi://u:{SECRET}@h",
     f"u:{SECRET}@h",
@@ -106,9 +107,10 @@ def test_a_server_that_is_not_there_or_refuses() -> None:
     port = free_port()
     fails(f"redis://u:{SECRET}@127.0.0.1:{port}?{quick}")
     fails(f"redis+sentinel://u:{SECRET}@127.0.0.1:{port}/main?sentinel_password={SECRET}&{quick}")
+    fails(f"redis+cluster://u:{SECRET}@127.0.0.1:{port}?{quick}")
     fails(f"unix://u:{SECRET}@/nowhere/at/all?{quick}")
     with tcp_server("another") as port:
-        for place in (f"redis://:{SECRET}@", f"redis://u:{SECRET}@", f"rediss://u:{SECRET}@"):
+        for place in (f"redis://:{SECRET}@", f"redis+cluster://u:{SECRET}@", f"rediss://u:{SECRET}@"):
             fails(f"{place}127.0.0.1:{port}?{quick}")
         with redis.Redis(port=port, password="another") as raw:
             raw.execute_command("ACL", "SETUSER", "u", "on", f">{SECRET}", "-@all")
@@ -176,6 +178,7 @@ def test_the_url_may_be_in_a_file(url_file: Path, monkeypatch: pytest.MonkeyPatc
         assert "namespace 'dev'" in repr(store)
         store.append("r", make_events("r", 2))
         assert run("runs", "--url", f"@{url_file}", "--json").document["runs"]
+        assert "it is for tests" in run("doctor", f"@{url_file}").out
         assert run("runs", "--json", RUNSTREAM_URL=f"@{url_file}").document["runs"]
         monkeypatch.setenv("RUNSTREAM_URL", f"@{url_file}")
         with connect() as other:
