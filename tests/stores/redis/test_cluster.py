@@ -369,3 +369,24 @@ def test_a_scan_that_sees_a_slot_move_begins_anew(backend: ClusterBackend, mover
             mover.move()
     assert seen >= set(backend.key_names()) - {f"{{{backend.namespace}}}:config"}
     assert pages > len(backend.cluster.primaries)
+
+
+def test_a_scan_ends_though_a_slot_has_gone_to_and_fro(backend: ClusterBackend, mover: Mover) -> None:
+    """It is away when the last server was scanned, and back when the next page is asked for."""
+    transport = backend.open()._driver._transport  # type: ignore[attr-defined]  # of the sync store
+
+    def page(position: bytes) -> bytes:
+        ((position, _),) = transport.exchange(Exchange([(b"SCAN", position, b"COUNT", 10_000)]))
+        return position
+
+    position = BEGINNING
+    for number in range(len(backend.cluster.primaries)):
+        if number == len(backend.cluster.primaries) - 1:
+            mover.move()
+        position = page(position)
+    assert position != BEGINNING
+    mover.move()
+    transport.exchange(Exchange([(b"EXISTS", f"{{{backend.namespace}:0}}:config")]))  # which tells of it
+    for _ in backend.cluster.primaries:
+        position = page(position)
+    assert position == BEGINNING

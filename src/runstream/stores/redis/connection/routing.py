@@ -286,6 +286,7 @@ class Router:
             now = yield from self.slots()
             if now.fingerprint == slots.fingerprint:
                 return [[_END_OF_SCAN, found]]
+            place = 0  # anew, though all may be again as it was when the next page is asked for
         return [[b"%b@%d@%d" % (position, place, slots.fingerprint), found]]
 
 
