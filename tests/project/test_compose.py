@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import yaml
 from typer.main import get_command
 
+from runstream import connect
 from runstream.cli import app
 from tests.project.test_project import ROOT, check_command_line
+from tests.support.commands import run
+from tests.support.samples import make_event
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Node, eventually, free_port
 
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -55,6 +57,8 @@ def test_each_profile_has_the_parts_that_it_promises() -> None:
     assert of_profile(None) == {"redis", "drain", "researcher", "writer"}
     assert of_profile("metrics") == {"prometheus", "grafana"}
     assert of_profile("cluster") == {*NODES, "cluster"}
+    (url,) = re.findall(r"RUNSTREAM_COMPOSE_URL=(\S+)", TEXT)
+    assert url == f"redis+cluster://{','.join(NODES)}"
     assert sum(map(len, map(of_profile, (None, "metrics", "cluster")))) == len(SERVICES)
 
 
@@ -188,7 +192,7 @@ def test_the_nodes_become_a_cluster_also_after_they_have_got_other_addresses(pro
     (tmp_path / "getent").write_text('#!/bin/sh\necho "$2 name"\n', encoding="utf-8")
     (tmp_path / "getent").chmod(0o755)
     port = str(free_port())
-    for round_, last_digits in enumerate([(11, 12, 13), (11, 22, 23)]):
+    for started_again, last_digits in ((False, (11, 12, 13)), (True, (11, 22, 23))):
         addresses = {name: f"127.0.0.{digits}" for name, digits in zip(NODES, last_digits, strict=True)}
         with ExitStack() as running:
             nodes = [
@@ -197,12 +201,13 @@ def test_the_nodes_become_a_cluster_also_after_they_have_got_other_addresses(pro
             ]
             assert run_script(addresses, port, tmp_path) == 0
             eventually(lambda nodes=nodes: all(is_whole(node.raw) for node in nodes))  # type: ignore[misc]
-            client = redis.RedisCluster(addresses["node-2"], int(port), decode_responses=True)
-            with closing(client):
-                values = [client.get(f"key{n}") for n in range(30)]
-                assert values == [str(n) if round_ else None for n in range(30)]
-                for n in range(30):
-                    client.set(f"key{n}", n)
+            url = f"redis+cluster://{','.join(f'{address}:{port}' for address in addresses.values())}"
+            with closing(connect(url)) as store:
+                kept = [len(store.list_events(f"r{n}")) for n in range(30)]
+                assert kept == [int(started_again)] * 30
+                store.save_events([make_event(f"r{n}", 1) for n in range(30)])
+            archive = f"sqlite:{tmp_path}/runs.db"
+            assert run("drain", "--url", url, "--to", archive, "--once", "--trim", "never").code == 0
 
 
 def at(address: str) -> list[str]:

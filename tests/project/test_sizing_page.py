@@ -25,7 +25,7 @@ def number(text: str) -> float:
     return float(text.replace(",", "").replace("−", "-"))
 
 
-BYTES = {what: number(size) for what, size, _ in rows("Bytes in Redis")}
+BYTES = {what: number(size) for what, size, *_ in rows("Bytes in Redis")}
 
 
 @pytest.fixture
