@@ -42,6 +42,27 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
     assert not missing
 
 
+def test_every_link_of_a_page_leads_to_a_page_and_a_heading() -> None:
+    """Within the repository; a heading by the name that GitHub gives it."""
+    pages = {page: without_blocks(page) for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+    links = [
+        (page, file, anchor)
+        for page, text in pages.items()
+        for file, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]*))?\)", text)
+    ]
+    assert len(links) > 100
+    for page, file, anchor in links:
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), (page.name, file)
+        headings = re.findall(r"^#+ (.*)$", pages.get(target, ""), re.MULTILINE)
+        names = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in names, (page.name, file, anchor)
+
+
+def without_blocks(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     "page",
     [
