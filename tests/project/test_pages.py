@@ -77,6 +77,7 @@ def without_blocks(page: Path) -> str:
         "docs/following.md",
         "docs/forks.md",
         "docs/tags.md",
+        "docs/web.md",
     ],
 )
 def test_the_examples_of_a_page_run_as_they_stand(
@@ -102,6 +103,7 @@ def test_the_examples_of_a_page_run_as_they_stand(
         "docs/monitoring.md",
         "docs/workers.md",
         "docs/backup.md",
+        "docs/web.md",
     ],
 )
 def test_the_commands_of_a_page_are_commands(page: str) -> None:
