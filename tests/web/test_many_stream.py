@@ -13,6 +13,7 @@ import pytest
 import runstream
 import runstream.web
 from runstream.web import followed
+from runstream.web.path_ids import path_id
 from runstream.web.tokens import MOST_OPEN
 from tests.support.backends import Backend, ServerBackend
 from tests.support.servers import needs_valkey, primary_and_replica
@@ -22,7 +23,14 @@ from tests.web.test_run_stream import World, received
 STREAM = "/stream?session=s"
 
 
-@pytest.fixture(params=["fake", pytest.param("valkey", marks=[needs_valkey, pytest.mark.exhaustive]), "sync"])
+KINDS = [
+    "fake",
+    pytest.param("valkey", marks=[needs_valkey, pytest.mark.exhaustive]),
+    pytest.param("sync", marks=pytest.mark.exhaustive),
+]
+
+
+@pytest.fixture(params=KINDS)
 def world(
     request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], tmp_path: Path
 ) -> Iterator[World]:
@@ -104,7 +112,7 @@ def test_a_stream_that_knew_no_run_gives_what_has_begun_and_ended_meanwhile(worl
 
 
 def test_more_open_runs_than_a_stream_has_are_refused_by_how_to_narrow_it() -> None:
-    with runstream.connect(f"fake:{uuid.uuid4().hex}") as store:
+    with runstream.InMemoryCheckpointer() as store:
         for number in range(MOST_OPEN + 1):
             event = runstream.PAEvent(f"r{number}", session_id="s", seq=1, kind="tool.result")
             store.append(f"r{number}", [event], tags={"part": str(number % 2)})
@@ -141,6 +149,26 @@ def test_a_loss_in_one_run_is_told_and_the_others_go_on(tmp_path: Path) -> None:
         again = received(world.replicas[1], given[2].last_id, most=3, path=STREAM)
         assert sorted(frame.name for frame in again) == ["lost", "message", "message"]
         assert sorted(events(again)) == [("a", 1), ("b", 2)]
+
+
+def test_a_run_that_cannot_be_read_holds_up_no_other(tmp_path: Path) -> None:
+    """Its beginning has left Redis, and this app knows of no archive."""
+    url = f"fake:{uuid.uuid4().hex}"
+    with runstream.connect(url) as store, runstream.SQLiteCheckpointer(tmp_path / "a.db") as archive:
+        store.open_run("moved", session_id="s").emit("tool.result")
+        runstream.DrainWorker(store, [archive], trim="archived").drain_once()
+        store.open_run("here", session_id="s").emit("tool.result")
+        with serving(runstream.web.app(runstream.connect_async(url))) as client:
+            with client.stream("GET", STREAM) as response:
+                stream = frames_of(response)
+                given = [next(stream) for _ in range(2)]
+                store.open_run("here").emit("tool.result")
+                given.append(next(stream))
+            (alone,) = received(client, "", most=2, path=f"/runs/{path_id('moved')}/stream")
+    assert sorted((frame.name, frame.data["run_id"], frame.data["offset"]) for frame in given) == [
+        ("message", "here", 1), ("message", "here", 2), ("unreadable", "moved", 0),
+    ]  # fmt: skip
+    assert (alone.name, alone.data["first_hot"]) == ("problem", 2)
 
 
 def test_a_position_of_another_kind_is_refused() -> None:

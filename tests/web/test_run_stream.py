@@ -40,7 +40,14 @@ class World:
         runstream.DrainWorker(self.store, [self.archive], **options).drain_once()
 
 
-@pytest.fixture(params=["fake", pytest.param("valkey", marks=needs_valkey), "sync"])
+KINDS = [
+    pytest.param("fake", marks=pytest.mark.exhaustive),
+    pytest.param("valkey", marks=needs_valkey),
+    "sync",
+]
+
+
+@pytest.fixture(params=KINDS)
 def world(
     request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], tmp_path: Path
 ) -> Iterator[World]:
@@ -142,6 +149,20 @@ def test_a_loss_is_told_and_the_run_given_anew(tmp_path: Path) -> None:
         assert [frame.name for frame in again] == ["lost", "message", "message"]
         assert offsets(again) == [1, 2]
         assert received(world.replicas[1], again[0].last_id, most=1)[0].name == "message"
+
+
+@needs_valkey
+def test_a_loss_that_the_archive_shows_too_ends_the_stream_with_what_it_is(tmp_path: Path) -> None:
+    """The archive is ahead of Redis, until somebody decides: it is told, and not again and again."""
+    with ExitStack() as opened:
+        pair = opened.enter_context(primary_and_replica("valkey"))
+        world = World(pair.url, tmp_path, opened)
+        world.store.open_run("r").emit("tool.result")
+        with pair.losing(), runstream.connect(pair.url) as writer:
+            writer.open_run("r").emit("tool.result")
+            runstream.DrainWorker(writer, [world.archive]).drain_once()
+        (only,) = received(world.replicas[0], "", most=9)
+        assert (only.name, only.data["title"]) == ("problem", "AcknowledgedWritesLost")
 
 
 def test_a_filtered_stream_gives_what_is_wanted_and_goes_on_after_all(world: World) -> None:

@@ -102,8 +102,9 @@ class Access:
             raise Refused(415, "send application/json, which no form of another site can")
         origin = request.headers.get("origin")
         if origin is not None:
-            own = f"{request.url.scheme}://{request.headers.get('host', '')}"
-            allowed = origin == own or origin in self._origins
+            host = request.headers.get("host", "")  # a proxy may speak TLS for the app
+            own = {f"{request.url.scheme}://{host}", f"https://{host}"}
+            allowed = origin in own or origin in self._origins
         else:
             allowed = request.headers.get("sec-fetch-site", "none") in {"none", "same-origin"}
         if not allowed:

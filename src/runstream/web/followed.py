@@ -49,6 +49,7 @@ class FollowedRuns:
         self._floor = -math.inf if token is None else token.floor
         self._created: dict[str, float] = {}
         self._done: set[str] = set()
+        self._left_out: set[str] = set()
         self.positions: dict[str, Position] = {}
 
     @property
@@ -76,7 +77,7 @@ class FollowedRuns:
             async for info in infos:
                 latest = max(latest, info.updated_at)
                 is_held = fingerprint(info.run_id) in held
-                if info.run_id in self.positions or not (is_held or self._is_fresh(info, latest)):
+                if not (is_held or self._is_fresh(info, latest)) or self._is_known(info.run_id):
                     continue
                 if not await self._access.may(self._request, "read", info):
                     continue
@@ -105,6 +106,14 @@ class FollowedRuns:
                 self._done.add(run_id)
                 found.append(info)
         return found
+
+    def leave_out(self, run_id: str) -> None:
+        """Give nothing more of a run that cannot be read: it holds up no other."""
+        self._left_out.add(run_id)
+        self._drop(run_id)
+
+    def _is_known(self, run_id: str) -> bool:
+        return run_id in self.positions or run_id in self._left_out
 
     def _matches(self, info: RunInfo) -> bool:
         return RunFilter(RunsQuery(**self._asked))(info)

@@ -50,9 +50,10 @@ class Quiet(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """It cannot go on: this is the last."""
+    """It cannot go on: this is the last. ``run_id`` is the run that it is about, of those that are read."""
 
     error: RunstreamError
+    run_id: str | None
 
 
 Happening: TypeAlias = Given | Unreadable | Lost | Quiet | Failed
@@ -87,16 +88,12 @@ async def happenings(
                         run_id, item = pair
                         positions[run_id] = item.cursor
                         yield Given(run_id, item)
-        except UNREADABLE as error:
-            happening = await _pass_over(store, positions, error)
-        except LOST as error:
-            happening = await _begin_anew(store, positions, error)
         except StoreUnavailable:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            happening = Quiet()
+            happening: Happening = Quiet()
         except RunstreamError as error:
-            happening = Failed(error)
+            happening = await _after(store, positions, error)
         else:
             return
         yield happening
@@ -115,28 +112,38 @@ async def all_given(store: Any, info: RunInfo, after: Position) -> bool:
         return False
 
 
-async def _pass_over(store: Any, positions: MutableMapping[str, Position], error: Any) -> Happening:
-    run_id, offset = error.run_id, error.offset
-    if run_id not in positions or offset == 0:
-        return Failed(error)
-    try:
-        items = store.read(run_id, offset - 1, before=offset + 1, on_corrupt="raw")
-        async with aclosing(items):
-            async for item in items:
-                positions[run_id] = item.cursor
-                return Unreadable(run_id, offset, error)
-    except RunstreamError as again:  # it is of a newer version, say
-        return Failed(again)
-    return Failed(error)
-
-
-async def _begin_anew(store: Any, positions: MutableMapping[str, Position], error: Any) -> Happening:
-    # the store object has seen what is gone, and would refuse to read on; it is the app's own
-    await store.forget(error.run_id)
-    run_id = error.run_id if error.run_id in positions else None
+async def _after(store: Any, positions: MutableMapping[str, Position], error: RunstreamError) -> Happening:
+    """What to tell of an error, after which it goes on, or does not."""
+    about = getattr(error, "run_id", None)
+    run_id = about if about in positions else None
     if run_id is None and len(positions) == 1:  # it is of what a fork shares
         (run_id,) = positions
-    if run_id is None:
-        return Failed(error)
+    if run_id is not None:
+        try:
+            if isinstance(error, UNREADABLE) and error.offset and about == run_id:
+                return await _pass_over(store, positions, run_id, error)
+            if isinstance(error, LOST):
+                return await _begin_anew(store, positions, run_id, error)
+        except RunstreamError as again:
+            return Failed(again, run_id)
+    return Failed(error, run_id)
+
+
+async def _pass_over(store: Any, positions: MutableMapping[str, Position], run_id: str, error: Any) -> Happening:
+    async with aclosing(store.read(run_id, error.offset - 1, before=error.offset + 1, on_corrupt="raw")) as items:
+        async for item in items:
+            positions[run_id] = item.cursor
+            return Unreadable(run_id, error.offset, error)
+    return Failed(error, run_id)
+
+
+async def _begin_anew(store: Any, positions: MutableMapping[str, Position], run_id: str, error: Any) -> Happening:
+    # the store object has seen what is gone, and would refuse to read on; it is the app's own
+    await store.forget(error.run_id)
+    async with aclosing(
+        store.read(run_id, limit=1, on_corrupt="raw")
+    ) as items:  # it may be lost in an archive, too
+        async for _ in items:
+            break
     positions[run_id] = 0
     return Lost(run_id, error)

@@ -18,7 +18,7 @@ from runstream.operations.filters import EventFilter, field_of, text_of
 from runstream.web.access import Access
 from runstream.web.followed import FollowedRuns
 from runstream.web.frames import KEEP_ALIVE_SECONDS, StreamLimit, frame
-from runstream.web.happenings import Failed, Given, Happening, Lost, Quiet, happenings
+from runstream.web.happenings import Failed, Given, Happening, Lost, Quiet, Unreadable, happenings
 from runstream.web.problems import Refused, document
 from runstream.web.queries import Parameter, Query
 from runstream.web.reading import FILTERS, filter_of
@@ -135,6 +135,10 @@ class _Stream:
         if isinstance(happening, Lost):  # it may be another run by now, and not for this reader
             self._to_check.add(happening.run_id)
             self._look_at, self._begins_anew = 0.0, True
+        if isinstance(happening, Failed) and happening.run_id is not None:
+            self._runs.leave_out(happening.run_id)
+            self._begins_anew = True
+            happening = Unreadable(happening.run_id, 0, happening.error)
         self._is_over = isinstance(happening, Failed)
         return [told(happening, self._runs.token)]
 
