@@ -64,16 +64,18 @@ def check_gone(hot: Hot, archives: list[Archive], tmp_path: Path, *, gone: int =
         assert not verify_run("r", hot=hot, sinks=[archive]).difference
 
 
-def test_a_lane_goes_on_whose_last_event_was_erased_before_it_was_archived(
+def test_keys_and_lanes_of_what_was_erased_before_it_was_archived_are_known(
     hot: Hot, archives: list[Archive]
 ) -> None:
-    """Once the run has left Redis, archives alone tell its number."""
-    hot.append("r", [make_event("r", seq, lane_id=lane) for seq, lane in ((1, "a"), (1, "b"), (2, "a"), (2, "b"))])
+    """Once the run has left Redis, archives alone tell its number, and the callers' keys when Redis is lost."""
+    events = [make_event("r", seq, lane_id=lane) for seq, lane in ((1, "a"), (1, "b"), (2, "a"), (2, "b"))]
+    hot.append("r", events, keys=["k", None, "l", None])
     hot.erase("r", [3, 4])
     DrainWorker(hot, archives, trim="archived", retire_idle_seconds=0).drain_once()
     for archive in archives:
         store = TieredCheckpointer(hot, archive)
         assert [(lane.last_offset, lane.last_seq) for lane in store.lanes("r")] == [(3, 2), (4, 2)]
+        assert archive.find("r", ["k", "l"]) == [1, 3]
         assert archive.check_integrity() == []
     with TieredCheckpointer(hot, archives[0]).open_run("r", lane_id="b") as run:
         assert run.emit("agent.message").event.seq == 3

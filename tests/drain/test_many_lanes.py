@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from runstream import (
     EventKind,
     EventsArchived,
     SQLiteCheckpointer,
+    TieredCheckpointer,
     create_event,
 )
 from runstream.model.archive_records import Position
@@ -28,7 +30,7 @@ from runstream.stores.redis.operations.worker.drain import Proven, Settled
 from runstream.stores.redis.scripts.calls import LanesAfter
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
-from tests.support.drain_tools import Hot, due, locations, open_hot
+from tests.support.drain_tools import Hooked, Hot, due, locations, open_hot
 from tests.support.kinds import REAL, on_every_server
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_state
@@ -186,6 +188,27 @@ def test_an_archive_that_was_put_back_from_a_copy_gets_what_was_proven(hot: Hot,
     (run,) = namespace_of(hot).load_runs(["r"])
     assert run is not None
     assert drain_once() == Position(run.head.last, run.head.tokens)
+
+
+def test_a_lane_of_many_goes_on_whose_last_event_was_erased_before_it_was_archived(
+    hot: Hot, archive: Archive
+) -> None:
+    """Once the run has left Redis, archives alone tell its number."""
+    drain(hot, archive)
+    hot.append("r", [make_event("r", seq, lane_id=lane) for seq in (2, 3) for lane in ("lane-7", "new")])
+    hot.erase("r", [len(LANES) + 3, len(LANES) + 4])
+    stop = threading.Event()
+    first = Hooked(archive, write=lambda _: stop.set())
+    DrainWorker(hot, [first], trim="archived", batch=2).drain_once(stop)  # it ends before it comes to these
+    (run,) = namespace_of(hot).load_due(["r"])
+    assert run is not None
+    assert run.is_partial
+    DrainWorker(hot, [archive], trim="archived", retire_idle_seconds=0).drain_once()
+    tiered = TieredCheckpointer(hot, archive)
+    lasts = {lane.lane_id: lane.last_seq for lane in tiered.lanes("r")}
+    assert lasts == dict.fromkeys(LANES, 1) | {"lane-7": 3, "new": 3}
+    with tiered.open_run("r", lane_id="new") as opened:
+        assert opened.emit("agent.message").event.seq == 4
 
 
 def test_a_damaged_index_is_made_anew(redis_backend: RedisBackend, hot: Hot, archive: Archive) -> None:

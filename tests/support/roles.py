@@ -41,6 +41,8 @@ def prepare(url: str, place: Path) -> None:
         store.fork("tagged", "branch", at=2)
         store.append("asks", make_events("asks", 1))
         _drain(store, place, trim="never")
+        store.append("erased", make_events("erased", 1), keys=["k"])
+        store.erase("erased", [1])
 
 
 def _drain(store: Any, place: Path, **options: Any) -> None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from shlex import quote
 
+from runstream.codec.record import ERASED
 from runstream.drain.claimed_run import (
     Chunk,
     ClaimedRun,
@@ -165,6 +166,8 @@ class Batches:
         loaded = self._namespace.load_entries([request for _, request in chosen])
         queue.extendleft(claimed for claimed, _ in chosen[len(loaded) :])  # the others were enough
         for (claimed, request), found in zip(chosen, loaded, strict=False):
+            if claimed.facts is None and ERASED in found.records:
+                claimed.facts = self._namespace.erased_facts(claimed.run_id, claimed.proven.offset)
             try:
                 chunks.append(Chunk.make(claimed, request, found))
             except (ArchiveGap, HistoryDiverged) as error:

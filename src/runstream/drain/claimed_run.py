@@ -20,6 +20,7 @@ from runstream.model.run_head import UNKNOWN_TOKEN
 from runstream.model.tags import TagSet
 from runstream.stores.archive.eraser import without_erased
 from runstream.stores.redis.operations.worker.drain import LanesAfter
+from runstream.stores.redis.operations.worker.erased_facts import ErasedFacts
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.load import LoadedEntries, LoadRequest
 
@@ -74,6 +75,7 @@ class ClaimedRun:
         lanes: The lanes (None: the run itself) whose snapshots are still to be archived.
         tags: Whether its tags are.
         erased: What has become of its erasures.
+        facts: What Redis knows of those of its events that were erased; None: that was not asked for.
     """
 
     run: HotRun
@@ -82,6 +84,7 @@ class ClaimedRun:
     lanes: Sequence[str | None]
     tags: bool = False
     erased: Erased = _NOTHING_ERASED
+    facts: ErasedFacts | None = None
 
     @property
     def run_id(self) -> str:
@@ -92,6 +95,12 @@ class ClaimedRun:
     def left(self) -> int:
         """How many entries are not proven yet."""
         return self.run.head.last.offset - self.proven.offset
+
+    def completed(self, entries: Sequence[ArchiveEntry]) -> Sequence[ArchiveEntry]:
+        """These entries, each that was erased with what is known of it."""
+        if self.facts is None or isinstance(entries, PlainEntries):
+            return entries
+        return self.facts.complete(entries)
 
     def next_request(self, room: int) -> LoadRequest:
         """What to load next, at most ``room`` entries; the snapshots come with the last of them."""
@@ -259,7 +268,7 @@ class Chunk:
                 f"the record of event {cursor.offset} of run {claimed.run_id!r} is not the one that its cursor"
                 f" {cursor} is of: it was changed in Redis, and nothing from there on was archived"
             )
-        chunk.entries = without_erased(_of_lanes(chunk.entries, claimed.run), claimed.erased.notes)
+        chunk.entries = without_erased(claimed.completed(chunk.entries), claimed.erased.notes)
         fresh = max(0, head.mark.offset + 1 - request.first)
         chunk.fresh_bytes = sum(map(len, loaded.records[fresh : len(chunk.entries)]))
         if chunk.blocked:
@@ -292,21 +301,6 @@ def _entries(request: LoadRequest, loaded: LoadedEntries) -> tuple[Sequence[Arch
     except UnsupportedVersion as error:
         return joined(pages), str(error)
     return joined(pages), ""
-
-
-def _of_lanes(entries: Sequence[ArchiveEntry], run: HotRun) -> Sequence[ArchiveEntry]:
-    """The entries; of each that was erased in Redis its lane and ``seq``, if it is the last one of its lane.
-
-    Only meta tells that by now. So an archive knows where each lane is, and no number is given again.
-    """
-    if isinstance(entries, PlainEntries):
-        return entries
-    return [
-        entry._replace(lane_id=run.lasts[entry.offset][0], seq=run.lasts[entry.offset][1])
-        if entry.is_erased and not entry.lane_id and entry.offset in run.lasts
-        else entry
-        for entry in entries
-    ]
 
 
 def _first_strange(before: int, entries: Sequence[ArchiveEntry], records: Sequence[bytes]) -> int | None:

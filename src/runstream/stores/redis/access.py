@@ -74,7 +74,7 @@ PARTS: Mapping[Role, Part] = {
     ),
     Role.WORKER: Part(
         (Role.READER,),
-        "EVALSHA SCRIPT|LOAD HSETNX SCAN XLEN ZCARD ZRANGE",
+        "EVALSHA SCRIPT|LOAD HSCAN HSETNX SCAN XLEN ZCARD ZRANGE",
         (
             *("enlist", "claim", "extend", "load", "settle", "park", "aside", "relist", "index_tags", "tagged"),
             *("report", "retire", "forget", "clear", "fork", "fork_end", "give_up"),

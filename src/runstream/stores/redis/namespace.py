@@ -26,6 +26,7 @@ from runstream.stores.redis.operations.admin import status as inspection
 from runstream.stores.redis.operations.worker import (
     detached,
     drain,
+    erased_facts,
     erasing,
     inherited_erasures,
     load,
@@ -102,6 +103,7 @@ class Namespace:
     index_again = _method(tag_index.index_again)
     set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)
     once_shared = _method(detached.once_shared)
+    erased_facts = _method(erased_facts.erased_facts)
     load_erasures = _method(erasing.load_erasures)
     ask_again = _method(erasing.ask_again)
     rebuild = _method(erasing.rebuild)

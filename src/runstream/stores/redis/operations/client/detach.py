@@ -30,9 +30,8 @@ from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys, RunKeys
 from runstream.stores.redis.operations.client.lineage import ancestry_here
 from runstream.stores.redis.operations.client.send import resolve_unanswered
-from runstream.stores.redis.operations.client.shared_lanes import Lasts, lane_marks
 from runstream.stores.redis.operations.worker.erasing import load_erasures, rebuild
-from runstream.stores.redis.operations.worker.hot_run import HotRun, run_of
+from runstream.stores.redis.operations.worker.hot_run import HotRun, Lasts, lane_marks, run_of
 from runstream.stores.redis.operations.worker.inherited_erasures import erase_inherited
 from runstream.stores.redis.operations.worker.load import LoadRequest, first_hot, load_entries, load_runs
 from runstream.stores.redis.operations.worker.noted_forks import fork_notes
@@ -99,15 +98,15 @@ class _Shared:
         self.lasts[lane] = at.offset, seq
 
     def note_lanes(self) -> None:
-        """Add what is noted of lanes, of which the last events were not read."""
+        """Add what is noted of lanes, where that is more than what their events that were read tell."""
         unknown: set[str] = set()
         for segment, _, meta in reversed(self.parts):
             is_read = self.scanned <= segment.after + 1
             marks = lane_marks(meta)
-            for lane in marks.keys() - self.lasts.keys() - unknown:
-                if segment.has(marks[lane][0]):
-                    self.lasts[lane] = marks[lane]
-                elif not is_read and marks[lane][0] > segment.after:
+            for lane in marks.keys() - unknown:
+                if segment.has(marks[lane][0]):  # also one that was erased, whose record tells of no lane
+                    self.lasts[lane] = max(marks[lane], self.lasts.get(lane, (0, 0)))
+                elif lane not in self.lasts and not is_read and marks[lane][0] > segment.after:
                     unknown.add(lane)
             if not is_read and (unknown or {b"retired", b"ended"} & meta.keys()):
                 self.are_all = False

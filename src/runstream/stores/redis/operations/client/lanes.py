@@ -13,8 +13,8 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import lanes_away
 from runstream.stores.redis.operations.client.send import resolve_unanswered
-from runstream.stores.redis.operations.client.shared_lanes import lane_marks, shared_lanes
-from runstream.stores.redis.operations.worker.hot_run import run_of
+from runstream.stores.redis.operations.client.shared_lanes import shared_lanes
+from runstream.stores.redis.operations.worker.hot_run import lane_marks, run_of
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 from runstream.stores.redis.session.session import Session

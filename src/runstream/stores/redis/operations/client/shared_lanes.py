@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TypeAlias
+from collections.abc import Collection
 
 from runstream.model.results import E, Recorded, S
 from runstream.model.run_head import RunHead
@@ -20,16 +19,14 @@ from runstream.stores.redis.operations.client.run_head import (
     parse_head,
     retired_of,
 )
+from runstream.stores.redis.operations.worker.hot_run import Lasts, lane_marks
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["Lasts", "lane_marks", "last_seq_shared", "shared_lanes"]
+__all__ = ["last_seq_shared", "shared_lanes"]
 
 _FIRST_PAGE, _PAGE = 64, 1000
 """How many events are read at first, as a lane that has gone on is mostly found near, and at most."""
-
-Lasts: TypeAlias = dict[str, tuple[int, int]]
-"""Offset and ``seq`` of the last event of each lane."""
 
 
 def last_seq_shared(session: Session[E, S], run_id: str, head: RunHead, lane_id: str) -> Operation[int]:
@@ -69,15 +66,6 @@ def shared_lanes(
         if {b"retired", b"ended"} & meta.keys():
             return lasts, False
     return lasts, True
-
-
-def lane_marks(meta: Mapping[bytes, bytes]) -> Lasts:
-    """What meta notes of the last event of each lane; nothing of a lane that is known to have none.
-
-    Raises ValueError for what no script of ours has written.
-    """
-    pairs = ((name[5:].decode(), value.split()) for name, value in meta.items() if name.startswith(b"lane:"))
-    return {lane: (int(offset), int(seq)) for lane, (offset, seq) in pairs if int(offset)}
 
 
 def _upto(session: Session[E, S], segment: Segment, marks: Lasts) -> Operation[Lasts]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from runstream.model.archive_records import RunHeader
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
@@ -21,7 +21,10 @@ from runstream.stores.redis.replies import (
     parse_retired,
 )
 
-__all__ = ["HotRun", "run_of"]
+__all__ = ["HotRun", "Lasts", "lane_marks", "run_of"]
+
+Lasts: TypeAlias = dict[str, tuple[int, int]]
+"""Offset and ``seq`` of the last event of each lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,6 @@ class HotRun:
         proven_tags: The version of the tags that were proven to be archived at the last settling; '' for none.
         erasures: How many erasures were asked for.
         erased: How many of them are carried out in Redis, and were in all archives at the last settling.
-        lasts: Lane and ``seq`` of the last event of each lane that is loaded, by its offset.
         clean_of: Of a fork: the snapshots that it began with have nothing of so many erasures of its parent.
     """
 
@@ -59,7 +61,6 @@ class HotRun:
     erasures: int = 0
     erased: int = 0
     clean_of: int = 0
-    lasts: Mapping[int, tuple[str, int]] = field(default_factory=dict, compare=False)
 
     @property
     def header(self) -> RunHeader:
@@ -75,14 +76,13 @@ class _Lanes(NamedTuple):
     since: dict[str, int]
     ends: dict[str, EndedLane]
     ended: tuple[EndedLane, ...]
-    lasts: dict[int, tuple[str, int]]
 
 
 def _lanes_in(meta: Mapping[bytes, bytes]) -> _Lanes:
     snapshots: dict[str | None, SnapshotHead] = {}
     proven: dict[str | None, str] = {}
     since: dict[str, int] = {}
-    lasts: dict[str, tuple[int, int]] = {}
+    lasts: dict[str | None, int] = {}
     ends: dict[str, EndedLane] = {}
     for name, value in meta.items():
         kind, colon, lane = name.partition(b":")
@@ -94,19 +94,17 @@ def _lanes_in(meta: Mapping[bytes, bytes]) -> _Lanes:
             proven[lane_id] = value.decode()
         elif kind == b"since" and lane_id is not None:
             since[lane_id] = int(value)
-        elif kind == b"lane" and lane_id is not None:
-            last, seq = value.split()
-            lasts[lane_id] = int(last), int(seq)
+        elif kind == b"lane":
+            lasts[lane_id] = int(value.split()[0])
         elif kind == b"end" and lane_id is not None:
             at, token = value.split()
             ends[lane_id] = EndedLane(lane_id, int(at), "" if token == b"-" else token.decode())
     ended = tuple(
-        end for lane, end in ends.items() if end.is_end_of(lasts.get(lane, (0, 0))[0], _token_in(snapshots, lane))
+        end for lane, end in ends.items() if end.is_end_of(lasts.get(lane, 0), _token_in(snapshots, lane))
     )
     for end in ended:
         since.pop(end.lane_id, None)
-    by_offset = {last: (lane, seq) for lane, (last, seq) in lasts.items()}
-    return _Lanes(snapshots, proven, since, ends, tuple(sorted(ended)), by_offset)
+    return _Lanes(snapshots, proven, since, ends, tuple(sorted(ended)))
 
 
 def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> HotRun | None:
@@ -159,9 +157,17 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
         int(meta.get(b"erasures", b"0")),
         int(meta.get(b"erased", b"0")),
         int(meta.get(b"cleanof", b"0")),
-        lanes.lasts,
     )
 
 
 def _token_in(snapshots: Mapping[str | None, SnapshotHead], lane_id: str) -> str:
     return snapshots[lane_id].token if lane_id in snapshots else ""
+
+
+def lane_marks(meta: Mapping[bytes, bytes]) -> Lasts:
+    """What meta notes of the last event of each lane; nothing of a lane that is known to have none.
+
+    Raises ValueError for what no script of ours has written.
+    """
+    pairs = ((name[5:].decode(), value.split()) for name, value in meta.items() if name.startswith(b"lane:"))
+    return {lane: (int(offset), int(seq)) for lane, (offset, seq) in pairs if int(offset)}
