@@ -182,3 +182,19 @@ def test_what_a_worker_writes_late_of_a_fork_that_was_detached_holds_up_no_delet
     drain(hot, archive)
     assert info_of(archive, "f").parent is None
     assert verify_run("f", hot=hot, sinks=[archive]).is_sound
+
+
+def test_a_lane_is_recovered_from_the_archive_whose_events_had_left_redis_before_its_fork_was_detached(
+    tiered: Tiered, hot: Hot, archive: Any
+) -> None:
+    tiered.append("r", [make_event("r", 1, lane_id="a"), make_event("r", 1, lane_id="b")])
+    drain(hot, archive)
+    tiered.append("r", [make_event("r", 2, lane_id="a")])
+    for fork, at in (("f", 2), ("g", 3)):
+        tiered.fork("r", fork, at=at)
+        drain(hot, archive, trim="never")
+        tiered.append(fork, [make_event(fork, 9, lane_id="b")])
+    assert tiered.delete_run("r", detach=True)
+    for fork, offsets in (("f", [1]), ("g", [1, 3])):
+        for store in (tiered, TieredCheckpointer(stranger(hot), archive)):
+            assert [item.offset for item in store.recover(fork, lane_id="a").events] == offsets

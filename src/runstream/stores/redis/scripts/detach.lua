@@ -107,8 +107,10 @@ for i = is_retired and #ARGV or at_lanes, #ARGV - 1, 3 do
     change('lane:' .. lane, (string.gsub(mark, '%+', ''))) -- nobody knows whether it rises from what is shared on
   end
   local covered = tonumber(string.match(meta['snapshot:' .. lane] or '0', '^%d+'))
-  if copied and not is_over and covered < tonumber(string.match(last, '^%d+')) then
-    local uncovered = math.max(covered + 1, tonumber(begins ~= '' and begins or parse_cursor(ARGV[7])))
+  if not is_over and covered < tonumber(string.match(last, '^%d+')) then
+    -- where not all is in the copy, the lane may have events before
+    local is_whole = copied and trimmed <= parse_cursor(base)
+    local uncovered = math.max(covered + 1, is_whole and tonumber(begins) or parse_cursor(base) + 1)
     if not since or tonumber(since) > uncovered then change('since:' .. lane, text(uncovered)) end
   end
 end
