@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from runstream.model.results import LaneInfo
@@ -19,12 +19,14 @@ class LaneFacts(NamedTuple):
         snapshots: Their latest snapshots; None: the run's own.
         ends: The last end of each lane that was ever ended.
         leases: Who holds which lane; None: the whole run.
+        bare: Lanes that have no snapshot, whatever an archive has of them: one may have been dropped.
     """
 
     lasts: Mapping[str, tuple[int, int]] = {}
     snapshots: Mapping[str | None, SnapshotHead] = {}
     ends: Mapping[str, EndedLane] = {}
     leases: Mapping[str | None, str] = {}
+    bare: Collection[str] = ()
 
     @property
     def names(self) -> set[str]:
@@ -49,7 +51,7 @@ class LaneFacts(NamedTuple):
 
     def beside(self, archived: LaneFacts) -> LaneFacts:
         """These, which Redis has, and what an archive has: of a lane, too, of which some has left Redis."""
-        bare = {lane for lane, end in self.ends.items() if not end.token}
+        bare = {*self.bare, *(lane for lane, end in self.ends.items() if not end.token)}
         away = {lane: head for lane, head in archived.snapshots.items() if lane not in {*bare, *self.snapshots}}
         ends = {
             lane: end._replace(token=away[lane].token) if end.token == UNKNOWN_TOKEN and lane in away else end

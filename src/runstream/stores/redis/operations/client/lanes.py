@@ -12,6 +12,7 @@ from runstream.operations.lane_facts import HotLanes, LaneFacts
 from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import lanes_away
+from runstream.stores.redis.operations.client.run_head import retired_in
 from runstream.stores.redis.operations.client.send import resolve_unanswered
 from runstream.stores.redis.operations.client.shared_lanes import shared_lanes
 from runstream.stores.redis.operations.worker.hot_run import lane_marks, run_of
@@ -45,13 +46,15 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[HotLanes]:
         lasts, are_all = lane_marks(meta), not {b"retired", b"ended"} & meta.keys()
         now = session.server_clock.now() or round(unix_seconds() * MICROSECONDS)
         leases = _leases(fields, now)
+        gone = {lane: retired_in(meta, lane) for lane in lasts if lane not in run.head.snapshots}
+        bare = [lane for lane, left in gone.items() if left is None or not left.had_snapshot(lane)]
     if run.head.fork_of is not None and are_all:  # a lane that left had gone on since
         try:
             shared, are_known = yield from shared_lanes(session, run_id, run.head, lasts)
         except EventsArchived:  # of a lane that has gone on in the parent, only its events tell where it was
             shared, are_known = {}, False
         lasts, are_all = shared | lasts, are_all and are_known
-    return HotLanes(LaneFacts(lasts, run.head.snapshots, run.ends, leases), are_all)
+    return HotLanes(LaneFacts(lasts, run.head.snapshots, run.ends, leases, bare), are_all)
 
 
 def _leases(fields: Mapping[str, bytes], now: int) -> dict[str | None, str]:

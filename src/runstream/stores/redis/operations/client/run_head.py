@@ -29,6 +29,7 @@ __all__ = [
     "head_query",
     "is_there",
     "parse_head",
+    "retired_in",
     "retired_of",
 ]
 
@@ -107,6 +108,14 @@ def is_there(reply: Sequence[bytes | None]) -> bool:
 def retired_of(reply: Sequence[bytes | None]) -> Retired | None:
     """What is kept of what left Redis; None for a run that was never retired, and lost no lane."""
     return parse_retired(*reply[len(HEAD_FIELDS) - 2 :])
+
+
+def retired_in(meta: Mapping[bytes, bytes], lane_id: str) -> Retired | None:
+    """As :func:`retired_of`, for one lane of the run that has all of this meta."""
+    of_lane = (gone_field(lane_id), f"back:{lane_id}", f"lane:{lane_id}")
+    return parse_retired(
+        *map(meta.get, (b"retired", b"ended", b"unlisted")), *(meta.get(field.encode()) for field in of_lane)
+    )
 
 
 def has_retired_events(head: RunHead, retired: Retired | None) -> bool:
