@@ -128,6 +128,38 @@ def test_two_that_went_on_with_a_retired_run_do_not_overwrite_each_other(
         second.checkpoint()
 
 
+@pytest.mark.parametrize("lane_id", [None, "a"])
+def test_whoever_has_loaded_a_snapshot_from_the_archive_goes_on_from_it(
+    hot: Hot, archive: Any, tiered: Tiered, lane_id: str | None
+) -> None:
+    """And no other: what was saved since is not overwritten."""
+    with tiered.open_run("r", lane_id="a") as run:
+        run.emit(EventKind.AGENT_PROGRESS)
+        run.finish_lane()
+    tiered.update_state("r", lambda state: setattr(state, "purpose", "first"))
+    assert DrainWorker(hot, [archive], trim="archived", retire_idle_seconds=0).drain_once().retired == 1
+    other = TieredCheckpointer(stranger(hot), archive)
+    for store in (tiered, other):
+        assert store.load_snapshot("r", lane_id=lane_id) is not None
+    other.append("r", (), snapshot=make_state("r"), lane_id=lane_id)
+    with pytest.raises(ConcurrencyConflict):
+        tiered.append("r", (), snapshot=make_state("r"), lane_id=lane_id)
+    with pytest.raises(ConcurrencyConflict):
+        TieredCheckpointer(stranger(hot), archive).append("r", (), snapshot=make_state("r"), lane_id=lane_id)
+
+
+def test_a_lane_s_snapshot_that_was_dropped_is_not_shown_though_the_archive_has_an_earlier_one(
+    hot: Hot, archive: Any, tiered: Tiered
+) -> None:
+    tiered.append("r", [make_event("r", 1, lane_id="over")], end_lanes=["over"])
+    tiered.append("r", [make_event("r", 1, lane_id="a")], snapshot=make_state("r"), lane_id="a")
+    drain(hot, archive)
+    tiered.append("r", [make_event("r", 2, lane_id="a")], snapshot=make_state("r"), lane_id="a")
+    tiered.erase("r", [3], drop_snapshots=True)
+    assert tiered.load_snapshot("r", lane_id="a") is None
+    assert [lane.snapshot_offset for lane in tiered.lanes("r")] == [None, None]
+
+
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("lanes", [("a", "b"), ("a" * 500, "a" * 499 + "b"), ("ü" * 13, "main")])
 def test_lanes_of_a_retired_run_do_not_stand_in_each_others_way(

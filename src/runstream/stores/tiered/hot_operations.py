@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import Erasure
 from runstream.model.results import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.arguments import ReadQuery, StateChange
 from runstream.operations.erase_arguments import TruncateOptions
 from runstream.operations.interface import StoreOperations
@@ -70,8 +70,11 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
     def mark_recovered(self, run_id: str, offset: int, lane_id: str | None) -> Operation[None]:
         """Mark events up to ``offset`` as known to this writer, so that its next snapshot covers them."""
 
-    def retired_token(self, run_id: str, lane_id: str | None) -> Operation[str]:
-        """The token that stands for a retired snapshot; '' if the latest snapshot is here, or there was none."""
+    def retired_token(self, run_id: str, lane_id: str | None) -> Operation[tuple[str, RunStart]]:
+        """The token that stands for a retired snapshot; '' if the latest one is here, or there was none.
+
+        And where the run begins.
+        """
 
     def run_info_after(self, run_id: str, end: Cursor | None) -> Operation[tuple[RunInfo | None, bool, int]]:
         """What is known of a run, and whether it goes on from there.
@@ -169,3 +172,6 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
 
     def note_snapshot(self, run_id: str, lane_id: str | None, token: str, revision: int) -> None:
         """Take this snapshot for the latest: the writer's next one is saved only if it is still the latest."""
+
+    def note_loaded(self, run_id: str, lane_id: str | None, start: RunStart, offset: int) -> None:
+        """Note that this writer has loaded a snapshot from elsewhere that covers the history up to an offset."""

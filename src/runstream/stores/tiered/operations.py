@@ -105,7 +105,7 @@ class TieredOperations(TieredSnapshots[E, S]):
         known, revision = self.hot.known_snapshot(run_id, lane_id)
         if lane_id is not None and known.startswith(STANDS_FOR_ARCHIVED):
             return (yield from self._follows_lane(run_id, lane_id, revision))
-        retired = yield from self.hot.retired_token(run_id, lane_id)
+        retired, _ = yield from self.hot.retired_token(run_id, lane_id)
         if not retired:
             return False
         # asked after that: one that is retired later than this makes it another token
@@ -121,7 +121,7 @@ class TieredOperations(TieredSnapshots[E, S]):
 
         Other lanes have ended since: it is still the same if the archive has none of a higher revision.
         """
-        token = yield from self.hot.retired_token(run_id, lane_id)
+        token, _ = yield from self.hot.retired_token(run_id, lane_id)
         # asked after that, as above
         archived = yield from self.archive.load_snapshot(run_id, lane_id)
         actual = 0 if archived is None else archived.revision

@@ -19,7 +19,7 @@ class TieredSnapshots(HotAndArchive[E, S]):
     """What is asked of the snapshots of a tiered store's runs."""
 
     def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
-        """The latest snapshot: Redis's, or, where the run has left Redis, the archive's."""
+        """The latest snapshot: Redis's, or, where that has left Redis, the archive's."""
         return self._latest_snapshot(self.hot, run_id, lane_id)
 
     def _peek_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
@@ -35,7 +35,13 @@ class TieredSnapshots(HotAndArchive[E, S]):
                 return snapshot
         except EventsArchived as moved:
             yield from self.check_archived(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
-        return (yield from self.archive.load_snapshot(run_id, lane_id))
+        # asked before the archive: for one that is retired after this, another token stands
+        token, start = yield from hot.retired_token(run_id, lane_id)
+        archived = yield from self.archive.load_snapshot(run_id, lane_id)
+        if archived is not None and token:  # this writer goes on from it
+            hot.note_snapshot(run_id, lane_id, token, archived.revision)
+            hot.note_loaded(run_id, lane_id, start, archived.offset)
+        return archived
 
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
         """The lanes of which either store has snapshots; first None, if there are some of the run's own."""

@@ -13,7 +13,7 @@ from runstream.model.identifiers import event_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -231,8 +231,8 @@ class RedisOperations(Generic[E, S]):
         """Mark events up to an offset as known to this writer, so that its next snapshot covers them."""
         return recover.mark_recovered(self.session, run_id, offset, lane_id)
 
-    def retired_token(self, run_id: str, lane_id: str | None) -> Operation[str]:
-        """The token that stands for a snapshot that was retired; '' if it is in Redis, or there never was one."""
+    def retired_token(self, run_id: str, lane_id: str | None) -> Operation[tuple[str, RunStart]]:
+        """The token that stands for a snapshot that was retired, '' for none, and where the run begins."""
         return recover.retired_token(self.session, run_id, lane_id)
 
     def run_info_after(self, run_id: str, end: Cursor | None) -> Operation[tuple[RunInfo | None, bool, int]]:
@@ -304,3 +304,7 @@ class RedisOperations(Generic[E, S]):
     def note_snapshot(self, run_id: str, lane_id: str | None, token: str, revision: int) -> None:
         """Note a snapshot that this writer has from elsewhere, as the one that its next one is made from."""
         self.session.snapshots.put(run_id, lane_id, token, revision, None)
+
+    def note_loaded(self, run_id: str, lane_id: str | None, start: RunStart, offset: int) -> None:
+        """Note that this writer has loaded a snapshot from elsewhere that covers the history up to an offset."""
+        self.session.coverage.loaded(run_id, lane_id, start, offset)

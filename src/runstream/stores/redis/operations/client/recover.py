@@ -5,7 +5,7 @@ from __future__ import annotations
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import E, Recorded, Recovery, S
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.operation import Exchange, Operation, collect
 from runstream.stores.redis.append_batch import snapshot_field
 from runstream.stores.redis.damage import parsing
@@ -114,13 +114,17 @@ def mark_recovered(session: Session[E, S], run_id: str, offset: int, lane_id: st
         session.snapshots.put(run_id, lane_id, retired.token(lane_id), 0, None)
 
 
-def retired_token(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[str]:
-    """The token that stands for a snapshot that was retired; '' if it is in Redis, or there never was one."""
+def retired_token(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[tuple[str, RunStart]]:
+    """The token that stands for a snapshot that was retired, and where the run begins.
+
+    The token is '' if the snapshot is in Redis, or there never was one.
+    """
     keys = session.keys.run(run_id)
     queries = [head_query(keys.meta, lane_id), (b"EXISTS", keys.snapshot(lane_id))]
     meta, has_snapshot = yield Exchange(queries, atomic=True)
     retired = retired_of(meta)
-    return "" if retired is None or has_snapshot else retired.token(lane_id)
+    token = "" if retired is None or has_snapshot else retired.token(lane_id)
+    return token, parse_head(keys, meta).run_start
 
 
 def head_of(session: Session[E, S], run_id: str) -> Operation[RunHead | None]:
