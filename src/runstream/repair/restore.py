@@ -94,7 +94,8 @@ def restore_run(
     keyed = _scan(source, lanes, partial(namespace.put_entries, run_id, token, ()), on_progress)
     first = lanes.first_needed(source.last.offset)
     if keep_from is not None:
-        first = min(first, max(keep_from, source.first))
+        first = min(first, keep_from)
+    first = max(first, source.first)  # of a lane that was truncated, too
     before = source.at(first - 1) or source.header.before_first
     count = largest = 0
     for batch in _batches(source, before):

@@ -86,3 +86,21 @@ def test_a_copy_of_an_archive_knows_what_was_erased(tmp_path: Path, kinds: tuple
         assert target.load_snapshot("r") is not None
         verdict = verify_run("r", sinks=[source, target])
         assert verdict.difference is None
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
+def test_a_truncated_history_is_restored_without_a_snapshot(
+    redis_backend: RedisBackend, tmp_path: Path, kind: str, whole: bool
+) -> None:
+    """Also where all that a lane had was truncated."""
+    with closing(one_archive(kind, tmp_path)) as archive:
+        archive.append(
+            "r", [make_event("r", seq, lane_id="abb"[seq - 1]) for seq in (1, 2, 3)], keys=["k", None, "l"]
+        )
+        archive.truncate("r", before=2)
+        hot = redis_backend.open()
+        put_back(hot, archive, "r", whole=whole)
+        assert [item.cursor for item in hot.read("r")] == [item.cursor for item in archive.read("r")]
+        assert hot.find("r", ["k", "l"]) == archive.find("r", ["k", "l"]) == [1, 3]
+        assert hot.lanes("r") == archive.lanes("r")
