@@ -478,3 +478,26 @@ def test_a_follower_passes_over_what_was_erased_also_at_the_end(store: Store, ba
     assert [item.offset for item in store.follow("r")] == [1, 3, 4, 7]
     assert [item.offset for _, item in store.follow_runs(["r"])] == [1, 3, 4, 7]
     assert given == [1, 3, 4, 1, 3, 4]
+
+
+def test_a_state_by_one_who_has_read_nothing_of_a_truncated_run_may_hold_what_is_erased(store: Store) -> None:
+    with store.open_run("r") as run:  # a writer of its own
+        for number in range(4):
+            run.emit("agent.message", n=number)
+    store.truncate("r", before=3)
+    store.save_snapshot("r", make_state("r"))
+    with pytest.raises(ConfigurationError, match="may hold what is to be erased"):
+        store.erase("r", [4])
+    store.erase("r", [4], drop_snapshots=True)
+    assert store.load_latest("r") is None
+
+
+def test_a_fork_keeps_what_it_began_with_when_events_of_its_own_are_erased(store: Store) -> None:
+    fill(store)
+    store.recover("r")
+    store.save_snapshot("r", make_state("r", purpose="of six"))
+    store.save_events(make_events("r", 1, first=7))
+    store.fork("r", "f")
+    store.save_events(make_events("f", 1, first=8))
+    store.erase("f", [8])
+    assert latest(store, "f").purpose == "of six"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runstream import DrainWorker, RunHasForks
 from runstream.stores.tiered import TieredCheckpointer
 from tests.support.backends import FakeBackend, Store
-from tests.support.samples import make_event, make_state
+from tests.support.samples import make_event, make_events, make_state
 
 _numbers = itertools.count()
 
@@ -162,3 +162,43 @@ def test_so_it_is_over_redis_and_an_archive_while_a_worker_moves_what_is_archive
         assert DrainWorker(hot, [archive], trim=trim, retire_idle_seconds=idle).drain_once().parked == 0
 
     Family(TieredCheckpointer(hot, archive)).play(steps, move)
+
+
+def test_what_a_fork_shared_is_not_truncated_while_its_forks_need_it(store: Store) -> None:
+    """Also where they were forked within what it shared; detached, each has all of it itself."""
+    store.save_events(make_events("r", 4))
+    store.fork("r", "f")
+    store.save_events(make_events("f", 1, first=5))
+    for fork, at in (("g", 5), ("h", 3)):
+        store.fork("f", fork, at=at)
+    with pytest.raises(RunHasForks) as refused:
+        store.truncate("f", before=5)
+    assert refused.value.forks == ("g", "h")
+    store.truncate("f", before=5, detach=True)
+    left = {run_id: [item.offset for item in store.read(run_id)] for run_id in "fgh"}
+    assert left == {"f": [5], "g": [1, 2, 3, 4, 5], "h": [1, 2, 3]}
+    assert store.delete_run("r", detach=True)
+    assert left == {run_id: [item.offset for item in store.read(run_id)] for run_id in "fgh"}
+
+
+def test_a_detached_fork_knows_where_a_lane_was_whose_last_event_was_erased(store: Store) -> None:
+    store.append("r", [make_event("r", seq, lane_id="a") for seq in (1, 2)])
+    store.fork("r", "f")
+    store.erase("r", [2])
+    assert store.delete_run("r", detach=True)
+    assert [(lane.last_offset, lane.last_seq) for lane in store.lanes("f")] == [(2, 2)]
+    with store.open_run("f", lane_id="a") as run:
+        assert run.emit("agent.message").event.seq == 3
+
+
+def test_a_snapshot_that_goes_with_what_a_fork_erased_is_still_known_of_its_parent(store: Store) -> None:
+    """Both began with the same one; whoever has saved it goes on from it in the parent."""
+    with store.open_run("r") as run:
+        run.emit("agent.message")
+    store.update_state("r", lambda state: state.data.update(n=1))  # it knows nothing of the event
+    store.fork("r", "f")
+    store.load_snapshot("f")
+    store.append("f", [make_event("f", 2)])
+    store.erase("f", [2], drop_snapshots=True)
+    assert store.load_latest("f") is None
+    assert store.append("r", [make_event("r", 2)], snapshot=make_state("r")).last_offset == 2

@@ -205,6 +205,11 @@ class RunHead:
         return self.base or self.start
 
     @property
+    def begin(self) -> int:
+        """The offset after which its history begins, with what it shares: of which less may be there."""
+        return self.run_start.offset if self.base is None else self.base.offset
+
+    @property
     def lowest(self) -> Cursor:
         """The cursor before all that it has, or had, itself."""
         return min(self.start, self.before_first)

@@ -84,7 +84,7 @@ def plan_drained_spans(
         HistoryDiverged: The archive has another run of that name.
     """
     _check_same(header, head, head.start == header.start)
-    plan = ErasePlan(head.lowest.offset, note.spans, clean=frozenset(clean))
+    plan = ErasePlan(head.begin, note.spans, clean=frozenset(clean))
     return replace(plan, dropped=frozenset(saved.token for saved in latest if not plan.keeps(saved)))
 
 
@@ -113,7 +113,7 @@ def plan_drained_base(
     is_known = head.before_first.offset < base.offset <= head.last.offset
     _check_same(header, head, head.start == header.start and (not is_known or found == base))
     check_unneeded(header.run_id, head, base.offset, forks)
-    return ErasePlan(head.lowest.offset, base=base.offset, clean=frozenset(saved.token for saved in latest))
+    return ErasePlan(head.begin, base=base.offset, clean=frozenset(saved.token for saved in latest))
 
 
 def _check_same(header: RunHeader, head: RunHead, is_same: bool) -> None:
@@ -153,5 +153,5 @@ def branch_plan(head: RunHead, spans: Spans, same: Iterable[int]) -> ErasePlan:
     shared = [first for first, _ in spans if first <= head.start.offset]
     first = min([*offsets[:1], *shared], default=None)
     if first is None:
-        return ErasePlan(head.lowest.offset)
-    return ErasePlan(head.lowest.offset, tuple((offset, offset) for offset in offsets), first_held=first)
+        return ErasePlan(head.begin)
+    return ErasePlan(head.begin, tuple((offset, offset) for offset in offsets), first_held=first)

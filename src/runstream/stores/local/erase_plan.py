@@ -130,8 +130,8 @@ def check_unneeded(run_id: str, head: RunHead, base: int, forks: Iterable[Fork])
     Raises:
         RunHasForks: One does.
     """
-    needing = [fork for fork in forks if base > head.before_first.offset < fork.at]
-    if needing:
+    needing = [fork for fork in forks if fork.at > head.begin]
+    if needing and begins_elsewhere(head, base):
         raise has_forks(run_id, needing, "truncated")
 
 
@@ -154,7 +154,7 @@ def plan_erase(
     """
     there = _checked(order, head, leases)
     check_offsets(order.run_id, order.spans, there.before_first.offset + 1, there.last.offset)
-    plan = ErasePlan(there.lowest.offset, order.spans, clean=frozenset(order.clean))
+    plan = ErasePlan(there.begin, order.spans, clean=frozenset(order.clean))
     holding = [saved for saved in latest if not plan.keeps(saved)]
     held = {order.run_id: holding} if holding else {}
     for run_id, saved in family.snapshots:
@@ -194,7 +194,7 @@ def plan_truncate(
     check_own(order.run_id, before, there)
     base = before - 1
     if not begins_elsewhere(there, base):
-        return ErasePlan(there.lowest.offset)
+        return ErasePlan(there.begin)
     check_unneeded(order.run_id, there, base, family.forks)
     ended = {info.lane_id for info in lanes.infos() if info.ended}
     needing = [
@@ -211,9 +211,7 @@ def plan_truncate(
             f"need events before {base + 1}",
             "save newer ones first, or truncate less; nothing was truncated",
         )
-    return ErasePlan(
-        there.lowest.offset, base=base, clean=frozenset(saved.token for saved in lanes.snapshots.values())
-    )
+    return ErasePlan(there.begin, base=base, clean=frozenset(saved.token for saved in lanes.snapshots.values()))
 
 
 def _checked(order: EraseOrder, head: RunHead | None, leases: Leases) -> RunHead:

@@ -34,8 +34,8 @@ def truncate(tiers: HotAndArchive[E, S], run_id: str, before: int, options: Trun
         return (yield from tiers.archive.truncate(run_id, before, options))
     archived = yield from blocking(tiers.archive.forks_of, run_id)
     heads = (yield from tiers.hot.head_of(run_id)), (yield from blocking(tiers.archive.head_of, run_id))
-    begins = any(head is not None and begins_elsewhere(head, before - 1) for head in heads)
-    if begins and (forks := [fork for fork in archived if fork.at > boundary.base]):
+    cut = [head.begin for head in heads if head is not None and begins_elsewhere(head, before - 1)]
+    if cut and (forks := [fork for fork in archived if fork.at > min(cut)]):
         raise has_forks(run_id, forks, "truncated")
     try:
         return (yield from tiers.hot.truncate(run_id, before, options))

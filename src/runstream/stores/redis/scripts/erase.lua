@@ -69,6 +69,7 @@ end
 
 -- what goes
 local begin = meta['base'] and parse_cursor(meta['base']) or start
+local whole = meta['base'] and begin or begin_of(ARGV[2]) -- with what a fork shares
 local before = tonumber(string.match(ARGV[6], '^<(%d+)$') or nil)
 local spans = {}
 for first, upto in string.gmatch(before and '' or ARGV[6], '(%d+)%-?(%d*)') do
@@ -90,7 +91,7 @@ end
 if before then
   for _, fork in pairs(all_of(KEYS[4])) do
     local at = string.match(fork, '^%a+ %d+ (%d+)')
-    if not at or tonumber(at) > begin then return {'forks'} end
+    if not at or tonumber(at) > whole then return {'forks'} end
   end
 end
 
@@ -101,7 +102,7 @@ for i = at_given, #ARGV, 2 do sound[ARGV[i]] = ARGV[i + 1] end
 local function is_asked(field, value)
   local covered, token = string.match(value, '^(%d+) %d+ (%S+)$')
   covered = tonumber(covered)
-  if first then return token ~= sound[field] and (covered >= first or covered <= begin_of(ARGV[2])) end
+  if first then return token ~= sound[field] and (covered >= first or covered <= whole) end
   local lane = string.match(field, '^snapshot:(.*)$')
   local since = lane and meta['since:' .. lane] or not lane and covered < last and covered + 1
   return since and tonumber(since) < before

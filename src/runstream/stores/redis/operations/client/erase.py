@@ -181,7 +181,7 @@ def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Op
         if outcome == b"forks":
             (noted,) = yield Exchange([(b"HGETALL", keys.forks)], tolerant=True)
             living = yield from living_forks(session.keys, run_id, noted)
-            if forks := [fork for fork in living if fork.at > run.head.before_first.offset]:
+            if forks := [fork for fork in living if fork.at > run.head.begin]:
                 raise has_forks(run_id, forks, "truncated")
         elif outcome == b"lost" and seen is not None:
             raise lost(run_id, seen.offset, int(facts[0]))
@@ -200,7 +200,7 @@ def _check_heirs(session: Session[E, S], run_id: str, spans: Spans) -> Operation
 
 def _to_drop(run: HotRun, asked: _Asked) -> list[str | None]:
     """The lanes whose snapshots may hold something of what is to be erased."""
-    first, start = asked.spans[0][0], run.head.run_start.offset
+    first, start = asked.spans[0][0], run.head.begin
     found = run.head.snapshots.values()
     return [
         one.lane_id

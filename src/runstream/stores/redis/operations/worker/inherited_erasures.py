@@ -56,7 +56,7 @@ def heirs_of(keys: Keys, run_id: str, wanted: Collection[ErasureNote]) -> Operat
         known = [*there.notes.values(), *(note for number, note in erased.notes.items() if number <= run.clean_of)]
         if left := joined(span for one in shared for span in _unknown(one, known)):
             snapshots = run.head.snapshots.values()
-            holding = tuple(one for one in snapshots if may_hold(one.offset, 0, left[0][0]))
+            holding = tuple(one for one in snapshots if may_hold(one.offset, run.head.begin, left[0][0]))
             found.append(Heir(fork.run_id, start_text(run.head), left, holding))
         found += yield from heirs_of(keys, fork.run_id, shared)
     return found
