@@ -69,6 +69,8 @@ class Erasing(LocalForks[E, S]):
         if self._require_lease:
             check_leased(order.run_id, (), order.grant)
         note, plan = self._carry_out(order)
-        for known in [known for known, saved in self._known.items() if saved.token in plan.dropped]:
-            del self._known[known]
+        # a fork that began with one of these has it still
+        for known in [known for known in self._known if known[0] == order.run_id]:
+            if self._known[known].token in plan.dropped:
+                del self._known[known]
         return Erasure.of(order.run_id, note, [self.where_erased()])
