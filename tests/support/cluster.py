@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -107,6 +107,27 @@ class Cluster:
         eventually(lambda: node.raw.info("replication")["master_link_status"] == "up")
         self.await_whole()
         return node
+
+    def replica_of(self, primary: Node) -> Node:
+        """The one replica of that one."""
+        return next(node for node in self.alive if node.raw.info("replication").get("master_port") == primary.port)
+
+    def await_replicas(self) -> None:
+        """Wait until every replica has what its primary has."""
+        eventually(lambda: all(node.raw.execute_command("WAIT", 1, 100) for node in self.primaries))
+
+    def is_down(self) -> bool:
+        """Whether all servers that run take the cluster for one that cannot serve."""
+        infos = [_text(node.raw.execute_command(b"CLUSTER", b"INFO")) for node in self.alive]
+        return all("cluster_state:fail" in info for info in infos)
+
+    def keep(self, opened: AbstractContextManager[object]) -> None:
+        """What is opened until the cluster ends."""
+        self._stack.enter_context(opened)
+
+    def leave(self, node: Node) -> None:
+        """That one has no part in it any more."""
+        self.nodes.remove(node)
 
     def await_promotion(self, former: Node) -> None:
         """Wait until all slots of one that is gone are served by another."""

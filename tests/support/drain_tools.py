@@ -21,6 +21,7 @@ from runstream import (
 )
 from runstream.operations.operation import Exchange
 from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.sweep import BEGINNING
 from runstream.stores.redis.replies import parse_scores
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
@@ -176,3 +177,16 @@ def running(*workers: DrainWorker) -> Iterator[list[DrainReport]]:
     assert not any(thread.is_alive() for thread in threads)
     if failures:
         raise failures[0]
+
+
+def swept(hot: Hot) -> tuple[list[str], list[Any]]:
+    """What a sweep over all keys, of however many servers, has put back, and what it has found damaged."""
+    relisted: list[str] = []
+    damaged: list[Any] = []
+    position: bytes | None = None
+    while position != BEGINNING:
+        page = namespace_of(hot).sweep_page(position or BEGINNING)
+        relisted += page.relisted
+        damaged += page.damaged
+        position = page.position
+    return relisted, damaged

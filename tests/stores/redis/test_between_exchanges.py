@@ -21,13 +21,12 @@ from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.retire import RetireCandidate, RetireOutcome
-from runstream.stores.redis.operations.worker.sweep import BEGINNING
 from runstream.stores.redis.scripts.calls import RELIST, revoke_call
 from runstream.stores.redis.scripts.queue_calls import revisit_call
 from runstream.stores.redis.scripts.removal_calls import delete_call
 from runstream.stores.redis.scripts.script import script_call
 from tests.support.backends import RedisBackend
-from tests.support.drain_tools import Hot, ask, due, open_hot
+from tests.support.drain_tools import Hot, ask, due, open_hot, swept
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
 
@@ -100,13 +99,7 @@ def test_a_run_of_no_session_is_listed_in_none(redis_backend: RedisBackend, hot:
     partition = session_of(hot).keys.run("r").partition
     redis_backend.raw.delete(partition.runs, partition.due)
     before = set(redis_backend.key_names())
-    relisted: list[str] = []
-    position = None
-    while position != BEGINNING:
-        page = namespace_of(hot).sweep_page(position or BEGINNING)
-        relisted += page.relisted
-        position = page.position
-    assert relisted == ["r"]
+    assert swept(hot) == (["r"], [])
     assert set(redis_backend.key_names()) - before == {partition.runs, partition.due}
 
 

@@ -1,0 +1,98 @@
+"""In a cluster: replicas that are promoted, that lag, and that there are none of. Under load: tests/chaos."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from runstream import DurabilityNotReached, StoreUnavailable, connect, connect_async
+from tests.support.cluster import Cluster, cluster_of
+from tests.support.kinds import REAL
+from tests.support.operations import session_of
+from tests.support.samples import make_event
+from tests.support.servers import DEADLINE_SECONDS, Node, eventually
+
+pytestmark = pytest.mark.exhaustive
+RUNS = [f"run{number}" for number in range(24)]
+PATIENT = "?retry_seconds=30&socket_timeout=0.5"
+"""A server that hangs is given up after half a second."""
+
+
+@pytest.fixture(params=REAL)
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Three primaries, each with a replica."""
+    with cluster_of(request.param, replicas=1) as cluster:
+        yield cluster
+
+
+def at(cluster: Cluster, store: Any, run_id: str) -> Node:
+    """The server that has a run."""
+    return cluster.primary_of(session_of(store).keys.run(run_id).meta)
+
+
+def kill(cluster: Cluster, node: Node) -> None:
+    node.end()
+
+
+def hang(cluster: Cluster, node: Node) -> None:
+    """Until the test is over."""
+    cluster.keep(node.stopped())
+
+
+@pytest.mark.timeout(DEADLINE_SECONDS * 2)
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("fate", [kill, hang])
+def test_calls_wait_for_the_promotion(cluster: Cluster, fate: Callable[[Cluster, Node], None]) -> None:
+    """Of both facades, for one run and for many; a follower goes on, too."""
+
+    async def write_all() -> None:
+        async with connect_async(cluster.url + PATIENT) as tasks:
+            former = at(cluster, tasks, RUNS[0])
+            fate(cluster, former)
+            await asyncio.gather(*(tasks.save_event(make_event(run_id, 2)) for run_id in RUNS))
+            cluster.leave(former)
+
+    with connect(cluster.url + PATIENT) as store:
+        store.save_events([make_event(run_id, 1) for run_id in RUNS])
+        cluster.await_replicas()
+        asyncio.run(write_all())
+        store.save_events([make_event(run_id, 3) for run_id in RUNS])
+        for run_id in RUNS:
+            assert [event.seq for event in store.list_events(run_id)] == [1, 2, 3]
+
+
+def test_a_write_waits_for_the_replicas_of_its_own_server(cluster: Cluster) -> None:
+    """One that stands still holds up no other; what is written to several is as durable as the least."""
+    with connect(f"{cluster.url}{PATIENT}&durability=replicated=1") as store:
+        store.save_events([make_event(run_id, 1) for run_id in RUNS])
+        slow = at(cluster, store, RUNS[0])
+        here = [run_id for run_id in RUNS if at(cluster, store, run_id) is slow]
+        elsewhere = [run_id for run_id in RUNS if run_id not in here]
+        with cluster.replica_of(slow).stopped():
+            store.save_events([make_event(run_id, 2) for run_id in elsewhere])
+            for several in (here, RUNS):
+                with pytest.raises(DurabilityNotReached):
+                    store.save_events([make_event(run_id, 2 if several is here else 3) for run_id in several])
+        assert {len(store.list_events(run_id)) for run_id in RUNS} == {3}
+
+
+def test_a_cluster_that_is_not_whole_says_so(cluster: Cluster) -> None:
+    with connect(f"{cluster.url}?retry_seconds=0&socket_timeout=1") as store:
+        lost = at(cluster, store, RUNS[0])
+        here = [run_id for run_id in RUNS if at(cluster, store, run_id) is lost]
+        other = next(run_id for run_id in RUNS if run_id not in here)
+        cluster.replica_of(lost).end()
+        lost.end()
+        eventually(cluster.is_down)
+
+        def said(run_id: str) -> str:
+            with pytest.raises(StoreUnavailable) as caught:
+                store.save_event(make_event(run_id, 1))
+            return str(caught.value)
+
+        assert "the cluster is not whole" in said(other)
+        assert "CLUSTER" in said(other)
+        assert any(why in said(here[0]) for why in ("cannot reach the server", "not whole"))
