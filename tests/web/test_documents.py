@@ -35,9 +35,12 @@ def checked(name: str, client: httpx.Client, path: str, **query: Any) -> Any:
     return response.json()
 
 
+LATER = ("fake", "sqlite", "memory")
+
+
 @pytest.fixture(
     scope="module",
-    params=["fake", "sqlite", "tiered", "sync", pytest.param("memory", marks=pytest.mark.exhaustive)],
+    params=["tiered", "sync", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in LATER)],
 )
 def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of an app over a store of each kind, with a run of 30 events, a state at 10, and hostile ids."""

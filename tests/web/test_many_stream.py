@@ -102,13 +102,20 @@ def test_new_runs_join_a_reader_that_stays_and_ends_are_told(world: World) -> No
     ]  # fmt: skip
 
 
-def test_a_stream_that_knew_no_run_gives_what_has_begun_and_ended_meanwhile(world: World) -> None:
+@pytest.mark.parametrize("knew", ["nothing", "a run"])
+def test_what_has_begun_and_ended_while_a_reader_was_away_is_given(
+    world: World, monkeypatch: pytest.MonkeyPatch, knew: str
+) -> None:
+    """However long that was, and also where the stream had no run to tell of."""
+    monkeypatch.setattr(followed, "_SLACK_SECONDS", 0.0)
+    if knew == "a run":
+        world.store.open_run("ended", session_id="s").finish()
     with world.replicas[0].stream("GET", STREAM) as response:
-        lines = response.iter_lines()
-        last_id = next(line for line in lines if line.startswith("id: "))[4:]
-    with world.store.open_run("brief", session_id="s") as run:
-        run.finish()
-    assert events(received(world.replicas[1], last_id, most=1, path=STREAM)) == [("brief", 1)]
+        last_id = next(line for line in response.iter_lines() if line.startswith("id: "))[4:]
+    for run_id in ("first", "second"):
+        world.store.open_run(run_id, session_id="s").finish()
+    found = received(world.replicas[1], last_id, most=2, path=STREAM)
+    assert sorted(events(found)) == [("first", 1), ("second", 1)]
 
 
 def test_more_open_runs_than_a_stream_has_are_refused_by_how_to_narrow_it() -> None:
