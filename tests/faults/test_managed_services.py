@@ -61,6 +61,7 @@ on_each_server = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.one_in(2)
 @on_each_server
 @pytest.mark.parametrize("service", SERVICES)
 def test_all_works_where_a_service_keeps_something_back(program: str, service: str, tmp_path: Path) -> None:
@@ -118,6 +119,7 @@ def test_a_store_goes_on_after_its_connection_was_idle(proxied: tuple[IdleProxy,
     asyncio.run(write())
 
 
+@pytest.mark.one_in(2)
 @on_one_server
 def test_followers_go_on_through_connections_that_end(proxied: tuple[IdleProxy, str], server: Server) -> None:
     """They wait for longer than a connection lives, and get each event once."""
@@ -149,6 +151,7 @@ def test_followers_go_on_through_connections_that_end(proxied: tuple[IdleProxy, 
     assert found == {"sync": [1, 2, 3], "async": [1, 2, 3]}
 
 
+@pytest.mark.one_in(2)
 @on_one_server
 def test_a_worker_goes_on_through_connections_that_end(proxied: tuple[IdleProxy, str], tmp_path: Path) -> None:
     """It archives what comes, each event once."""

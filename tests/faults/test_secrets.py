@@ -79,6 +79,7 @@ def fails(url: str, **options: Any) -> None:
         assert SECRET not in said.out + said.err
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("url", WRONG)
 def test_a_url_that_does_not_read(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

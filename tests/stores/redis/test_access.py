@@ -121,7 +121,7 @@ def test_who_comes_first_makes_the_namespace(backend_of: ServerBackend, enter: E
 
 @needs_valkey
 @pytest.mark.parametrize("server", ["valkey"], indirect=True)
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @for_each_role
 def test_a_role_needs_all_that_its_rule_allows(
     backend_of: ServerBackend, server: Server, namespace: str, tmp_path: Path, role: Role
