@@ -41,8 +41,8 @@ def prepare(url: str, place: Path) -> None:
         store.fork("tagged", "branch", at=2)
         store.append("asks", make_events("asks", 1))
         _drain(store, place, trim="never")
-        store.append("erased", make_events("erased", 1), keys=["k"])
-        store.erase("erased", [1])
+        store.append("erased", make_events("erased", 3), keys=["k", "l", "m"])
+        store.erase("erased", [2])
 
 
 def _drain(store: Any, place: Path, **options: Any) -> None:
@@ -169,6 +169,8 @@ def drain(url: str, place: Path) -> None:
         assert "done" not in store.list_runs()
     archives = ("--to", f"sqlite:{place}/archive.db", "--to", f"jsonl:{place}/archive")
     _says("drain", "--url", url, *archives, "--once")
+    with connect(f"sqlite:{place}/archive.db") as archive:
+        assert [item.offset for item in archive.read("erased")] == [1, 3]
     _says("status", "--url", url)
     _says("archives", "--url", url)
 
@@ -186,6 +188,10 @@ def operate(url: str, place: Path) -> None:
         assert store.delete_run("r", detach=True)
     _says("restore", "r", "--from", archive, "--to", url, "--whole")
     _says("unpark", "--all", "--url", url)
+    drain(url, place)
+    _says("archives", "add", f"sqlite:{place}/third.db", "--copy-from", archive, "--url", url)
+    _says("archives", "drop", f"sqlite:{place}/third.db", "--yes", "--url", url)
+    assert run("resolve", "r", *both, "--url", url).code == 0
     _says("trim", "--all", "--policy", "archived", *both, "--url", url)
     _says("verify", "other", "--url", url, "--archive", archive, "--repair")
     _says("quarantine", "--url", archive)
