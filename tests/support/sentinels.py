@@ -45,12 +45,14 @@ class Watched:
         )
         self._sentinels = [self._start_sentinel(name, self.nodes[0].port) for _ in range(3)]
         eventually(lambda: all(map(self._knows_all, self._sentinels)))
+        for one in self._sentinels:
+            one.execute_command("ACL", "SETUSER", "asks", "on", ">asks", "-@all", "+sentinel|masters")
 
     @property
     def url(self) -> str:
-        """Where clients find the primary."""
+        """Where clients find the primary; they may ask sentinels for it, and for nothing else."""
         hosts = ",".join(f"127.0.0.1:{one.connection_pool.connection_kwargs['port']}" for one in self._sentinels)
-        return f"redis+sentinel://agent:agent@{hosts}/{SERVICE}"
+        return f"redis+sentinel://agent:agent@{hosts}/{SERVICE}?sentinel_username=asks&sentinel_password=asks"
 
     @property
     def primary(self) -> Node:

@@ -28,7 +28,7 @@ from tests.support.sentinels import Watched, watched
 from tests.support.servers import Node, eventually
 
 LOSSES = (AcknowledgedWritesLost, HistoryDiverged)
-PATIENT = "?partitions=1&retry_seconds=20&socket_timeout=1"
+PATIENT = "&partitions=1&retry_seconds=20&socket_timeout=1"
 """A server that hangs is given up after a second."""
 
 
