@@ -28,9 +28,11 @@ from runstream import (
 )
 from runstream.operations.operation import Exchange, Operation, Replies, Resent
 from runstream.stores.redis.connection.cluster import ClusterTransport
+from runstream.stores.redis.connection.every_server import least
 from runstream.stores.redis.connection.slots import slot_of_key
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
+from runstream.stores.redis.replies import parse_info
 from runstream.stores.redis.scripts.library import RIGHTS
 from runstream.stores.redis.scripts.script import script_call
 from tests.support.backends import AsyncRedisBackend, Backend, Store
@@ -390,3 +392,14 @@ def test_a_scan_ends_though_a_slot_has_gone_to_and_fro(backend: ClusterBackend, 
     for _ in backend.cluster.primaries:
         position = page(position)
     assert position == BEGINNING
+
+
+def test_a_cluster_is_as_full_as_its_fullest_server() -> None:
+    """One that has no limit is never full."""
+
+    def info(used: int, most: int) -> bytes:
+        return f"redis_version:7.0.0\r\nused_memory:{used}\r\nmaxmemory:{most}\r\n".encode()
+
+    whole = parse_info(least((b"INFO",), [info(10, 100), info(50, 100), info(40, 0)]))
+    assert (whole["used_memory"], whole["maxmemory"]) == ("100", "200")
+    assert parse_info(least((b"INFO",), [info(10, 0), info(50, 0)]))["maxmemory"] == "0"

@@ -57,6 +57,10 @@ def _least_fit(replies: Sequence[Any]) -> bytes:
             merged[name] = str(min(numbers))
         elif name in _SUMS:
             merged[name] = str(sum(numbers))
+    limited = [one for one in told if "used_memory" in merged and one.get("maxmemory", "0") != "0"]
+    if limited:  # at so much in all the first server is full, if all grow alike
+        growth = min(int(one["maxmemory"]) / int(one["used_memory"]) for one in limited)
+        merged["maxmemory"] = str(int(growth * int(merged["used_memory"])))
     for name, begins in (("maxmemory_policy", "allkeys-"), ("role", "slave")):
         found = [one[name] for one in told if one.get(name, "").startswith(begins)]
         merged |= {name: found[0]} if found else {}

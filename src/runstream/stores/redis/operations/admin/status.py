@@ -92,7 +92,8 @@ class NamespaceStatus:
             ones that wait until their archives are those that are required.
         without_worker: The archives that a partition requires and that none of its living workers has: UUID to
             location.
-        max_memory_bytes: The server's ``maxmemory``; None where it has none, or does not say.
+        max_memory_bytes: The server's ``maxmemory``; None where it has none, or does not say. Of a cluster: what
+            is in use when its first server is full, if all grow alike.
     """
 
     namespace: str
