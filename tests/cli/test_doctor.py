@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import pytest
 from runstream import DurabilityNotReached, RedisCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.operations.runners import SyncRunner
+from runstream.stores.redis.access import Role, acl_rule
 from runstream.stores.redis.connection.driver import SyncDriver
 from runstream.stores.redis.fitness.trying import Trial
 from tests.support.backends import ServerBackend
@@ -128,6 +130,22 @@ def test_what_a_user_may_not_call_is_found_and_the_printed_rule_gives_it(node: N
             node.raw.execute_command(*shlex.split(line))
         said = examined(node, user=f"{user}:secret@")
         assert severities(said).get(check, "ok") == "ok", (rules, said.out)
+    assert node.raw.dbsize() == 0
+
+
+@on_a_server
+def test_who_has_a_role_is_named_and_may_do_what_the_role_does(node: Node) -> None:
+    """Though such a user may not ask the server who it is."""
+    for role in Role:
+        node.raw.execute_command("ACL", "SETUSER", role, ">p", *acl_rule(role, "ns", server=(6, 2)))
+        said = run("doctor", f"unix://{role}:p@{node.socket_path}?namespace=ns")
+        assert severities(said)["rights"] != "error"
+        lacking = re.findall(f"user '{role}' cannot ([a-z]+)", said.out)
+        assert ("drain" in lacking) == (role in (Role.READER, Role.AGENT))
+        assert not (lacking and role is Role.OPERATOR)
+        assert (severities(said).get("scripts") == "warning") == (role is Role.READER), "it calls none"
+        assert f"ACL SETUSER {role} +config|get" in said.out
+        assert "default" not in said.out
     assert node.raw.dbsize() == 0
 
 

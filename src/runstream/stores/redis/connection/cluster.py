@@ -41,7 +41,7 @@ class ClusterTransport:
         self.place = clients.place
         self._servers: dict[Address, SingleServerTransport] = {}
         self._first = self._server(clients.startup[0])
-        self.max_block_seconds = self._first.max_block_seconds
+        self.max_block_seconds, self.user = self._first.max_block_seconds, self._first.user
         self._threads: ThreadPoolExecutor | None = None
         starts_anew(self)
 

@@ -32,7 +32,7 @@ class Rights:
     """
 
     def __init__(self, user: str) -> None:
-        self._user = user
+        self.user = user
         self._proven: set[str] = set()
         self._allowed: frozenset[str] = frozenset()
 
@@ -98,8 +98,8 @@ class Rights:
         if denied := sorted(name for name, whom in missing.items() if whom == "user"):
             rules = " ".join(f"+{name.lower()}" for name in denied)
             said.append(
-                f"the user {self._user!r} may not call {', '.join(denied)}: ask whoever keeps the users of the"
-                f" server for them (ACL SETUSER {self._user} {rules})"
+                f"the user {self.user!r} may not call {', '.join(denied)}: ask whoever keeps the users of the"
+                f" server for them (ACL SETUSER {self.user} {rules})"
             )
         if unknown := sorted(name for name, whom in missing.items() if whom == "server"):
             said.append(

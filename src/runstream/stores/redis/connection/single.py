@@ -64,7 +64,7 @@ class SingleServerTransport:
         self._rights = rights_of(client)
         self.max_block_seconds = _block_seconds(client)
         self.is_fake = _is_fake(client)
-        self.place = _place_of(client)
+        self.place, self.user = _place_of(client), self._rights.user
         self._is_tls = _speaks_tls(client)
         self.hub = hub_of(client, self.max_block_seconds)
         """What its followers wait in."""

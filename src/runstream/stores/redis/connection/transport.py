@@ -26,6 +26,8 @@ class Transport(Protocol):
     """Whether it leads to fakeredis, which has no INFO: it has no age, evicts nothing and never fails over."""
     place: str
     """Where it leads, for people to read; without user and password."""
+    user: str
+    """The name of the user as whom it asks."""
 
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once, and once more those of its commands whose script the server did not know.

@@ -80,7 +80,7 @@ def _examine(transport: Transport, place: str, asked: Asked, is_there: Callable[
     once = _asking(driver.exchange_once, trial)
     facts = ServerFacts(
         place=place,
-        user=client.get("user", "default"),
+        user=client.get("user", transport.user),
         database=int(client["db"]) if client.get("db", "").isdigit() else None,
         is_fake=transport.is_fake,
         is_of_cluster=isinstance(transport, ClusterTransport),
