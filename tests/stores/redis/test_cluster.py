@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from redis.cluster import LoadBalancingStrategy
+import redis.cluster
 
 from runstream import (
     AsyncRedisCheckpointer,
@@ -103,8 +103,10 @@ def clients_named(cluster: Cluster, name: str) -> list[Any]:
 
 @pytest.fixture
 def others(cluster: Cluster) -> Iterator[Any]:
-    strategy = LoadBalancingStrategy.ROUND_ROBIN
-    with closing(redis.RedisCluster(**cluster.startup, load_balancing_strategy=strategy)) as client:
+    how: dict[str, Any] = {"read_from_replicas": True}
+    if (strategies := getattr(redis.cluster, "LoadBalancingStrategy", None)) is not None:  # from redis-py 5.3 on
+        how = {"load_balancing_strategy": strategies.ROUND_ROBIN}
+    with closing(redis.RedisCluster(**cluster.startup, **how)) as client:
         yield client
 
 

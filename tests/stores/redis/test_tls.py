@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator
-from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,10 +97,14 @@ async def _follow_async(url: str) -> None:
 
 
 def test_a_key_may_have_a_password(place: Place, opens: Callable[[str], Any]) -> None:
-    """With asyncio from that redis-py on which takes one there."""
-    if opens is not _open and "ssl_password" not in signature(redis.asyncio.SSLConnection).parameters:
-        pytest.skip("needs a later redis-py")
-    opens(place.url_with(place.locked, f"ssl_password={PASSWORD}", "ssl_min_version=772"))
+    known = inspect.signature(redis.asyncio.SSLConnection).parameters
+    if opens is not _open and "ssl_password" not in known:
+        pytest.skip("under asyncio redis-py takes one from 7 on")
+    opens(place.url_with(place.locked, f"ssl_password={PASSWORD}"))
+
+
+def test_a_version_of_tls_may_be_asked_for(place: Place, opens: Callable[[str], Any]) -> None:
+    opens(place.url_with(place.client, "ssl_min_version=772"))
 
 
 def test_without_a_certificate_that_the_server_takes_nothing_is_written(

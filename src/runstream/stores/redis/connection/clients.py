@@ -82,6 +82,9 @@ def open_async_client(url: str) -> redis.asyncio.Redis:
 
 def _set_connections(pool: Any, sentinels: Sentinels | None) -> None:
     """Let a pool make connections that pack in C, and that ask sentinels where to."""
+    version = pool.connection_kwargs.get("ssl_min_version")
+    if isinstance(version, str):  # redis-py before 8 leaves what stands in the URL as it is
+        pool.connection_kwargs["ssl_min_version"] = int(version)
     pool.connection_class = packing_in_c(pool.connection_class)
     if (oldest := pool.connection_kwargs.get("ssl_min_version")) is not None:
         pool.connection_kwargs["ssl_min_version"] = int(oldest)  # redis-py 5.2 leaves it as the URL has it

@@ -22,6 +22,7 @@ __all__ = [
     "is_of_replica",
     "is_passing",
     "is_right_refused",
+    "redirection_of",
     "refusal_of",
     "translate",
 ]
@@ -50,6 +51,7 @@ _DAMAGE_TEXT = re.compile(
 )
 # a command that the user may not call, or that the server does not have, alone or inside a script
 _RIGHT_TEXT = re.compile(r"no permissions to run|can't run this command|[Uu]nknown .*command")
+_REDIRECTION = re.compile(r"(?:.* caused error: )?(MOVED|ASK) (\d+ \S*:\d+)$", re.DOTALL)
 _IN_SCRIPT = re.compile(r"[Uu]nknown .*from (Lua )?script|can't run this command|ACL failure in script")
 # redis-py's BlockingConnectionPool says so by a plain ConnectionError, its other pools did before 6.0 and 7.0
 _NONE_FREE = re.compile("No connection available|Too many connections")
@@ -103,6 +105,18 @@ def is_of_replica(error: object) -> bool:
     return isinstance(error, exceptions.ResponseError) and (
         isinstance(error, exceptions.ReadOnlyError) or "READONLY" in str(error)
     )
+
+
+def redirection_of(error: object) -> exceptions.AskError | None:
+    """What tells of the server of a cluster that has a key (a MovedError is an AskError); None for all else."""
+    if isinstance(error, exceptions.AskError):
+        return error
+    # before 6 redis-py tells it apart only in connections of a RedisCluster
+    found = _REDIRECTION.match(str(error)) if isinstance(error, exceptions.ResponseError) else None
+    if found is None:
+        return None
+    kind = exceptions.MovedError if found[1] == "MOVED" else exceptions.AskError
+    return kind(found[2])
 
 
 def breaks_connection(reply: object) -> bool:
@@ -209,7 +223,7 @@ def _cause(error: BaseException | None, *kinds: type[BaseException]) -> BaseExce
 
 def _refused(error: Exception) -> ConfigurationError:
     text = str(error)
-    if isinstance(error, exceptions.AskError):  # MovedError is one too
+    if redirection_of(error) is not None:
         return ConfigurationError(
             f"the key lies at another server of a cluster ({text}), and this client knows one server only: open it"
             " as redis+cluster://HOST:PORT, or pass a redis.RedisCluster"

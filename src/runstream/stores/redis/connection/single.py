@@ -23,6 +23,7 @@ from runstream.stores.redis.connection.errors import (
     is_of_replica,
     is_passing,
     is_right_refused,
+    redirection_of,
     refusal_of,
     translate,
 )
@@ -103,8 +104,8 @@ class SingleServerTransport:
             types = self._send([(b"TYPE", key) for key in keys], atomic=False) if keys else ()
             return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)), self._is_of_cluster)
         except (exceptions.RedisError, OSError) as error:
-            if self._is_of_cluster and isinstance(error, exceptions.AskError):
-                return [error] * len(commands)
+            if self._is_of_cluster and (redirection := redirection_of(error)) is not None:
+                return [redirection] * len(commands)
             if is_of_replica(error) and self._sender is not self._client:
                 self._sender.leave()
             raise translate(error, is_tls=self._is_tls) from error
@@ -205,8 +206,8 @@ class AsyncSingleServerTransport:
             types = await _send(of_loop, Exchange([(b"TYPE", key) for key in keys])) if keys else ()
             return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)), self._is_of_cluster)
         except (exceptions.RedisError, OSError) as error:
-            if self._is_of_cluster and isinstance(error, exceptions.AskError):
-                return [error] * len(commands)
+            if self._is_of_cluster and (redirection := redirection_of(error)) is not None:
+                return [redirection] * len(commands)
             raise translate(error, is_tls=self._is_tls) from error
 
     async def _begun(self) -> LoopClient:
@@ -352,7 +353,8 @@ def _tolerated(
     """
     for index, reply in enumerate(replies):
         if isinstance(reply, exceptions.RedisError):
-            if leaves_redirections and isinstance(reply, exceptions.AskError):
+            if leaves_redirections and (redirection := redirection_of(reply)) is not None:
+                replies[index] = redirection
                 continue
             # what passes is no refusal: the same commands will be taken a little later, or by another node
             if is_passing(reply):
