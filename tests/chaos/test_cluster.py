@@ -44,6 +44,13 @@ class Operator:
         source = self._cluster.primary_of(tag)
         self._move(tag, self._dice.choice([node for node in self._cluster.primaries if node is not source]))
 
+    def move_whole_slot(self) -> None:
+        """In one step, where servers have such."""
+        tag = self._dice.choice(PARTITIONS)
+        source = self._cluster.primary_of(tag)
+        target = self._dice.choice([node for node in self._cluster.primaries if node is not source])
+        self._cluster.move_whole(key_slot(tag.encode()), source, target)
+
     def add_server(self) -> None:
         """And give it a slot."""
         self._move(self._dice.choice(PARTITIONS), self._cluster.add_primary())
@@ -66,8 +73,9 @@ def test_slots_that_move_lose_nothing_and_double_nothing(
         game = game_on(cluster, tmp_path, dice, stack)
         operator = Operator(cluster, game, dice)
         acts = [operator.move_slot, operator.add_server, game.kill_agent, game.kill_worker, game.stop_somebody]
+        acts.append(operator.move_whole_slot if cluster.moves_whole_slots else operator.move_slot)
         try:
-            game.play([*acts, operator.move_slot], blows)
+            game.play(acts, blows)
             said = cluster.errors_said()
             assert {"MOVED", "ASK", "TRYAGAIN"} <= said.keys(), f"none of these: {said}"
             game.finish()

@@ -174,6 +174,17 @@ class Cluster:
             with self.moving(slot, source, target):
                 pass
 
+    @property
+    def moves_whole_slots(self) -> bool:
+        """Whether its servers move a slot in one step."""
+        return self.name == "valkey"
+
+    def move_whole(self, slot: int, source: Node, target: Node) -> None:
+        """Move a slot in one step, which waits until all that it has is at the other server."""
+        source.raw.execute_command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", _id(target))
+        eventually(lambda: not self._has(source, slot))
+        self.await_whole()
+
     def _has(self, node: Node, slot: int) -> bool:
         told = self._told(node)
         return any(first <= slot <= last and int(nodes[0][1]) == node.port for first, last, *nodes in told)
