@@ -73,13 +73,22 @@ class Cluster:
         raise AssertionError(f"nobody has slot {slot}")
 
     def is_whole(self) -> bool:
-        """Whether every server that runs knows all others, and takes all slots for served."""
+        """Whether every server that runs knows all others, takes all slots for served, and sees them alike.
+
+        So it is with the epochs of primaries: of two claims to a slot each believes the one of the later epoch.
+        """
         count = len(self.alive)
         infos = [node.raw.execute_command(b"CLUSTER", b"INFO") for node in self.alive]
         told = [dict(line.split(":") for line in _text(info).split()) for info in infos]
         return all(one["cluster_state"] == "ok" and int(one["cluster_known_nodes"]) >= count for one in told) and (
             len({repr([part[:3] for part in self._told(node)]) for node in self.alive}) == 1
+            and len({self._epochs(node) for node in self.alive}) == 1
         )
+
+    def _epochs(self, node: Node) -> frozenset[tuple[str, str]]:
+        """The epoch of each primary that has slots, as that server knows it."""
+        lines = [line.split() for line in self._known(node).splitlines()]
+        return frozenset((line[0], line[6]) for line in lines if "master" in line[2] and len(line) > 8)
 
     def await_whole(self) -> None:
         """Wait until it is whole; what its servers say of each other is the reason where it never is."""

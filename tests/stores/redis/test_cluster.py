@@ -179,6 +179,7 @@ async def test_what_some_servers_have_answered_is_not_sent_again(
             sending = asyncio.ensure_future(send())
             await asyncio.to_thread(eventually, lambda: len(tries) >= 3)
         replies = await sending
+    cluster.await_whole()  # the others may have taken it for gone
     assert isinstance(replies, Resent)
     elsewhere = [reply for key, reply in zip(keys, replies, strict=True) if cluster.primary_of(key) is not late]
     assert set(elsewhere) == {1}
