@@ -41,8 +41,8 @@ def app(
     """Make an ASGI app that shows the runs of a store: to be mounted in another one, or served alone.
 
     Its streams are resumed after their ``Last-Event-ID`` by any app over the same runs, in any process. A client
-    that does not read costs at most what its connection buffers and the page of events that is being sent (at most
-    16 MiB, or one event). What it answers is in ``/openapi.json``, and in docs/web.md.
+    that does not read costs at most what its connection buffers and two pages of events (each at most 16 MiB,
+    or one event). What it answers is in ``/openapi.json``, and in docs/web.md.
 
     Args:
         store: The store, best what ``runstream.connect_async(url, archive=…)`` gives, which is opened at the first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -18,6 +18,7 @@ KEEP_ALIVE_SECONDS = 15.0
 """After so long without a frame a comment is sent: proxies close what is silent; who has gone is noticed."""
 
 _RETRY_MILLISECONDS = 1000
+_AHEAD = 16
 _END: Any = object()
 
 _HEADERS = {
@@ -46,32 +47,42 @@ def opening() -> bytes:
     return f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
 
 
-async def patiently(items: AsyncIterator[Any], seconds: float) -> AsyncGenerator[Any, None]:
-    """The items as they come, and None each time that none has come for so many seconds. It closes them."""
-    coming: asyncio.Task[Any] | None = None
+async def patiently(items: AsyncGenerator[Any, None], seconds: float) -> AsyncGenerator[Any, None]:
+    """The items as they come, and None each time that none has come for so many seconds. It closes them.
 
-    async def next_item() -> Any:
-        return await anext(items, _END)
+    A task of its own reads them, a few ahead: a task for each item that is waited for would take longer than to
+    read it. What raises there is raised here after what came before.
+    """
+    queue: asyncio.Queue[tuple[Any, Exception | None]] = asyncio.Queue(_AHEAD)
 
+    async def read_ahead() -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    await queue.put((item, None))
+        except Exception as error:  # noqa: BLE001 - it is raised where the items are taken
+            await queue.put((_END, error))
+        else:
+            await queue.put((_END, None))
+
+    reading = asyncio.create_task(read_ahead())
     try:
         while True:
-            coming = coming or asyncio.create_task(next_item())
-            await asyncio.wait([coming], timeout=seconds)
-            if not coming.done():
+            try:
+                async with asyncio.timeout(seconds if queue.empty() else None):
+                    item, error = await queue.get()
+            except TimeoutError:
                 yield None
                 continue
-            item, coming = coming.result(), None
+            if error is not None:
+                raise error
             if item is _END:
                 return
             yield item
     finally:
-        if coming is not None:
-            coming.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await coming
-        close: Any = getattr(items, "aclose", None)
-        if close is not None:
-            await close()
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
 
 
 class StreamLimit:

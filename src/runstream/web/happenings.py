@@ -7,7 +7,7 @@ history is another one by now, it is told that what was given of it may be void,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from contextlib import aclosing
 from typing import Any, NamedTuple, TypeAlias
 
@@ -62,7 +62,7 @@ Happening: TypeAlias = Given | Unreadable | Lost | Quiet | Failed
 async def happenings(
     store: Any,
     positions: MutableMapping[str, Position],
-    begin: Callable[[], AsyncIterator[tuple[str, Recorded[Any]]]],
+    begin: Callable[[], AsyncGenerator[tuple[str, Recorded[Any]], None]],
     seconds: float,
 ) -> AsyncGenerator[Happening, None]:
     """What happens in some runs.
