@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from runstream.codec.lossless_json import dump_json
 from runstream.web.problems import Refused
 
-__all__ = ["KEEP_ALIVE_SECONDS", "StreamLimit", "frame", "opening", "patiently"]
+__all__ = ["KEEP_ALIVE_SECONDS", "StreamLimit", "frame", "opening", "patiently", "text_frame"]
 
 KEEP_ALIVE_SECONDS = 15.0
 """After so long without a frame a comment is sent: proxies close what is silent; who has gone is noticed."""
@@ -35,10 +35,15 @@ def frame(value: Any = None, *, name: str | None = None, position: str | None = 
         name: Its name; None: ``message``, as of the events of runs.
         position: What a browser that reconnects sends as ``Last-Event-ID``; "" is none; None leaves it as it is.
     """
+    return text_frame(None if value is None else dump_json(value), position, name)
+
+
+def text_frame(text: str | None, position: str | None = None, name: str | None = None) -> bytes:
+    """The same, of a text without an end of line in it."""
     lines = [f"event: {name}"] if name is not None else []
     if position is not None:
         lines.append(f"id: {position}")
-    lines.append(f"data: {dump_json(value)}" if value is not None else ":")
+    lines.append(f"data: {text}" if text is not None else ":")
     return ("\n".join(lines) + "\n\n").encode()
 
 

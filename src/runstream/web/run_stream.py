@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from typing import Any
+from importlib import import_module
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,18 +15,20 @@ from runstream.codec.json_facts import event_facts
 from runstream.model.errors import StoreUnavailable
 from runstream.model.results import Recorded, RunInfo
 from runstream.model.state import ENDED_STATUSES
+from runstream.operations.arguments import parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.follow_runs import Position
 from runstream.web.access import Access
 from runstream.web.frames import KEEP_ALIVE_SECONDS, StreamLimit, frame
 from runstream.web.happenings import Failed, Given, Happening, Lost, Unreadable, all_given, happenings
-from runstream.web.problems import document
+from runstream.web.problems import Refused, document
 from runstream.web.queries import Parameter, Query, position_in
 from runstream.web.reading import FILTERS, filter_of
 
 __all__ = ["STREAM", "RunStream", "last_event_id", "told"]
 
 STREAM = (
+    Parameter("format", "ag-ui: as AG-UI events; an Accept with their media type asks for it, too."),
     Parameter("after", "Begin after this offset or cursor; a Last-Event-ID comes first."),
     *FILTERS,
 )
@@ -54,13 +57,14 @@ class RunStream:
     async def stream(self, request: Request) -> Response:
         """The stream; 204, which ends a browser's reconnecting, where the run has ended and all was given."""
         query = Query(request, STREAM)
-        header = last_event_id(request)
+        header, _, sent = (last_event_id(request) or "").partition("+")
         after = position_in(header, "Last-Event-ID:") if header else query.position("after") or 0
         info = await self._access.run(request)
         self._limit.check()
         if header and await all_given(await self._access.store(), info, after):
             return Response(status_code=204)
-        stream = _Stream(self._access, request, info.run_id, after, filter_of(query))
+        encoding = _encoding(request, query, info, str(after or ""), sent)
+        stream = _Stream(self._access, request, info.run_id, after, filter_of(query), encoding)
         return self._limit.response(stream.frames(), is_head=request.method == "HEAD")
 
 
@@ -73,14 +77,22 @@ class _Stream:
         run_id: The run.
         after: Where to begin.
         wanted: Which events are given.
+        encoding: Makes the frames.
     """
 
     def __init__(
-        self, access: Access, request: Request, run_id: str, after: Position, wanted: EventFilter
+        self,
+        access: Access,
+        request: Request,
+        run_id: str,
+        after: Position,
+        wanted: EventFilter,
+        encoding: _Encoding,
     ) -> None:
         self._access, self._request = access, request
         self._run_id, self._wanted = run_id, wanted
         self._positions: dict[str, Position] = {run_id: after}
+        self._encoding, self._is_noted = encoding, after == 0 or not encoding.needs_history
         self._is_over = False
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
@@ -105,6 +117,17 @@ class _Stream:
     def _position(self) -> str:
         return str(self._positions[self._run_id] or "")
 
+    async def _note(self, store: Any) -> None:
+        """Let the encoding know what was sent before: what comes next depends on it."""
+        position = self._positions[self._run_id]
+        if not self._is_noted:
+            before = parse_position(position)[0] + 1
+            async with aclosing(store.read(self._run_id, before=before, on_corrupt="skip")) as items:
+                async for item in items:
+                    if self._wanted(item.event):
+                        self._encoding.note(Given(self._run_id, item))
+            self._is_noted = True
+
     async def _part(self, info: RunInfo) -> AsyncGenerator[bytes, None]:
         """What is read until its end, or followed until the run has ended or its history is another one."""
         store = await self._access.store()
@@ -116,6 +139,7 @@ class _Stream:
                 async for item in items:
                     yield self._run_id, item
 
+        await self._note(store)
         unsent = 0
         async with aclosing(happenings(store, self._positions, begin, KEEP_ALIVE_SECONDS)) as here:
             async for happening in here:
@@ -124,14 +148,70 @@ class _Stream:
                     if unsent % _UNSENT == 0:
                         yield frame(position=self._position)
                     continue
-                yield told(happening, self._position)
-                self._is_over = isinstance(happening, Failed)
-                if isinstance(happening, Lost):
+                for one in self._encoding.tell(happening, self._position):
+                    yield one
+                is_lost = isinstance(happening, Lost)
+                self._is_over = isinstance(happening, Failed) or (is_lost and self._encoding.needs_history)
+                if is_lost:
                     return  # whoever has made the run anew may have made it for others
         if has_ended and not self._is_over:
-            facts = {"run_id": info.run_id, "status": info.status, "last_offset": info.last_offset}
-            yield frame(facts, name="end", position=self._position)
+            for one in self._encoding.end(info, self._position):
+                yield one
             self._is_over = True
+
+
+class _Encoding(Protocol):
+    """Makes the frames of a stream."""
+
+    needs_history: bool
+    """Whether what it says depends on what came before, so that nothing may come after a loss."""
+
+    def note(self, given: Given) -> None:
+        """Note what was sent before the stream begins."""
+
+    def tell(self, happening: Happening, position: str) -> Iterable[bytes]:
+        """The frames that tell what happens."""
+
+    def end(self, info: RunInfo, position: str) -> Iterable[bytes]:
+        """The frames that tell that the run has ended."""
+
+
+class _Plain:
+    """Each event as it is: :func:`told`."""
+
+    needs_history = False
+
+    def note(self, given: Given) -> None:
+        """It says the same after whatever came before."""
+
+    def tell(self, happening: Happening, position: str) -> Iterable[bytes]:
+        """The frame that tells what happens."""
+        return (told(happening, position),)
+
+    def end(self, info: RunInfo, position: str) -> Iterable[bytes]:
+        """The frame that tells the end."""
+        return (_end_frame(info.run_id, info.status, info.last_offset, position),)
+
+
+def _encoding(request: Request, query: Query, info: RunInfo, position: str, sent: str) -> _Encoding:
+    """What the reader has asked for."""
+    asked = "ag-ui" if "vnd.ag-ui" in request.headers.get("accept", "") else "runstream"
+    if query.choice("format", (asked, "ag-ui", "runstream")) != "ag-ui":
+        if sent:
+            raise Refused(400, "that is a position of another format")
+        return _Plain()
+    if not (sent == "" or (sent.isascii() and sent.isdecimal() and len(sent) < 4)):
+        raise Refused(400, "Last-Event-ID: that is no position of an AG-UI stream")
+    try:
+        encoding: Any = import_module("runstream.web.agui_stream").AgUiEncoding
+    except ImportError as error:
+        raise Refused(501, "this server lacks ag-ui-protocol: pip install 'runstream[ag-ui]'") from error
+    made: _Encoding = encoding(info, position, int(sent or 0))
+    return made
+
+
+def _end_frame(run_id: str, status: str, last_offset: int, position: str) -> bytes:
+    return frame({"run_id": run_id, "status": status, "last_offset": last_offset}, name="end", position=position)
 
 
 def told(happening: Happening, position: str) -> bytes:
