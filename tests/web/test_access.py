@@ -83,6 +83,20 @@ def test_a_run_that_comes_to_another_session_is_given_no_more(client: httpx.Clie
     assert rest[-1].name == "end"
 
 
+def test_a_stream_whose_permission_has_run_out_ends_with_what_the_application_says(store: Any) -> None:
+    allowed = iter([True])
+
+    def once(*_: object) -> bool:
+        if next(allowed, False):
+            return True
+        raise HTTPException(401, "log in again")
+
+    app = runstream.web.app(store, authorize=once)
+    with serving(app) as client, client.stream("GET", f"{MINE}/stream") as response:
+        (only,) = frames_of(response)
+    assert (only.name, only.data["detail"]) == ("problem", "log in again")
+
+
 def test_an_error_of_the_application_is_a_problem(client: httpx.Client) -> None:
     del client.headers["x-user"]
     for path in (MINE, "/stream"):

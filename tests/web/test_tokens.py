@@ -21,6 +21,9 @@ def test_the_largest_token_has_less_than_four_kilobytes() -> None:
     held = {fingerprint("x" * 500 + str(number)): Cursor(2**53, 2**43 - 58) for number in range(MOST_HELD)}
     assert len(held) == MOST_HELD
     assert len(str(Token(1796048910.5, held))) <= 4096
+    assert Token.parse(str(Token(1796048910.5, held))).held == held
+    with pytest.raises(Refused):
+        Token.parse(str(Token(1796048910.5, {**held, fingerprint("one more"): None})))
 
 
 @given(st.floats(allow_nan=False), st.dictionaries(st.text(max_size=4), st.none() | CURSORS, max_size=9))

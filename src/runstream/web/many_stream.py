@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -92,8 +93,8 @@ class _Stream:
             except StoreUnavailable:  # as it looked for runs; it does so again
                 yield frame()
                 await asyncio.sleep(_LOOK_SECONDS)
-            except Refused as refused:  # too many have come
-                yield frame(document(refused), name="problem")
+            except (Refused, HTTPException) as error:  # too many have come; what authorized it has run out
+                yield frame(document(error), name="problem")
                 return
 
     async def _part(self) -> AsyncGenerator[bytes, None]:

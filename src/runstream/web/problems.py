@@ -16,7 +16,6 @@ from runstream.model import errors
 
 __all__ = [
     "LOST",
-    "_UNAVAILABLE",
     "Refused",
     "document",
     "json_response",
@@ -53,8 +52,17 @@ _FACTS = frozenset(
     }
 )
 
-_UNAVAILABLE = "the store gave no answer: try again"
-"""In place of an error's own words, which may name the server."""
+_DETAILS: Mapping[type[Exception], str] = {
+    errors.StoreUnavailable: "the store gave no answer: try again",
+    errors.EventsArchived: "some of it has left this store, and this app reads no archive that has it",
+    errors.ArchiveGap: "the archive lacks some of the run: whoever operates it is to look",
+    errors.AcknowledgedWritesLost: "the server has lost events of the run: read it from its beginning",
+    errors.HistoryDiverged: "the run has another history than that of the position: read it from its beginning",
+    errors.CorruptRecordError: "a record does not read",
+    errors.EventRefused: "an event or a state is none that this app can read",
+    errors.UnsupportedVersion: "a newer version has written it than this app reads",
+}
+"""In place of an error's own words, which may name servers and files, and tell a program what to call next."""
 
 
 class Refused(Exception):
@@ -79,13 +87,15 @@ def status_of(error: Exception) -> int:
 
 def document(error: Exception) -> dict[str, Any]:
     """The problem document of an error."""
+    if isinstance(error, HTTPException):
+        return _problem(error.status_code, "about:blank", HTTPStatus(error.status_code).phrase, error.detail)
     status = status_of(error)
     if isinstance(error, Refused):
         return _problem(status, "about:blank", HTTPStatus(status).phrase, str(error))
     name = type(error).__name__
-    detail = _UNAVAILABLE if isinstance(error, errors.StoreUnavailable) else " ".join(str(error).split())
+    own = next((text for kind, text in _DETAILS.items() if isinstance(error, kind)), str(error))
     facts = {key: value for key, value in vars(error).items() if key in _FACTS}
-    return {**facts, **_problem(status, f"urn:runstream:{name}", name, detail)}
+    return {**facts, **_problem(status, f"urn:runstream:{name}", name, " ".join(own.split()))}
 
 
 def _problem(status: int, kind: str, title: str, detail: str) -> dict[str, Any]:
@@ -110,7 +120,6 @@ async def on_http_error(_request: Request, error: Exception) -> Response:
     """The answer that tells of an error of Starlette's, or of the application's ``authorize``."""
     if not isinstance(error, HTTPException):
         raise error
-    found = _problem(error.status_code, "about:blank", HTTPStatus(error.status_code).phrase, error.detail)
-    response = json_response(found, error.status_code)
+    response = json_response(document(error), error.status_code)
     response.headers.update(error.headers or {})
     return response

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from importlib import import_module
 from typing import Any, Protocol
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -104,6 +105,9 @@ class _Stream:
                 yield frame()
                 await asyncio.sleep(_AWAY_SECONDS)
                 continue
+            except HTTPException as error:  # what authorized it has run out
+                yield frame(document(error), name="problem")
+                return
             if info is None:  # it was deleted meanwhile
                 yield frame(
                     {"run_id": self._run_id, "status": "deleted", "last_offset": 0}, name="end", position=""

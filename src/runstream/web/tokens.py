@@ -68,7 +68,8 @@ class Token:
             version, floor = _HEAD.unpack_from(data)
             if version != _VERSION or math.isnan(floor):
                 raise ValueError(version)
-            held, at = {}, _HEAD.size
+            held: dict[bytes, Cursor | None] = {}
+            at = _HEAD.size
             while at < len(data):
                 name, at = data[at : at + _FINGERPRINT_BYTES], at + _FINGERPRINT_BYTES
                 offset, at = _read_leb128(data, at)
@@ -76,6 +77,8 @@ class Token:
                 at += len(chain)
                 if offset and len(chain) < _CHAIN_BYTES:
                     raise ValueError(at)
+                if len(held) == MOST_HELD:
+                    raise ValueError(MOST_HELD)
                 held[name] = Cursor(offset, int.from_bytes(chain, "big")) if offset else None
         except (binascii.Error, ValueError, IndexError, struct.error) as error:
             raise Refused(
