@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -501,3 +503,18 @@ def test_a_fork_keeps_what_it_began_with_when_events_of_its_own_are_erased(store
     store.save_events(make_events("f", 1, first=8))
     store.erase("f", [8])
     assert latest(store, "f").purpose == "of six"
+
+
+def test_a_reader_that_goes_on_in_another_thread_passes_over_what_was_erased(store: Store) -> None:
+    """And holds up nobody meanwhile."""
+    store.save_events(make_events("r", 399))
+    store.erase("r", list(range(50, 390)))
+    given, reader = [], iter(store.read("r"))
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for number, (reading, writing) in enumerate(itertools.cycle([(one, other), (other, one)])):
+            item = reading.submit(next, reader, None).result(10)
+            if item is None:
+                break
+            given.append(item.offset)
+            writing.submit(store.save_events, make_events("s", 1, first=number)).result(10)
+    assert given == [*range(1, 50), *range(390, 400)]

@@ -16,11 +16,12 @@ _GET = "SELECT seq, lane_id FROM events WHERE run_id = ? AND offset = ?"
 def with_lanes(file: ArchiveFile, run_id: str, entries: Iterable[ArchiveEntry]) -> Iterator[ArchiveEntry]:
     """Some entries, those that were erased with the lane and the ``seq`` that they had, where these are known."""
     for entry in entries:
-        if entry.is_erased:
-            with file.use() as connection:
-                yield with_lane(connection, run_id, entry)
-        else:
-            yield entry
+        yield _with_lane(file, run_id, entry) if entry.is_erased else entry
+
+
+def _with_lane(file: ArchiveFile, run_id: str, entry: ArchiveEntry) -> ArchiveEntry:
+    with file.use() as connection:  # not while the caller has the entry, who may go on in another thread
+        return with_lane(connection, run_id, entry)
 
 
 def with_lane(connection: sqlite3.Connection, run_id: str, entry: ArchiveEntry) -> ArchiveEntry:
