@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from runstream.history.hot import HotHistory
+from runstream.model.errors import StoreUnavailable
+from runstream.stores.redis.connection.routing import _Answers
 from runstream.stores.redis.operations.client import durability, resend_lost, send
 from runstream.stores.redis.operations.client.reader import RunReader
 from runstream.stores.redis.scripts.calls import append_call
@@ -99,6 +101,22 @@ def _pass_over_gaps(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(RunReader, "report_missing", _never)
 
 
+def _count_unanswered_as_done(patched: pytest.MonkeyPatch) -> None:
+    take_all = _Answers.take_all
+
+    def take_all_for_done(self: Any, parts: Sequence[Any], outcomes: Sequence[Any]) -> None:
+        take_all(self, parts, outcomes)
+        for part, outcome in zip(parts, outcomes, strict=True):
+            if isinstance(outcome, StoreUnavailable):
+                self._answered.update(dict.fromkeys(part.indexes, b"1"))
+
+    patched.setattr(_Answers, "take_all", take_all_for_done)
+
+
+def _take_replies_as_they_come(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(_Answers, "all", property(lambda self: list(self._answered.values())))
+
+
 IN_CLIENTS: Sequence[Break] = (
     Break("a batch that got no reply is forgotten", "storm", _forget_unanswered, seed=4),
     Break("a batch is sent again under a new number", "storm", _number_anew, seed=4),
@@ -110,5 +128,7 @@ IN_CLIENTS: Sequence[Break] = (
     Break("events that are there are taken for lost", "failovers", _resend_all, seed=70),
     Break("lost events are appended again in another order", "failovers", _resend_backwards, seed=1),
     Break("a follower passes over what has left Redis", "storm", _pass_over_gaps, seed=4),
+    Break("what a server of a cluster has not answered is taken for done", "cluster", _count_unanswered_as_done),
+    Break("what servers of a cluster reply is taken as it comes", "cluster", _take_replies_as_they_come, seed=2),
     Break("what is trimmed meanwhile is taken for another history", "trims", _take_trimmed_for_another, seed=16),
 )

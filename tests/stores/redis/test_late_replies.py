@@ -19,15 +19,21 @@ from tests.support.samples import make_events
 
 
 class Late:
-    """An append of a store that is applied, and whose reply is taken when the test says so."""
+    """An append of a store that is sent, and whose reply is taken, when the test says so."""
 
-    def __init__(self, store: Any, count: int) -> None:
+    def __init__(self, store: Any, count: int, *, is_sent: bool = True) -> None:
         self._store = store
         events = make_events("r", count)
         self._operation = operations_of(store).append("r", events, AppendOptions())
         step = next(self._operation)
         assert isinstance(step, Exchange)
-        self._reply = store._runner._exchange(step)
+        self._step = step
+        if is_sent:
+            self.send()
+
+    def send(self) -> None:
+        """Have it applied."""
+        self._reply = self._store._runner._exchange(self._step)
 
     def take(self) -> int:
         """Take the reply; gives the last offset."""
@@ -39,6 +45,11 @@ class Late:
 def append(store: Any, count: int = 1) -> int:
     last: int = store.append("r", make_events("r", count)).last_offset
     return last
+
+
+def append_twice(store: Any) -> None:
+    append(store)
+    append(store)
 
 
 @pytest.mark.parametrize("later", [[1], [3], [1, 1], [2, 5, 1]])
@@ -59,6 +70,27 @@ def test_a_lost_append_is_noticed_whose_reply_comes_after_those_of_others(
         append(hot)
     session_of(hot).seen.forget("r")
     assert append(hot) == 2 + sum(later) + 1
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_lost_append_is_noticed_that_another_one_has_been_sent_before(
+    redis_backend: RedisBackend, count: int, others: int
+) -> None:
+    """That one does not prove it: it was made when nobody had been told of it, and applied after the failover."""
+    hot: Any = redis_backend.open()
+    failover = Failover(redis_backend)
+    assert append(hot, 2) == 2
+    failover.keep()
+    late = Late(hot, 1, is_sent=False)
+    assert append(hot, count) == 2 + count
+    failover.promote()
+    if others:
+        append(redis_backend.open(), others)
+    late.send()
+    assert late.take() == 3 + others
+    with pytest.raises((AcknowledgedWritesLost, HistoryDiverged)):
+        append_twice(hot)
 
 
 def test_replies_of_one_store_may_come_in_any_order_with_nothing_to_prove(
@@ -105,7 +137,7 @@ def test_while_a_late_reply_is_proven_the_end_of_the_run_is_not_forgotten(redis_
 def test_replies_in_a_row_are_of_one_history_in_whichever_order_they_come() -> None:
     book = SeenBook()
     book.note("r", b"0-1", b"1-1", 1)
-    book.note("r", b"0-1", b"3-3", 3, "main", 3, b"2-2")
+    book.note("r", b"0-1", b"3-3", 3, "main", 3, b"2-2", behind=book.get("r"))
     book.note("r", b"0-1", b"2-2", 2, "main", 2, b"1-1")
     seen = book.get("r")
     assert seen is not None

@@ -31,6 +31,7 @@ class Plan:
         archivists: How many operators there are who add archives and drop some.
         resolvers: How many operators there are who resolve runs that are parked, until none is.
         readers: How many read runs through Redis and an archive, in all ways.
+        servers: How many servers of a cluster share the partitions; 1: it is no cluster.
         is_tiered: Agents use Redis and an archive as one store.
         durability: What agents ask for: ``replicated=1`` is given by the replica, and lost by no failover.
         retire_after_seconds: After how long a quiet run that has ended is retired; None: never.
@@ -65,6 +66,7 @@ class Plan:
     archivists: int = 0
     resolvers: int = 0
     readers: int = 0
+    servers: int = 1
     is_tiered: bool = False
     durability: str = "primary"
     retire_after_seconds: float | None = None

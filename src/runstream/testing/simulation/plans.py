@@ -20,6 +20,14 @@ PLANS = {
         durability="replicated=1",
         troubles=("restart", "leave", "leap", "fail_over", "fail_over"),
     ),
+    # servers of a cluster, whose partitions go from one to another, and which lose what they have acknowledged
+    "cluster": Plan(
+        forms=("plain", "leases", "runs", "resends"),
+        loops=(("plain", "contends"),),
+        servers=2,
+        operators=1,
+        troubles=("move_slot", "move_slot", "move_slot", "leave", "leap", "replicate", "fail_over"),
+    ),
     # agents that share an event loop, and break off some of their calls
     "asyncio": Plan(
         forms=(),

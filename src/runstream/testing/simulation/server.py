@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Command, Exchange, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.single import SingleServerTransport
+from runstream.stores.redis.connection.transport import Transport
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.node import Node
@@ -310,7 +311,7 @@ class AsyncSimulatedTransport:
     place = "fake:"
     max_block_seconds = _BLOCK_SECONDS
 
-    def __init__(self, way: SimulatedTransport) -> None:
+    def __init__(self, way: Transport) -> None:
         self._way = way
 
     async def exchange(self, exchange: Exchange) -> Replies:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import fakeredis
 
+from runstream.stores.redis.connection.slots import slot_of_key
 from runstream.stores.redis.keys import hash_tag
 from runstream.testing.simulation.node import State
 from runstream.testing.simulation.world import World
@@ -66,6 +67,15 @@ class Troubles:
         primary = self._world.server.primary
         primary.skew_seconds = self._one_of(0.0, -60.0, 60.0, -3600.0, 3600.0)
         self._world.scheduler.note(f"the server's clock is set to {primary.skew_seconds:+g} s")
+
+    def move_slot(self) -> None:
+        """A partition, or what there is one of in a namespace, comes to another server of the cluster."""
+        cluster = self._world.cluster
+        tags = sorted({hash_tag(name) for name in self._raw.scan_iter()})
+        if tags:
+            tag, address = self._one_of(*tags), self._one_of(*cluster.addresses)
+            self._world.scheduler.note(f"{tag} lies at {address[0]} from now on")
+            cluster.move(slot_of_key(tag), address)
 
     def replicate(self) -> None:
         """The replica is as the server is."""

@@ -17,6 +17,7 @@ from runstream.testing.simulation.archive_set import ArchiveSet
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.claim_watch import ClaimWatch
 from runstream.testing.simulation.clock import Clock
+from runstream.testing.simulation.cluster import SimulatedCluster, SimulatedClusterTransport
 from runstream.testing.simulation.disk import Disk
 from runstream.testing.simulation.lease_watch import LeaseWatch
 from runstream.testing.simulation.loop import Loop
@@ -79,6 +80,7 @@ class World:
         self.clock = Clock()
         self.scheduler = Scheduler(self.clock, choices)
         self.server = SimulatedServer(self.scheduler)
+        self.cluster = SimulatedCluster(self.server, plan.servers)
         self.threads = Threads(self.scheduler)
         self.disk = Disk(self.scheduler, self._disk_fates)
         self.runs = [f"run-{number}" for number in range(plan.runs)]
@@ -203,9 +205,11 @@ class World:
         """Whether the process of an agent forks now."""
         return self.plan.forks and not self.server.is_calm and self.choices.below(_TURNS_PER_FORK) == 1
 
-    def way(self, process: Process) -> SimulatedTransport:
-        """The way of a process to the server."""
-        return SimulatedTransport(self.server, process, self._fates)
+    def way(self, process: Process) -> SimulatedTransport | SimulatedClusterTransport:
+        """The way of a process to the server, or to those of the cluster."""
+        if self.plan.servers == 1:
+            return SimulatedTransport(self.server, process, self._fates)
+        return SimulatedClusterTransport(self.cluster, process, self._fates)
 
     def _fates(self) -> list[int]:
         return [1] if self.server.is_calm else list(self.plan.fates)

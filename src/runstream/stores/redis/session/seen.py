@@ -25,8 +25,9 @@ class SeenBook:
     Those that were not updated for the longest time are kept in a packed form. The number of runs is bounded all
     the same: where one is dropped, a warning says so, once.
 
-    A reply may come late, after those of later appends. Unless what they wrote follows it without a gap, nobody
-    knows whether the server has it still: a failover may lie in between. Then the next append proves that.
+    A reply may come late, after those of later appends, and an append that was made before the reply to another
+    one came may be applied after it. Unless the later one follows without a gap, or has proven the other, nobody
+    knows whether the server has both still: a failover may lie in between. Then the next appends prove them.
     """
 
     def __init__(self) -> None:
@@ -51,9 +52,13 @@ class SeenBook:
             return self._seen.get(run_id) or self._older.get(run_id)
 
     def to_prove(self, run_id: str) -> Seen | None:
-        """The cursor that the next append is to prove: one that came late, or the last one; None for none."""
-        unsure = self._unsure and self._unsure.get(run_id)
-        return unsure[0] if unsure else self.get(run_id)
+        """The cursor that the next append is to prove: one that may be lost, or the last one; None for none."""
+        if self._unsure:
+            with self._lock:
+                if unsure := self._unsure.get(run_id):
+                    unsure.append(unsure.pop(0))  # appends that are under way at once prove one each
+                    return unsure[-1]
+        return self.get(run_id)
 
     def note(
         self,
@@ -65,6 +70,7 @@ class SeenBook:
         seq: int = 0,
         former: bytes = b"",
         proven: Seen | None = None,
+        behind: Seen | None = None,
     ) -> None:
         """Note a cursor that was seen; within one history, only one that is further on.
 
@@ -77,6 +83,7 @@ class SeenBook:
             seq: Its seq, if it is this store's own.
             former: Where the run ended before, if this store has appended what is between; b"": it has not.
             proven: What the server has just found to be of the run's history.
+            behind: What it had found so when it appended what is between, now or before.
         """
         with self._lock:
             known = self._seen.get(run_id)
@@ -96,6 +103,8 @@ class SeenBook:
                 self._seen[run_id] = known._replace(last=last, offset=offset, since=since)
             else:
                 self._seen[run_id] = Seen(start, last, offset)
+            if former and known is not None and not _follows(known, start, former, behind):
+                self._note_apart(run_id, known)
             self._seen.move_to_end(run_id)
             if is_new and len(self._seen) > _MAX_SEEN:
                 self._pack_oldest()
@@ -115,6 +124,13 @@ class SeenBook:
         while (before := next((one for one in unsure if one.last == known.since), None)) is not None:
             unsure.remove(before)  # what was written after it follows it without a gap
             known = self._seen[run_id] = known._replace(since=before.since)
+        self._keep_unsure(run_id, unsure)
+
+    def _note_apart(self, run_id: str, known: Seen) -> None:
+        """Note that the last cursor, that of an append, may be of another history than the one known before."""
+        unsure = self._unsure.get(run_id) or [self._seen[run_id]]
+        if known not in unsure:
+            unsure.append(known)
         self._keep_unsure(run_id, unsure)
 
     def _note_proven(self, run_id: str, proven: Seen, former: bytes, known: Seen | None) -> None:
@@ -146,6 +162,11 @@ class SeenBook:
                 _MAX_SEEN + _MAX_OLDER,
             )
         del self._seen[run_id]
+
+
+def _follows(known: Seen, start: bytes, former: bytes, behind: Seen | None) -> bool:
+    """Whether what was appended after ``former`` is known to follow what this store object knew."""
+    return known.start != start or known.last in (former, b"" if behind is None else behind.last)
 
 
 class ServerClock:

@@ -73,6 +73,8 @@ def append_event(
     session.producers.give_back(producer, run_id)
     last, server_time, lane_before = fields
     offset = seen.offset + 1
-    note_reply(session, run_id, server_time, seen.start, last, offset, event.lane_id, event.seq, seen.last, seen)
+    note_reply(
+        session, run_id, server_time, seen.start, last, offset, event.lane_id, event.seq, seen.last, seen, seen
+    )
     session.coverage.appended_one(run_id, event.lane_id, parse_start(seen.start), seen.offset, int(lane_before))
     return Applied((event,), seen.last, last)

@@ -180,14 +180,16 @@ def note_reply(
     seq: int,
     former: bytes,
     proven: Seen | None,
+    behind: Seen | None,
 ) -> None:
     """Note what the reply to an applied batch tells: the server's time and the run's last cursor.
 
     ``offset`` is that cursor's, ``lane_id`` and ``seq`` those of the event there, if the batch has written it;
-    ``former`` is where the run ended before, ``proven`` what the server has looked for in its history.
+    ``former`` is where the run ended before, ``proven`` what the server has just looked for in its history,
+    ``behind`` what it had when it applied the batch.
     """
     session.server_clock.update(server_time)
-    session.seen.note(run_id, start, last, offset, lane_id, seq, former, proven)
+    session.seen.note(run_id, start, last, offset, lane_id, seq, former, proven, behind)
 
 
 def _begin(session: Session[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt[Session[E, S]]:
@@ -345,8 +347,9 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
     at_last = max(lanes, key=lambda lane: lanes[lane].last, default=None)
     seq = 0 if at_last is None else lanes[at_last].last_seq
     # the reply to one that was sent again may be one that was kept: it proves nothing of the server as it is now
-    proven = None if attempt.is_resent else attempt.sending.seen
-    note_reply(session, run_id, server_time, began, last, last_offset, at_last, seq, former, proven)
+    seen = attempt.sending.seen
+    proven = None if attempt.is_resent else seen
+    note_reply(session, run_id, server_time, began, last, last_offset, at_last, seq, former, proven, seen)
     if lanes or not batch.events:
         before = parse_offset(former)
         ends = {}

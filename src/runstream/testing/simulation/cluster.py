@@ -1,0 +1,124 @@
+"""A simulated cluster: servers that share the slots, which move, and the way of one process to all of them.
+
+What lies in the slots is in one simulated server, so that whatever befalls it befalls all of them at once. The way
+is that of a real cluster, with its map of slots and its redirections; each server gets its part of an exchange by
+itself, by steps and with a fate of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from itertools import groupby
+from typing import Any
+
+from redis import exceptions
+
+from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
+from runstream.stores.redis.connection.cluster import ClusterTransport
+from runstream.stores.redis.connection.cluster_clients import ClusterClients
+from runstream.stores.redis.connection.routing import Asked, Outcome
+from runstream.stores.redis.connection.slots import SLOTS_QUERY, Address, slot_of_command
+from runstream.testing.simulation.scheduler import Process
+from runstream.testing.simulation.server import SimulatedServer, SimulatedTransport
+
+__all__ = ["SimulatedCluster", "SimulatedClusterTransport"]
+
+_SLOTS = 16_384
+
+
+class SimulatedCluster:
+    """Which server has which slot.
+
+    Args:
+        server: Has what lies in the slots.
+        count: How many servers share them.
+    """
+
+    def __init__(self, server: SimulatedServer, count: int) -> None:
+        self.server = server
+        self.addresses = [(f"server-{number}", 6379) for number in range(count)]
+        self._owners = [self.addresses[slot * count // _SLOTS] for slot in range(_SLOTS)]
+
+    def owner(self, slot: int) -> Address:
+        """Who has a slot."""
+        return self._owners[slot]
+
+    def move(self, slot: int, address: Address) -> None:
+        """Let a server have a slot; it is another one than the one before, and says so."""
+        self._owners[slot] = address
+        self.server.restart()
+
+    def ranges(self) -> list[Any]:
+        """What each server replies to CLUSTER SLOTS."""
+        found = []
+        for (host, port), slots in groupby(range(_SLOTS), self.owner):
+            those = list(slots)
+            found.append([those[0], those[-1], [host.encode(), port]])
+        return found
+
+
+class SimulatedClusterTransport(ClusterTransport):
+    """The way of one process to a simulated cluster.
+
+    Args:
+        cluster: The cluster.
+        process: Whose way it is.
+        fates: The weights of the fates of what a server gets, in their order.
+    """
+
+    def __init__(self, cluster: SimulatedCluster, process: Process, fates: Callable[[], list[int]]) -> None:
+        members = {address: _Member(cluster, address, process, fates) for address in cluster.addresses}
+        self._members = members
+        self._any = members[cluster.addresses[0]]
+        super().__init__(ClusterClients(cluster.addresses, lambda _: None, "cluster:"))
+
+    def _server(self, address: Address) -> SimulatedTransport:
+        return self._members[address]
+
+    def _outcomes(self, asked: Sequence[Asked]) -> list[Outcome]:
+        return list(map(self._outcome, asked))  # a server has taken its part before the next one gets its own
+
+    def wait(self, wait: Wait) -> bool:
+        """Wait a little: whoever waits looks then."""
+        return self._any.wait(wait)
+
+    def wait_any(self, wait: WaitAny) -> Collection[int]:
+        """Wait a little: whoever waits looks then."""
+        return self._any.wait_any(wait)
+
+    def turn(self) -> AbstractContextManager[object]:
+        """A simulated server has connections for all."""
+        return self._any.turn()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Member(SimulatedTransport):
+    """The way to one server of a cluster."""
+
+    def __init__(
+        self, cluster: SimulatedCluster, address: Address, process: Process, fates: Callable[[], list[int]]
+    ) -> None:
+        self._cluster, self._address = cluster, address
+        super().__init__(cluster.server, process, fates)
+
+    def _execute(self, exchange: Exchange, since: int = 0) -> Replies:
+        """Execute what it has the slots of; of what it has not, say who has them."""
+        if exchange.commands[0] == SLOTS_QUERY:
+            return self._server.execute(lambda: [self._cluster.ranges()])
+        moved = dict(self._moved(exchange))
+        if not moved:
+            return super()._execute(exchange, since)
+        own = [command for index, command in enumerate(exchange.commands) if index not in moved]
+        unconfirmed: Replies = [] if exchange.confirm is None else [0]
+        given = iter(super()._execute(exchange._replace(commands=own), since) if own else unconfirmed)
+        indexes = range(len(exchange.commands))
+        return [moved[index] if index in moved else next(given) for index in indexes] + list(given)
+
+    def _moved(self, exchange: Exchange) -> Any:
+        for index, command in enumerate(exchange.commands):
+            slot = slot_of_command(command)
+            if slot is not None and (owner := self._cluster.owner(slot)) != self._address:
+                yield index, exceptions.MovedError(f"{slot} {owner[0]}:{owner[1]}")
