@@ -134,6 +134,21 @@ def test_a_run_that_a_snapshot_has_ended_ends(store: Any, replicas: list[httpx.C
     assert received(replicas[1], found[-1].last_id) == []
 
 
+def test_a_run_whose_history_is_another_one_fails_and_comes_anew(store: Any, replicas: list[httpx.Client]) -> None:
+    """The protocol cannot take back what was said."""
+    store.open_run("r").emit("text.delta", text="void")
+    with replicas[0].stream("GET", STREAM) as response:
+        stream = frames_of(response)
+        found = [next(stream) for _ in range(3)]
+        store.delete_run("r")
+        store.open_run("r").emit("text.delta", text="new")
+        found += stream
+    assert (found[-1].data["type"], found[-1].last_id) == ("RUN_ERROR", "")
+    assert found[-1].data["code"] in {"AcknowledgedWritesLost", "HistoryDiverged"}
+    anew = received(replicas[0], found[-1].last_id, most=3)
+    assert [frame.data.get("delta") for frame in anew] == [None, None, "new"]
+
+
 def test_it_is_asked_for_by_name_or_by_its_media_type_and_needs_its_package(
     store: Any, replicas: list[httpx.Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
