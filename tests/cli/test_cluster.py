@@ -45,6 +45,7 @@ def addresses(backend: ClusterBackend) -> list[str]:
     return backend.cluster.url.partition("://")[2].split(",")
 
 
+@pytest.mark.exhaustive
 def test_every_command_works_on_a_cluster(backend: ClusterBackend, tmp_path: Path) -> None:
     url, archive = f"{backend.cluster.url}?namespace={backend.namespace}", f"sqlite:{tmp_path}/a.db"
     called: set[str] = set()
