@@ -176,7 +176,7 @@ UNREADABLE: dict[str, Any] = {
     "a Decimal of its own": Money(1),
     "a UUID of its own": Id(int=1),
     "a timestamp of msgpack": msgpack.Timestamp(1, 0),
-    "numpy's not-a-time": np.datetime64("NaT"),
+    "numpy's not-a-time": np.datetime64("NaT", "s"),
     "numpy's nanoseconds": np.datetime64("2026-01-01T00:00:00.000000001"),
 }
 

@@ -225,7 +225,7 @@ _REFUSED: dict[str, Tried] = {
     "UUID of its own": Tried(Id(int=1), Refused()),
     "timedelta of its own": Tried((Span(1),), Refused("[0]")),
     "timestamp of msgpack": Tried([0, msgpack.Timestamp(1, 0)], Refused("[1]")),
-    "numpy's not-a-time": Tried(np.datetime64("NaT"), Refused()),
+    "numpy's not-a-time": Tried(np.datetime64("NaT", "s"), Refused()),
     "array": Tried(np.array([1, 2]), Refused()),
     "mapping that is no dict": Tried(MappingProxyType({"a": 1}), Refused()),
     "object": Tried([[object()]], Refused("[0][0]")),
