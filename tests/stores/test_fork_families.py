@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runstream import DrainWorker, RunHasForks
+from runstream import ConfigurationError, DrainWorker, RunHasForks
 from runstream.stores.tiered import TieredCheckpointer
 from tests.support.backends import FakeBackend, Store
 from tests.support.samples import make_event, make_events, make_state
@@ -202,3 +202,14 @@ def test_a_snapshot_that_goes_with_what_a_fork_erased_is_still_known_of_its_pare
     store.erase("f", [2], drop_snapshots=True)
     assert store.load_latest("f") is None
     assert store.append("r", [make_event("r", 2)], snapshot=make_state("r")).last_offset == 2
+
+
+def test_a_fork_of_a_truncated_run_is_forked_where_that_begins_and_not_before(store: Store) -> None:
+    store.save_events(make_events("r", 2))
+    store.truncate("r", before=2)
+    store.fork("r", "f")
+    assert store.fork("f", "g", at=1).parent == ("f", 1)
+    assert store.append("g", make_events("g", 1, first=7), expected_offset=1).last_offset == 2
+    for run_id in ("r", "f"):
+        with pytest.raises(ConfigurationError, match="cannot be forked at offset 0: it has 1 to 2"):
+            store.fork(run_id, "h", at=0)

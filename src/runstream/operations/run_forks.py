@@ -108,12 +108,17 @@ def check_fork(run_id: str, head: RunHead | None, new_run_id: str, former: RunHe
                 " delete that run first"
             )
         return parent[1]
-    has_shared = head.fork_of is not None and head.base is None
-    first, last = 0 if has_shared else head.before_first.offset, head.last.offset
-    at = last if at is None else at
-    if not first <= at <= last:
-        raise ConfigurationError(f"run {run_id!r} cannot be forked at offset {at}: it has {first} to {last}")
+    at = head.last.offset if at is None else at
+    if not head.begin <= at <= head.last.offset:
+        raise not_there(run_id, head, at, head.begin)
     return at
+
+
+def not_there(run_id: str, head: RunHead, at: int, first: int) -> ConfigurationError:
+    """The error for an offset at which a run cannot be forked: its history begins after ``first``."""
+    return ConfigurationError(
+        f"run {run_id!r} cannot be forked at offset {at}: it has {first} to {head.last.offset}"
+    )
 
 
 def fork_head(run_id: str, head: RunHead, at: Cursor, options: ForkOptions, now: float) -> RunHead:

@@ -21,6 +21,7 @@ from runstream.operations.lineage import (
     segments_of,
 )
 from runstream.operations.operation import Operation, blocking, in_one_call
+from runstream.operations.run_forks import not_there
 from runstream.operations.runners import SyncRunner
 
 __all__ = ["Lineage"]
@@ -111,7 +112,10 @@ class Lineage(ABC, Generic[E, S]):
                 return segment.end
             if segment.has(offset):
                 return self._own_cursor(segment.run_id, offset)
-        return (self._load_head(segments[0].run_id) or head).before_first
+        first = (self._load_head(segments[0].run_id) or head).before_first
+        if offset < first.offset:
+            raise not_there(run_id, head, offset, first.offset)
+        return first
 
     def _inherited_keys(self, run_id: str, head: RunHead | None, keys: Sequence[str]) -> Mapping[str, Cursor]:
         """The cursors of the events with these keys that a run has from those that it was forked from, by key."""

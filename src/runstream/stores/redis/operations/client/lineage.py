@@ -10,6 +10,7 @@ from runstream.model.run_head import RunHead
 from runstream.operations.lineage import LoadHead, Segment, ancestry_of, find_in_segments, segment_of, segments_of
 from runstream.operations.messages import diverged
 from runstream.operations.operation import Command, Exchange, Operation
+from runstream.operations.run_forks import not_there
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.operations.client.archived_errors import events_archived, retired_away
 from runstream.stores.redis.operations.client.run_head import head_query, is_there, parse_head
@@ -77,7 +78,10 @@ def cursor_in_ancestors(session: Session[E, S], run_id: str, head: RunHead, at: 
     if segment is None:  # the beginning of them all
         keys = session.keys.run(segments[0].run_id)
         (meta,) = yield Exchange([head_query(keys.meta)])
-        return parse_head(keys, meta).lowest
+        first = parse_head(keys, meta).before_first
+        if at < first.offset:
+            raise not_there(run_id, head, at, first.offset)
+        return first
     if segment.end is not None and segment.end.offset == at:
         return segment.end
     keys = session.keys.run(segment.run_id)
