@@ -18,6 +18,8 @@ needs_tls = pytest.mark.skipif(
 )
 """Debian's server has TLS; those of the wheels have none."""
 
+# Python from 3.13 on wants it of whatever may sign, as all that openssl makes may
+_SIGNS = ("-addext", "keyUsage=critical,digitalSignature,keyCertSign")
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
 
 
@@ -38,12 +40,12 @@ class Authority:
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
-        self._own = self._request(name, "-x509")
+        self._own = self._request(name, "-x509", *_SIGNS)
         self.certificate = self._own.certificate
 
     def sign(self, name: str, *, host: str = "localhost", password: str = "") -> Pair:
         """Make a certificate for a host, or for a client; the key has a password if one is given."""
-        signed = ("-x509", "-CA", self._own.certificate, "-CAkey", self._own.key)
+        signed = ("-x509", "-CA", self._own.certificate, "-CAkey", self._own.key, *_SIGNS)
         return self._request(name, *signed, "-addext", f"subjectAltName=DNS:{host}", password=password)
 
     def _request(self, name: str, *options: str, password: str = "") -> Pair:
