@@ -15,10 +15,10 @@ import runstream.web
 from runstream.web import followed
 from runstream.web.path_ids import path_id
 from runstream.web.tokens import MOST_OPEN
-from tests.support.backends import Backend, ServerBackend
+from tests.support.backends import Backend
 from tests.support.servers import needs_valkey, primary_and_replica
 from tests.support.web_server import Frame, frames_of, serving
-from tests.web.test_run_stream import World, received
+from tests.support.web_world import World, received, world_of
 
 STREAM = "/stream?session=s"
 
@@ -35,13 +35,8 @@ def world(
     request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], tmp_path: Path
 ) -> Iterator[World]:
     """Two replicas over fakeredis or a real server, for asyncio or not."""
-    url = f"fake:{uuid.uuid4().hex}"
-    if request.param == "valkey":
-        backend = make_backend("valkey")
-        assert isinstance(backend, ServerBackend)
-        url = f"{backend.server.url}?namespace={backend.namespace}"
-    with ExitStack() as opened:
-        yield World(url, tmp_path, opened, sync=request.param == "sync")
+    with world_of(request.param, make_backend, tmp_path) as made:
+        yield made
 
 
 def events(found: list[Frame]) -> list[tuple[str, int]]:

@@ -9,36 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 import runstream
 import runstream.web
 from runstream.web import frames
 from runstream.web.path_ids import path_id
-from tests.support.backends import Backend, ServerBackend
+from tests.support.backends import Backend
 from tests.support.servers import eventually, needs_valkey, primary_and_replica
 from tests.support.web_server import Frame, frames_of, serving
-
-STREAM = f"/runs/{path_id('r')}/stream"
-
-
-class World:
-    """A run that is written, drained and retired, and two replicas of an app that show it."""
-
-    def __init__(self, url: str, place: Path, opened: ExitStack, *, sync: bool = False) -> None:
-        archive = f"sqlite:{place}/archive.db"
-        self.store = opened.enter_context(runstream.connect(url))
-        self.archive: Any = opened.enter_context(runstream.connect(archive))
-        self._connect: Callable[..., Any] = runstream.connect if sync else runstream.connect_async
-        self.replicas = [
-            opened.enter_context(serving(runstream.web.app(self._connect(url, archive=archive)))) for _ in range(2)
-        ]
-
-    def drain(self, **options: Any) -> None:
-        """All that is due is archived, trimmed and, with ``retire_after_seconds``, retired."""
-        runstream.DrainWorker(self.store, [self.archive], **options).drain_once()
-
+from tests.support.web_world import STREAM, World, received, world_of
 
 KINDS = [
     pytest.param("fake", marks=pytest.mark.exhaustive),
@@ -52,27 +32,8 @@ def world(
     request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], tmp_path: Path
 ) -> Iterator[World]:
     """Over fakeredis and a real server, with the store for asyncio and the synchronous one."""
-    url = f"fake:{uuid.uuid4().hex}"
-    if request.param == "valkey":
-        backend = make_backend("valkey")
-        assert isinstance(backend, ServerBackend)
-        url = f"{backend.server.url}?namespace={backend.namespace}"
-    with ExitStack() as opened:
-        yield World(url, tmp_path, opened, sync=request.param == "sync")
-
-
-def received(client: httpx.Client, last_id: str, *, most: int, path: str = STREAM) -> list[Frame]:
-    """What a browser receives that connects with this last id, and is cut off after so many."""
-    found: list[Frame] = []
-    with client.stream("GET", path, headers={"Last-Event-ID": last_id} if last_id else {}) as response:
-        if response.status_code == 204:
-            return found
-        assert response.status_code == 200, response.read()
-        for frame in frames_of(response):
-            found.append(frame)
-            if len(found) == most:
-                break
-    return found
+    with world_of(request.param, make_backend, tmp_path) as made:
+        yield made
 
 
 def offsets(found: list[Frame]) -> list[int]:
