@@ -37,8 +37,15 @@ class Hooked:
     def __init__(self, inner: Any, **hooks: Callable[..., None]) -> None:
         self._inner = inner
         self._hooks = hooks
+        # what it is shown to have: isinstance looks past __getattr__ from Python 3.12 on
+        own = type(self)
+        names = [name for name in dir(type(inner)) if not name.startswith("_") and not hasattr(own, name)]
+        self.__class__ = type(own.__name__, (own,), {name: _shown(name) for name in names})
 
     def __getattr__(self, name: str) -> Any:
+        return self._look_up(name)
+
+    def _look_up(self, name: str) -> Any:
         found = getattr(self._inner, name)
         hook = self._hooks.get(name)
         if hook is None:
@@ -49,6 +56,15 @@ class Hooked:
             return found(*args, **options)
 
         return hooked
+
+
+def _shown(name: str) -> property:
+    """An attribute of a Hooked."""
+
+    def look_up(hooked: Hooked) -> Any:
+        return hooked._look_up(name)
+
+    return property(look_up)
 
 
 class Outage:
