@@ -13,6 +13,7 @@ import argparse
 import gc
 import json
 import platform
+import random
 import re
 import shutil
 import socket
@@ -110,7 +111,7 @@ def bench_server(*more: str) -> Iterator[tuple[redis.Redis, Path]]:
     """
     directory = Path(tempfile.mkdtemp(prefix="runstream-bench-"))
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", random.randrange(10_000, 20_000)))  # servers of a cluster meet 10,000 above it
         port = probe.getsockname()[1]
     options = f"--port {port} --bind 127.0.0.1 --appendonly yes --appendfsync everysec --save".split()
     server = subprocess.Popen(

@@ -16,7 +16,7 @@ __all__ = ["ROUNDS", "TURNS", "mark_exhaustive"]
 ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 """``RUNSTREAM_TEST_ROUNDS=7`` plays so many times as long what the exhaustive tests have little time for."""
 
-TURNS = 3
+TURNS = 4
 """In how many parts the kinds are divided of which each test is tried on one part."""
 
 

@@ -29,7 +29,7 @@ _IN_TURN = (
     *("fake", "redis62", "redis70", "valkey-resp2", "async-fake", "threaded-memory", "threaded-sqlite"),
     *("cluster", "async-cluster"),
 )
-"""Kinds that are much like another one that is tried: each test is tried on every third of them."""
+"""Kinds that are much like another one that is tried: each test is tried on a part of them."""
 
 
 def short(kinds: Iterable[str]) -> list[object]:

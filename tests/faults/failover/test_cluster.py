@@ -74,8 +74,10 @@ def test_a_write_waits_for_the_replicas_of_its_own_server(cluster: Cluster) -> N
         with cluster.replica_of(slow).stopped():
             store.save_events([make_event(run_id, 2) for run_id in elsewhere])
             for several in (here, RUNS):
-                with pytest.raises(DurabilityNotReached):
+                with pytest.raises(DurabilityNotReached) as caught:
                     store.save_events([make_event(run_id, 2 if several is here else 3) for run_id in several])
+                assert caught.value.run_id in here
+                assert (caught.value.offset, caught.value.reached) == (2 if several is here else 3, "primary")
         assert {len(store.list_events(run_id)) for run_id in RUNS} == {3}
 
 

@@ -29,13 +29,17 @@ def test_one_server_that_evicts_or_is_old_or_keeps_no_file_is_told_of() -> None:
     assert told == {**{name: str(value) for name, value in others.items()}, "used_memory": "15", "role": "slave"}
 
 
+SYNCED = {b"appendonly": b"yes", b"appendfsync": b"always"}
+UNSYNCED = [b"appendonly", b"no", b"appendfsync", b"always"]  # as redis-py gives it by the older protocol
+
+
 @pytest.mark.parametrize(
     ("replies", "expected"),
     [
         ([2, 1, 3], 1),
         ([[1, 2], [0, 3]], [0, 2]),
-        ([[b"appendfsync", b"always"], [b"appendfsync", b"everysec"]], [b"appendfsync", b"everysec"]),
-        ([{b"appendfsync": b"always"}, {b"appendfsync": b"always"}], {b"appendfsync": b"always"}),
+        ([SYNCED, SYNCED], SYNCED),
+        *(([SYNCED, less, SYNCED], less) for less in ({**SYNCED, b"appendfsync": b"everysec"}, UNSYNCED)),
         ([2, REFUSED], REFUSED),
     ],
 )

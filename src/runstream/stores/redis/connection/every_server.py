@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runstream.operations.operation import Command, Refusal
-from runstream.stores.redis.replies import parse_info, parse_map, server_version
+from runstream.stores.redis.replies import parse_info, server_version, syncs_each_write
 
 __all__ = ["least", "least_reached"]
 
@@ -39,7 +39,7 @@ def least_reached(replies: Sequence[Any]) -> Any:
         return min(replies)
     if all(isinstance(number, int) for reply in replies for number in reply):
         return [min(numbers) for numbers in zip(*replies, strict=True)]
-    return next((reply for reply in replies if b"always" not in parse_map(reply).values()), replies[0])
+    return next((reply for reply in replies if not syncs_each_write(reply)), replies[0])
 
 
 def _latest(replies: Sequence[Any]) -> Any:

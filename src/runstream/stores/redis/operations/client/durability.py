@@ -6,7 +6,7 @@ comes before. See https://redis.io/docs/latest/commands/waitaof/.
 
 Where the file is synced once a second, WAITAOF says so too early in Valkey (seen in 9.1), and in Redis before 8.0
 (https://github.com/redis/redis/pull/13793). There a file that is synced before each reply has to be, which
-``CONFIG GET appendfsync`` shows with each append.
+``CONFIG GET append*`` shows with each append.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runstream.model.results import E, S
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.append_result import Applied
 from runstream.stores.redis.keys import namespace_config
-from runstream.stores.redis.replies import parse_info, server_version
+from runstream.stores.redis.replies import parse_info, server_version, syncs_each_write
 from runstream.stores.redis.scripts.calls import is_append
 from runstream.stores.redis.session.session import Session
 
@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 _HAS_WAITAOF = (7, 2)
 _TELLS_OF_SYNCS = (8, 0)
-_SYNC_POLICY: Command = (b"CONFIG", b"GET", b"appendfsync")
+# before 7.0 several names are asked for by a pattern alone
+_SYNC_SETTINGS: Command = (b"CONFIG", b"GET", b"append*")
 _PROBE_MILLISECONDS = 1_500  # a replica says once a second what it has on its disk
 
 
@@ -55,9 +56,26 @@ def durably(
     is_of_others = not heard or (isinstance(result, Applied) and result.known)
     if is_of_others or (wanted.is_within(reached[-1]) and not all(map(wanted.is_within, reached))):
         reached.append((yield from _reached_by_now(session, command, run_ids)))
-    if not wanted.is_within(reached[-1]):
-        raise _not_reached(session, run_ids[-1], wanted, reached[-1])
-    return result
+    if wanted.is_within(reached[-1]):
+        return result
+    short = run_ids[0], reached[-1]
+    if len(run_ids) > 1:  # of several servers, each was waited for
+        found = yield from _first_short(session, command, wanted, run_ids)
+        if found is None:
+            return result
+        short = found
+    raise _not_reached(session, short[0], wanted, short[1])
+
+
+def _first_short(
+    session: Session[E, S], command: Command, wanted: Durability, run_ids: Sequence[str]
+) -> Operation[tuple[str, Durability] | None]:
+    """The first of these runs that is not as durable, and what it has reached; None if all are by now."""
+    for run_id in dict.fromkeys(run_ids):
+        reached = yield from _reached_by_now(session, command, [run_id])
+        if not wanted.is_within(reached):
+            return run_id, reached
+    return None
 
 
 def _confirmed(operation: Operation[T], command: Command, heard: list[Any]) -> Operation[T]:
@@ -89,10 +107,9 @@ def _reached(reply: Any) -> Durability:
         return Durability()
     if isinstance(reply, int):
         return Durability(replicas=reply)
-    first, second = next(iter(reply.items())) if isinstance(reply, dict) else reply
-    if isinstance(second, int):
-        return Durability(fsync=first > 0, replicas=second)
-    return Durability(fsync=second == b"always")
+    if len(reply) == 2 and not isinstance(reply, dict) and isinstance(reply[1], int):
+        return Durability(fsync=reply[0] > 0, replicas=reply[1])
+    return Durability(fsync=syncs_each_write(reply))
 
 
 def _reached_by_now(session: Session[E, S], command: Command, run_ids: Sequence[str]) -> Operation[Durability]:
@@ -142,9 +159,9 @@ def _of_disk(session: Session[E, S], info: Mapping[str, str]) -> Operation[Comma
     server = server_version(info)
     if server.program == "Redis" and server.of_redis >= _TELLS_OF_SYNCS:
         return (b"WAITAOF", 1, 0, _milliseconds(session))
-    (policy,) = yield Exchange([_SYNC_POLICY], permissive=True)
-    if _reached(policy).fsync:
-        return _SYNC_POLICY
+    (settings,) = yield Exchange([_SYNC_SETTINGS], permissive=True)
+    if _reached(settings).fsync:
+        return _SYNC_SETTINGS
     raise ConfigurationError(
         f"{refused} {server.program} {server.version} shows by nothing but appendfsync always (CONFIG GET) that"
         " what is written is on its disk: set appendfsync always, and allow CONFIG GET; or use Redis 8 or later"
@@ -160,12 +177,13 @@ def _of_replicas(session: Session[E, S], wanted: Durability, info: Mapping[str, 
             f"the server cannot give durability {str(wanted)!r}: replicas connected: {connected}; connect more, or"
             " ask for fewer"
         )
-    if server_version(info).of_redis >= _HAS_WAITAOF:
+    # for less time than between two of a replica's words nobody waits for its file
+    if server_version(info).of_redis >= _HAS_WAITAOF and _milliseconds(session) >= _PROBE_MILLISECONDS:
         touch = (b"HSET", namespace_config(session.namespace), "waited", 1)
-        patience = min(_PROBE_MILLISECONDS, _milliseconds(session))
-        said = yield Exchange([touch, (b"WAITAOF", 0, wanted.replicas, patience)], permissive=True)
+        probe = (b"WAITAOF", 0, wanted.replicas, _milliseconds(session))
+        said = yield Exchange([touch, probe], permissive=True)
         if wanted.is_within(_reached(said[1])):
-            return (b"WAITAOF", 0, wanted.replicas, _milliseconds(session))
+            return probe
     return (b"WAIT", wanted.replicas, _milliseconds(session))
 
 
