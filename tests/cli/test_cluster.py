@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text("utf-8")
 RUNS = [f"run{number}" for number in range(12)]
 NO_SERVER = {"acl", "demo", "agent"}
-"""These call none, or start one of their own."""
+"""These call none, start one of their own, or are part of the demo."""
 SLOTS = 16_384
 
 

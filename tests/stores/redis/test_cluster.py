@@ -29,6 +29,7 @@ from runstream import (
 from runstream.operations.operation import Exchange, Operation, Replies, Resent
 from runstream.stores.redis.connection.cluster import ClusterTransport
 from runstream.stores.redis.connection.every_server import least
+from runstream.stores.redis.connection.single import AsyncSingleServerTransport, SingleServerTransport
 from runstream.stores.redis.connection.slots import slot_of_key
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
@@ -341,6 +342,40 @@ def test_a_lease_ends_where_its_run_comes_to_another_server(one_slot: Callable[.
         lease.save_event(make_event("r", 2))
     assert store.lease("r", owner="b", ttl=60).epoch > lease.epoch
     assert [item.seq for item in store.list_events("r")] == [1]
+
+
+def test_all_servers_are_asked_at_once(backend: ClusterBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = backend.open()
+    store.save_events([make_event(run_id, 1) for run_id in RUNS])
+    together = threading.Barrier(len(backend.cluster.primaries))
+    exchange = SingleServerTransport.exchange
+
+    def wait_for_the_others(self: SingleServerTransport, asked: Exchange) -> Replies:
+        together.wait(DEADLINE_SECONDS)
+        return exchange(self, asked)
+
+    monkeypatch.setattr(SingleServerTransport, "exchange", wait_for_the_others)
+    store.save_events([make_event(run_id, 2) for run_id in RUNS])
+    assert not together.broken
+
+
+async def test_all_servers_are_asked_at_once_by_tasks(
+    backend: ClusterBackend, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect_async(url) as store:
+        await store.save_events([make_event(run_id, 1) for run_id in RUNS])
+        together = asyncio.Barrier(len(backend.cluster.primaries))
+        exchange = AsyncSingleServerTransport.exchange
+
+        async def wait_for_the_others(self: AsyncSingleServerTransport, asked: Exchange) -> Replies:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await together.wait()
+            return await exchange(self, asked)
+
+        monkeypatch.setattr(AsyncSingleServerTransport, "exchange", wait_for_the_others)
+        await store.save_events([make_event(run_id, 2) for run_id in RUNS])
+        assert not together.broken
+        monkeypatch.undo()
 
 
 def test_a_worker_drains_all_servers(backend: ClusterBackend, tmp_path: Path, mover: Mover) -> None:
