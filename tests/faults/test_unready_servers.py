@@ -181,5 +181,5 @@ def test_a_slot_that_has_moved_is_not_waited_for(unready: Unready) -> None:
     slot, other = slot_of(node), unready.join(node)
     node.raw.delete(*node.raw.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100))  # as after they were copied
     node.raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", other)
-    with pytest.raises(ConfigurationError, match="another node of a cluster"):
+    with pytest.raises(ConfigurationError, match="another server of a cluster"):
         hot.append("r", make_events("r", 2))

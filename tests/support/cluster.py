@@ -122,8 +122,8 @@ class Cluster:
         return next(node for node in self.alive if node.raw.info("replication").get("master_port") == primary.port)
 
     def await_replicas(self) -> None:
-        """Wait until every replica has what its primary has."""
-        eventually(lambda: all(node.raw.execute_command("WAIT", 1, 100) for node in self.primaries))
+        """Wait until every replica has what its primary has: WAIT would tell of writes of its own connection."""
+        eventually(lambda: all(map(_is_replicated, self.primaries)))
 
     def is_down(self) -> bool:
         """Whether all servers that run take the cluster for one that cannot serve."""
@@ -221,6 +221,11 @@ class Cluster:
 
 def _text(said: Any) -> str:
     return said.decode() if isinstance(said, bytes) else str(said)
+
+
+def _is_replicated(node: Node) -> bool:
+    told = node.raw.info("replication")
+    return bool(told["connected_slaves"] and told["slave0"]["offset"] >= told["master_repl_offset"])
 
 
 def _id(node: Node) -> str:
