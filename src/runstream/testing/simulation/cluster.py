@@ -12,11 +12,10 @@ from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import Any
 
-from redis import exceptions
-
 from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.cluster import ClusterTransport
 from runstream.stores.redis.connection.cluster_clients import ClusterClients
+from runstream.stores.redis.connection.errors import moved_to
 from runstream.stores.redis.connection.routing import Asked, Outcome
 from runstream.stores.redis.connection.slots import SLOTS_QUERY, Address, slot_of_command
 from runstream.testing.simulation.scheduler import Process
@@ -121,4 +120,4 @@ class _Member(SimulatedTransport):
         for index, command in enumerate(exchange.commands):
             slot = slot_of_command(command)
             if slot is not None and (owner := self._cluster.owner(slot)) != self._address:
-                yield index, exceptions.MovedError(f"{slot} {owner[0]}:{owner[1]}")
+                yield index, moved_to(slot, *owner)

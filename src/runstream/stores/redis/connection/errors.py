@@ -22,6 +22,7 @@ __all__ = [
     "is_of_replica",
     "is_passing",
     "is_right_refused",
+    "moved_to",
     "redirection_of",
     "refusal_of",
     "translate",
@@ -117,6 +118,11 @@ def redirection_of(error: object) -> exceptions.AskError | None:
         return None
     kind = exceptions.MovedError if found[1] == "MOVED" else exceptions.AskError
     return kind(found[2])
+
+
+def moved_to(slot: int, host: str, port: int) -> exceptions.MovedError:
+    """What a server of a cluster says of a key in a slot that another one has."""
+    return exceptions.MovedError(f"{slot} {host}:{port}")
 
 
 def breaks_connection(reply: object) -> bool:
