@@ -79,9 +79,8 @@ def app(
         return Response(told, media_type="application/json")
 
     async def on_lost(request: Request, error: Exception) -> Response:
-        await (await access.store()).forget(
-            getattr(error, "run_id", "")
-        )  # it is told once: then the run is as it is
+        # it is told once: then the run is as it is
+        await (await access.store()).forget(getattr(error, "run_id", ""))
         return await on_error(request, error)
 
     @asynccontextmanager

@@ -62,8 +62,7 @@ Url = Annotated[
         envvar="RUNSTREAM_URL",
         callback=read_url,
         help="The store: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, embedded:DIR,"
-        " sqlite:PATH or jsonl:DIR;"
-        " options may stand in its query (?namespace=dev). @FILE: the URL in that file.",
+        " sqlite:PATH or jsonl:DIR; options may stand in its query (?namespace=dev). @FILE: the URL in that file.",
         show_default=False,
     ),
 ]

@@ -103,6 +103,11 @@ class ServerVersion(NamedTuple):
     version: str | None
     of_redis: tuple[int, ...]
 
+    @property
+    def tells_of_syncs(self) -> bool:
+        """Whether its WAITAOF waits for a file that is synced once a second: Valkey's does not."""
+        return self.program == "Redis" and self.of_redis >= (8, 0)
+
 
 def server_version(info: Mapping[str, str]) -> ServerVersion:
     """What a server is, by what INFO says."""

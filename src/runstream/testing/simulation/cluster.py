@@ -8,7 +8,6 @@ itself, by steps and with a fate of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import Any
 
@@ -67,9 +66,7 @@ class SimulatedClusterTransport(ClusterTransport):
     """
 
     def __init__(self, cluster: SimulatedCluster, process: Process, fates: Callable[[], list[int]]) -> None:
-        members = {address: _Member(cluster, address, process, fates) for address in cluster.addresses}
-        self._members = members
-        self._any = members[cluster.addresses[0]]
+        self._members = {address: _Member(cluster, address, process, fates) for address in cluster.addresses}
         super().__init__(ClusterClients(cluster.addresses, lambda _: None, "cluster:"))
 
     def _server(self, address: Address) -> SimulatedTransport:
@@ -80,15 +77,11 @@ class SimulatedClusterTransport(ClusterTransport):
 
     def wait(self, wait: Wait) -> bool:
         """Wait a little: whoever waits looks then."""
-        return self._any.wait(wait)
+        return self._first.wait(wait)
 
     def wait_any(self, wait: WaitAny) -> Collection[int]:
         """Wait a little: whoever waits looks then."""
-        return self._any.wait_any(wait)
-
-    def turn(self) -> AbstractContextManager[object]:
-        """A simulated server has connections for all."""
-        return self._any.turn()
+        return self._first.wait_any(wait)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -86,8 +86,6 @@ def _set_connections(pool: Any, sentinels: Sentinels | None) -> None:
     if isinstance(version, str):  # redis-py before 8 leaves what stands in the URL as it is
         pool.connection_kwargs["ssl_min_version"] = int(version)
     pool.connection_class = packing_in_c(pool.connection_class)
-    if (oldest := pool.connection_kwargs.get("ssl_min_version")) is not None:
-        pool.connection_kwargs["ssl_min_version"] = int(oldest)  # redis-py 5.2 leaves it as the URL has it
     if sentinels is not None:
         pool.connection_class = asking_sentinels(pool.connection_class, sentinels.like(pool))
 

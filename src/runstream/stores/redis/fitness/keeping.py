@@ -192,6 +192,6 @@ def _lines_for(facts: ServerFacts, wanted: Durability) -> list[str]:
     server, lines = server_version(facts.info), []
     if facts.info.get("aof_enabled") != "1":
         lines.append("CONFIG SET appendonly yes")
-    if server.program != "Redis" or server.of_redis < (8, 0):
+    if not server.tells_of_syncs:
         lines.append("CONFIG SET appendfsync always")
     return lines

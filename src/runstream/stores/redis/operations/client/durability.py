@@ -29,7 +29,6 @@ __all__ = ["durably", "learn_confirmation"]
 T = TypeVar("T")
 
 _HAS_WAITAOF = (7, 2)
-_TELLS_OF_SYNCS = (8, 0)
 # before 7.0 several names are asked for by a pattern alone
 _SYNC_SETTINGS: Command = (b"CONFIG", b"GET", b"append*")
 _PROBE_MILLISECONDS = 1_500  # a replica says once a second what it has on its disk
@@ -157,7 +156,7 @@ def _of_disk(session: Session[E, S], info: Mapping[str, str]) -> Operation[Comma
     if info.get("aof_enabled") != "1":
         raise ConfigurationError(f"{refused} it keeps no append-only file; set appendonly yes")
     server = server_version(info)
-    if server.program == "Redis" and server.of_redis >= _TELLS_OF_SYNCS:
+    if server.tells_of_syncs:
         return (b"WAITAOF", 1, 0, _milliseconds(session))
     (settings,) = yield Exchange([_SYNC_SETTINGS], permissive=True)
     if _reached(settings).fsync:
