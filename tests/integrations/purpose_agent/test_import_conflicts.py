@@ -13,6 +13,7 @@ from runstream import (
     connect,
 )
 from runstream.integrations.purpose_agent.directory import open_source
+from runstream.integrations.purpose_agent.source import SourceSnapshot
 from tests.integrations.purpose_agent.sources import (
     Theirs,
     fill,
@@ -177,6 +178,16 @@ def test_a_run_that_has_gone_on_in_the_store_is_left_as_it_is(source: Theirs, ur
         assert state.current_step == 7
 
 
+def _saved_at(source: Theirs) -> float:
+    """When the one state of the one run of a source was saved there: Unix time in seconds."""
+    with open_source(source.path) as opened:
+        (run,) = opened.runs()
+        assert list(run.events())
+        (state,) = run.snapshots()
+    assert isinstance(state, SourceSnapshot)
+    return state.saved_at
+
+
 @pytest.mark.parametrize("is_newer", [False, True])
 def test_of_two_states_the_newer_one_stays(source: Theirs, url: str, is_newer: bool) -> None:
     fill(source, "r", 2)
@@ -184,8 +195,12 @@ def test_of_two_states_the_newer_one_stays(source: Theirs, url: str, is_newer: b
     assert import_(source.path, url).code == 0
     with connect(url) as store:
         store.save_snapshot("r", make_state("r", current_step=7))
+        info = store.run_info("r")
+    assert info is not None
     if is_newer:
-        source.checkpointer.save_snapshot("r", their_state.RunState(run_id="r", current_step=8))
+        # a file's time is the system's last tick, which may lie before the time that the store gave its state
+        while _saved_at(source) <= info.updated_at:
+            source.checkpointer.save_snapshot("r", their_state.RunState(run_id="r", current_step=8))
     said = import_(source.path, url, "--json")
     assert (said.code, result_of(said)["snapshots"]) == (0, int(is_newer))
     with connect(url) as store:
