@@ -61,7 +61,7 @@ def redis_py(session: nox.Session, client: str) -> None:
 @nox.session(python=PYTHONS[0])
 def lint(session: nox.Session) -> None:
     """Style, docstrings, and the layers of the architecture."""
-    session.install("-e", ".[dev]")
+    session.install("-e", ".[dev,lint]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
@@ -69,9 +69,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def types(session: nox.Session) -> None:
-    """Strict types, in the library, its tests and its benchmark."""
-    session.install("-e", ".[dev]")
+    """Strict types, in the library, its tests and its benchmark, and what an editor knows of the public interface."""
+    session.install("-e", ".[dev,lint]")
     session.run("mypy")
+    session.run("basedpyright")
 
 
 @nox.session(python=PYTHONS[0])

@@ -1,4 +1,4 @@
-"""What type checkers must infer of the public interface. Checked by mypy and pyright (test_typing), never run.
+"""What type checkers must infer of the public interface. Checked by mypy and basedpyright, never run.
 
 Where a line is to be refused, each has its comment: one that is not needed is an error too.
 """
