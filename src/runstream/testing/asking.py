@@ -55,9 +55,7 @@ class Asking(InRuns):
         former = run.state.current_step
         self._count(run, number)
         try:
-            recorded = run.pause("which?", key=key, mark=mark)
-        except StoreUnavailable as error:
-            recorded = self._resent(error)
+            recorded = self._paused(run, key, mark)
         except (EventsArchived, ConcurrencyConflict, LeaseHeld):  # as of a checkpoint
             self.told.note(["refused", run_id])
             self._count(run, former)
@@ -65,6 +63,12 @@ class Asking(InRuns):
             return
         self._asked[run_id] = key
         self.told.note(["told", run_id, [mark], recorded.offset])
+
+    def _paused(self, run: Any, key: str, mark: str) -> Any:
+        try:
+            return run.pause("which?", key=key, mark=mark)
+        except StoreUnavailable as error:
+            return self._resent(error)
 
     def _answer(self, run_id: str) -> None:
         info = self.store.run_info(run_id)
