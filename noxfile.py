@@ -69,7 +69,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def types(session: nox.Session) -> None:
-    """Strict types, in the library, its tests and its benchmark, and what an editor knows of the public interface."""
+    """Strict types, in the library, its tests and its benchmark, and what an editor knows of the interface."""
     session.install("-e", ".[dev,lint]")
     session.run("mypy")
     session.run("basedpyright")

@@ -566,6 +566,7 @@ store.close()
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("url", ["sqlite:{dir}/runs.db", "jsonl:{dir}/runs", "embedded:{dir}/server", "{server}"])
 def test_a_store_from_a_url_survives_a_fork(a_server: Server, tmp_path: Path, url: str) -> None:

@@ -69,11 +69,13 @@ def test_the_help_lists_all_commands_and_the_exit_codes() -> None:
         assert f" {code.value} " in EXIT_CODES
 
 
+@pytest.mark.exhaustive
 def test_the_version_is_printed() -> None:
     for said in (run("--version"), spawn("--version")):
         assert (said.code, said.out.split()[0], said.err) == (0, "runstream", "")
 
 
+@pytest.mark.exhaustive
 def test_the_process_ends_with_the_codes_of_its_commands(archive: str) -> None:
     said = spawn("show", "nobody", "--url", archive)
     assert (said.code, said.out) == (4, "")
@@ -333,6 +335,7 @@ def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_reader_that_goes_away_is_no_error(archive: str, options: tuple[str, ...]) -> None:
@@ -352,6 +355,7 @@ def test_a_reader_that_goes_away_is_no_error(archive: str, options: tuple[str, .
     assert (done.returncode, done.stderr) == (ExitCode.READER_GONE, b"")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("options", [(), ("--json",)])

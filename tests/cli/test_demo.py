@@ -433,6 +433,7 @@ def is_agent(pid: int) -> bool:
         return False
 
 
+@pytest.mark.exhaustive
 def test_the_demo_refuses_a_directory_with_other_things_in_it(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with start_demo(tmp_path) as demo:

@@ -100,6 +100,7 @@ def test_a_worker_that_is_told_to_end_finishes_the_batch_in_hand(place: Place, n
     assert run("status", "--url", place.url, "--json").document["later"] == 0, "no claim is left behind"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_ends_a_worker_at_once_with_its_batch_in_hand(place: Place, number: int) -> None:
@@ -267,6 +268,7 @@ def test_a_cron_job_without_its_server_ends_with_3(place: Place) -> None:
     assert len(said.err.splitlines()) == 1
 
 
+@pytest.mark.exhaustive
 def test_a_cron_job_whose_archive_has_no_room_ends_with_3_and_trims_nothing(place: Place) -> None:
     """A limit to the size of files stands for the disk."""
     run("drain", *place.drain, "--once")

@@ -477,6 +477,7 @@ def test_an_archive_is_not_replaced_by_one_run_of_it(tmp_path: Path) -> None:
 # -- how it is asked for -------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("made", ["jsonl", "csv"])
 def test_stdout_gets_the_file_and_nothing_else(tmp_path: Path, made: str) -> None:

@@ -112,6 +112,7 @@ def test_tail_shows_the_same_lines(server: Server, namespace: str) -> None:
     server.raw.delete(*server.raw.scan_iter(f"{{{namespace}*", count=1000))
 
 
+@pytest.mark.exhaustive
 def test_the_commands_import_no_langgraph() -> None:
     """It takes a second, and may be missing. In an interpreter of its own: nothing is imported in that before."""
     script = "import sys, runstream.cli; print([name for name in sys.modules if name.startswith('lang')])"

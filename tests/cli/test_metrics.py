@@ -124,6 +124,7 @@ def test_how_long_a_run_waited_to_be_archived_is_in_the_bucket_of_its_time(place
     assert set(counted.values()) == {0, 1}
 
 
+@pytest.mark.exhaustive
 def test_the_metrics_show_a_backlog_and_what_is_parked(place: Place) -> None:
     """From Redis: the worker that answers holds none of it, it drains other partitions."""
     keys = namespace_of(place.store).keys
@@ -329,6 +330,7 @@ def test_it_listens_where_it_was_told() -> None:
         assert get(f"{url}/health")[0] == 200
 
 
+@pytest.mark.exhaustive
 def test_a_port_that_is_taken_is_one_line_and_2(place: Place) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
@@ -338,6 +340,7 @@ def test_a_port_that_is_taken_is_one_line_and_2(place: Place) -> None:
     assert spawn("drain", *place.drain, "--metrics-port", "0", "--metrics-host", "no.such.host.invalid").code == 2
 
 
+@pytest.mark.exhaustive
 def test_without_the_extra_it_says_how_to_get_it(place: Place) -> None:
     """A process in which prometheus_client cannot be imported; without --metrics-port nothing asks for it."""
     code = "import sys; sys.modules['prometheus_client'] = None; from runstream.cli import main; main()"

@@ -66,6 +66,7 @@ def wait_to_be_told(started: Started) -> None:
     assert started.err.count("waits") == started.err.count("\n") == 1
 
 
+@pytest.mark.exhaustive
 def test_a_drain_worker_waits_for_its_server_for_ever(directory: str) -> None:
     """And then works; a signal meanwhile ends it in good order."""
     port = free_port()

@@ -126,6 +126,7 @@ def test_it_shows_the_backlog_in_runs_events_and_seconds(place: Place) -> None:
     assert ["backlog", "12", "events"] in [line.split() for line in text.splitlines()]
 
 
+@pytest.mark.exhaustive
 def test_it_shows_who_drains_and_what_holds_them_up(place: Place) -> None:
     """A file that lies where a directory belongs is an archive that fails."""
     with Worker(*place.drain, "--name", "w1", "--partitions", "0-14") as worker:

@@ -248,6 +248,7 @@ def test_it_follows_until_the_run_has_ended(place: Place) -> None:
         assert (tail.offsets, tail.errors) == (list(range(11, 21)), [])
 
 
+@pytest.mark.exhaustive
 def test_only_what_is_new(place: Place) -> None:
     place.emit("r", 12)
     with Tail("r", "--url", place.url, "--lines", "0", "--json") as tail:
@@ -323,6 +324,7 @@ def test_it_ends_when_its_reader_has_gone_though_nothing_comes(place: Place) -> 
 # -- outages
 
 
+@pytest.mark.exhaustive
 def test_it_goes_on_through_an_outage_and_misses_and_repeats_nothing(place: Place) -> None:
     """Cut off again and again, while a writer that is not goes on."""
     place.emit("r", 5)

@@ -118,6 +118,7 @@ def test_a_text_that_is_no_text_is_refused_with_its_bytes() -> None:
     assert caught.value.raw == b"\xed\xa0\x80"
 
 
+@pytest.mark.exhaustive
 @given(
     st.text(min_size=1, max_size=9),
     st.lists(st.tuples(_fields, st.none() | _names), min_size=1, max_size=5),

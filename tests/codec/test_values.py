@@ -106,6 +106,7 @@ def test_json_text_is_json_that_utf8_can_carry(value: Any) -> None:
     json.loads(text.encode(), parse_constant=refuse)
 
 
+@pytest.mark.exhaustive
 @given(
     st.recursive(
         st.none()

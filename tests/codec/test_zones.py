@@ -110,6 +110,7 @@ def expected_elsewhere() -> list[list[Any]]:
     ]
 
 
+@pytest.mark.exhaustive
 def test_a_machine_that_knows_no_zones_reads_and_writes_the_same() -> None:
     assert told_elsewhere(NO_ZONES) == expected_elsewhere()
 

@@ -226,6 +226,7 @@ def test_what_does_not_follow_from_where_the_archives_stand_is_not_written(hot: 
 # -- many at once ------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(8)
 @on_every_server
 def test_several_workers_share_the_load_and_archive_everything_once(

@@ -58,6 +58,7 @@ def cursors(hot: Hot, archives: Sequence[Archive], run_id: str) -> list[str]:
     return moved + [item.cursor for item in hot.read(run_id, info.first_hot - 1)]
 
 
+@pytest.mark.exhaustive
 def test_many_runs_go_into_one_transaction_and_a_long_one_into_several(
     fake: RedisBackend, archives: list[Archive]
 ) -> None:

@@ -358,6 +358,7 @@ def test_an_ended_lane_is_no_part_of_the_backlog(hot: Hot, archive: Archive) -> 
 # -- whatever is done with lanes, their states and numbers are those that were recorded last
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(1, exhaustively=14)
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 9))])
 def test_lanes_that_come_and_go_lose_nothing(

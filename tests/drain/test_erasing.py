@@ -245,6 +245,7 @@ def test_a_full_server_is_told_of_and_archives_are_erased_meanwhile(
     check_gone(hot, archives, tmp_path)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2, exhaustively=2)
 @pytest.mark.parametrize("is_retired", [False, True])
 def test_a_reader_of_an_archive_hinders_an_erasure_no_longer_than_it_reads(

@@ -121,6 +121,7 @@ def damage_index(raw: Any, keys: RunKeys) -> None:
     raw.set(keys.lanes, "junk")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(1, exhaustively=5)
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 8))])
 def test_what_is_trimmed_and_proven_is_the_same(
@@ -140,6 +141,7 @@ def test_what_is_trimmed_and_proven_is_the_same(
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(8)
 @on_every_server
 def test_a_drain_looks_at_the_lanes_concerned(redis_backend: RedisBackend, hot: Hot, archive: Archive) -> None:
@@ -223,6 +225,7 @@ def test_a_damaged_index_is_made_anew(redis_backend: RedisBackend, hot: Hot, arc
     drain(hot, archive)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("redis_backend", ["fake"], indirect=True)
 @pytest.mark.parametrize("score", [1, 2**52 + 1], ids=["with a snapshot", "without"])

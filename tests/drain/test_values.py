@@ -81,6 +81,7 @@ def check_is_settled(hot: Hot, archives: Sequence[Archive], events: Sequence[PAE
         assert same([one.event for one in archive.read("r")], list(events))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("kinds", KINDS)
 def test_what_somebody_else_has_spelled_otherwise_is_proven(hot: Hot, tmp_path: Path, kinds: str) -> None:

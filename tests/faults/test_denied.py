@@ -71,6 +71,7 @@ QUESTIONS: dict[str, Callable[[Store], Any]] = {
 }
 
 
+@pytest.mark.exhaustive
 def test_what_is_denied_is_never_taken_for_an_answer(
     backend_of: ServerBackend, url_without: Callable[..., str]
 ) -> None:

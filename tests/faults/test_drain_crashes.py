@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(300),  # each takes some ten seconds on a machine that has nothing else to do
 ]
 
-PARTS = 8
+PARTS = 16
 """How many tests share the states of a world, so that they are tried at once."""
 
 
@@ -64,7 +64,7 @@ ORDERS = pytest.mark.parametrize("jsonl_first", [False, True], ids=["sqlite firs
 
 
 def each_state() -> list[object]:
-    """By default a few; exhaustively an eighth of those of each order, and in a longer game all."""
+    """By default a few; exhaustively a sixteenth of those of each order, and in a longer game all."""
     walked: list[object] = [(False, 0, 301)]
     for part in range(PARTS if ROUNDS > 1 else 2):
         orders = [False, True] if ROUNDS > 1 else [part % 2 == 1]
@@ -85,6 +85,7 @@ def test_a_worker_that_is_killed_anywhere_loses_nothing_and_archives_nothing_twi
     assert found.killed > 3
 
 
+@pytest.mark.exhaustive
 @ORDERS
 @pytest.mark.one_in(2, exhaustively=2)
 @parts(3, by_default=(1, 50))

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has 
 PLACES = ("memory", "fake", "sqlite", "jsonl", "embedded", "tiered", *REAL, *(f"client-{name}" for name in REAL))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(16, exhaustively=3)
 @pytest.mark.parametrize("how", ["threads", "tasks"])
 @pytest.mark.parametrize("place", PLACES)

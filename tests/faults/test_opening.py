@@ -61,6 +61,7 @@ def waits_until(
         return opened.result(DEADLINE_SECONDS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_a_server_that_is_not_up_yet(open_store: Open, servers: Servers, namespace: str) -> None:
     """Its port refuses."""
@@ -80,6 +81,7 @@ def test_a_server_that_is_not_up_yet(open_store: Open, servers: Servers, namespa
     server.raw.delete(*server.raw.scan_iter(f"{{{namespace}*"))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "fault", [Fault.DROP_REPLY, Fault.DROP_REQUEST, Fault.CUT_REPLY], ids=lambda each: each.value

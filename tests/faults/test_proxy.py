@@ -531,6 +531,7 @@ def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
     return [stream[begin:end] for begin, end in pairwise(places)]
 
 
+@pytest.mark.exhaustive
 @given(st.lists(values | pushes, max_size=8), st.lists(st.integers(0, 10_000), max_size=20))
 def test_a_stream_is_cut_into_its_values_whatever_pieces_it_comes_in(sent: list[bytes], cuts: list[int]) -> None:
     """Each value comes out whole, in order, and as soon as its last byte is there."""

@@ -280,6 +280,7 @@ def test_an_error_that_was_pickled_has_lost_its_resend(rig: Rig) -> None:
     assert str(copy) == str(error)
 
 
+@pytest.mark.exhaustive
 def test_an_end_that_was_cancelled_is_there_once(servers: Servers, namespace: str) -> None:
     """A task that ran out of time knows as little as one that got no reply."""
     server = servers.get("valkey")

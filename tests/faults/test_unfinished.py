@@ -311,6 +311,7 @@ async def test_an_async_store_finishes_it_too(fake: FakeBackend) -> None:
 LONG = [pytest.param(range(first, first + 10), marks=pytest.mark.exhaustive) for first in range(3, 83, 10)]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(1, exhaustively=4)
 @pytest.mark.parametrize("seeds", [range(3), *LONG], ids=str)
 def test_each_event_is_there_once_whatever_is_left_and_sent_again(

@@ -127,6 +127,7 @@ def slot_of(node: Node) -> int:
     return slot
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(6)
 def test_a_server_that_loads_what_it_has(unready: Unready) -> None:
     """After it was killed: it answers LOADING to everything until it has read its file."""

@@ -141,6 +141,7 @@ OPERATIONS = re.findall(
 )
 
 
+@pytest.mark.exhaustive
 def test_the_commands_of_the_page_about_operations_are_commands() -> None:
     lines = [line.partition(" &")[0] for block in OPERATIONS for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("runstream ")]

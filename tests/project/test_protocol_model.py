@@ -33,6 +33,7 @@ def test_the_protocol_keeps_its_promises(size: Size) -> None:
         assert found.unreached <= {"init: (run worker())"}
 
 
+@pytest.mark.exhaustive
 @needs_spin
 @pytest.mark.one_in(6)
 @pytest.mark.parametrize(("macro", "promise"), BREAKS.items())

@@ -72,6 +72,7 @@ def run_suite(directory: Path, tests: str, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("workers", [("-n", "1"), ()], ids=["a worker", "one process"])
 def test_what_is_left_out_is_said_and_how_to_run_it(tmp_path: Path, workers: tuple[str, ...]) -> None:
@@ -81,12 +82,14 @@ def test_what_is_left_out_is_said_and_how_to_run_it(tmp_path: Path, workers: tup
     assert " 1 passed" in said
 
 
+@pytest.mark.exhaustive
 def test_what_was_left_out_runs_as_it_was_said(tmp_path: Path) -> None:
     said = run_suite(tmp_path, THREE, "-m", "exhaustive")
     assert "left out" not in said
     assert " 2 passed" in said
 
 
+@pytest.mark.exhaustive
 def test_one_in_so_many_leaves_each_value_of_each_parameter(tmp_path: Path) -> None:
     """Of a fixture's parameters too."""
     (tmp_path / "test_these.py").write_text(MANY.replace("one_in(4", "one_in(4, exhaustively=1"))

@@ -55,6 +55,7 @@ def test_forks_are_sound_in_every_store_and_in_each_archive_as_such(hot: Hot, ar
         assert archive.check_integrity() == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("is_anew", [False, True])
 def test_a_fork_whose_parent_has_another_history_in_an_archive_is_found(
     hot: Hot, archives: list[Archive], tmp_path: Path, is_anew: bool

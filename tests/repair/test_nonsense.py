@@ -155,6 +155,7 @@ def test_one_of_each_holds_up_nothing(backend: ServerBackend, archives: list[Arc
         assert parked(hot) == {}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", ALL)
 def test_every_command_goes_on(backend: ServerBackend, archives: list[Archive], tmp_path: Path, kind: str) -> None:

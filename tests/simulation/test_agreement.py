@@ -48,6 +48,7 @@ def check(server: RealServer, recording: Recording) -> None:
         assert not list(islice(differences(server, told), 5))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_game(name: str, real: Get) -> None:

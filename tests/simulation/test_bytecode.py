@@ -39,6 +39,7 @@ def test_a_script_is_parsed_once_and_runs_each_time(monkeypatch: pytest.MonkeyPa
             client.eval("local x\nerror('oh')", 0)
 
 
+@pytest.mark.exhaustive
 def test_a_refusal_is_told_as_it_is_however_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """As garbage is collected after each script. Where it is not, some are told as others."""
     assert not _mistaken()

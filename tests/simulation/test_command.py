@@ -30,6 +30,7 @@ def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
         assert named <= {"--steps", "--seed", "--plan", "--jobs", "--coverage"}
 
 
+@pytest.mark.exhaustive
 def test_the_command_plays_so_many_steps(capsys: pytest.CaptureFixture[str]) -> None:
     main(steps=1_000, seed=2, plan="failovers")
     assert re.search(r"^[\d,]+ steps of \d games in \d+ s: \d+ batches", capsys.readouterr().out)
@@ -47,6 +48,7 @@ def test_what_is_found_does_not_hang_on_the_number_of_processes() -> None:
     assert sum(steps for _, _, steps in one) >= 2_000
 
 
+@pytest.mark.exhaustive
 def test_the_command_tells_the_story_of_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

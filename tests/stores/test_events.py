@@ -235,6 +235,7 @@ def test_reading_gives_the_window_that_was_asked_for(store: Store) -> None:
         assert [item.event.seq for item in found] == expected
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 def test_a_long_run_is_read_whole(store: Store) -> None:
     """More events than one round trip takes, in both directions and from the middle."""

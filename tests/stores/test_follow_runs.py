@@ -214,6 +214,7 @@ def test_many_runs_that_many_write_come_in_order_each_once(redis_backend: RedisB
 # -- what moves, is lost, and does not read --------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_through_the_archive_nothing_is_missing(redis_backend: RedisBackend, archives: list[Archive]) -> None:
     """Of runs that have left Redis, in part or whole; Redis alone says that something is missing."""
     hot = open_hot(redis_backend)

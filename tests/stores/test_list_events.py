@@ -67,6 +67,7 @@ def over(events: list[PAEvent], since_seq: int) -> list[PAEvent]:
     return [event for event in events if since_seq <= 0 or event.seq > since_seq]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 @given(batches=st.lists(drafts, min_size=1, max_size=4), how=st.sampled_from(["one", "many", "keys"]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
@@ -90,6 +91,7 @@ def test_the_answer_is_that_of_a_plain_list(store: Store, batches: list[Any], ho
         assert store.list_events(run_id, since_seq) == over(events, since_seq), since_seq
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(12)
 @on_every_backend
 def test_a_long_run_is_read_over_many_pages(store: Store) -> None:
@@ -113,6 +115,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return note_decoded(monkeypatch)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_of_a_long_run_only_what_is_asked_for_is_decoded(store: Store, decoded: list[int]) -> None:
     """What a JSONL archive reads begins at one of every 64 offsets."""
@@ -232,6 +235,7 @@ def check_script(redis_backend: RedisBackend, archive: Archive, script: list[Any
 _FUNCTION_SCOPED = [HealthCheck.function_scoped_fixture]
 
 
+@pytest.mark.exhaustive
 @given(script=moves)
 @settings(suppress_health_check=_FUNCTION_SCOPED, max_examples=5)
 def test_redis_answers_exactly_where_it_has_all_of_the_answer(

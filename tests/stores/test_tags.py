@@ -9,6 +9,7 @@ import pytest
 
 from runstream import ConfigurationError, EncodingError, LeaseHeld, LeaseLost
 from tests.support.backends import Store, info_of
+from tests.support.kinds import BACKENDS, short
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -162,6 +163,7 @@ def test_what_no_run_can_have_is_not_asked_for(query: Any, store: Store) -> None
 
 
 @pytest.mark.one_in(2)
+@pytest.mark.parametrize("backend", short(kind for kind in BACKENDS if "fake" not in kind), indirect=True)
 def test_a_run_has_at_most_ten_thousand_tags(store: Store) -> None:
     first, second = ({f"{half}{n}": "v" for n in range(5000)} for half in "ab")
     store.append("r", [], tags=first)

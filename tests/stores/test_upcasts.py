@@ -339,6 +339,7 @@ def by_directory(directory: Path, upcasts: Upcasts) -> Any:
     return JSONLCheckpointer[Any, Any](directory / "runs", upcasts=upcasts)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("open_store", [by_url, by_file, by_directory])
 def test_a_store_with_upcasts_goes_to_another_process(tmp_path: Path, open_store: Any) -> None:

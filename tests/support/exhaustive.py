@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
 from collections import defaultdict
@@ -16,7 +15,7 @@ __all__ = ["ROUNDS", "TURNS", "mark_exhaustive"]
 ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 """``RUNSTREAM_TEST_ROUNDS=7`` plays so many times as long what the exhaustive tests have little time for."""
 
-TURNS = 4
+TURNS = 6
 """In how many parts the kinds are divided of which each test is tried on one part."""
 
 
@@ -24,7 +23,7 @@ def mark_exhaustive(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """Of each test that is marked ``one_in(count)``, mark all combinations exhaustive but one in so many.
 
     Returns: The exhaustive combinations that there is no time for, unless more rounds are played (see
-    :data:`ROUNDS`): of these tests all but one in the root of so many, or in what their ``exhaustively`` says; of
+    :data:`ROUNDS`): of these tests all but one in half as many, or in what their ``exhaustively`` says; of
     those on kinds that take turns (``exhaustive(turn=…)``), the kinds whose turn it is not in the test.
 
     The positions of a combination's values, each among all values of its parameter, add up to a multiple of the
@@ -40,7 +39,7 @@ def mark_exhaustive(items: Iterable[pytest.Item]) -> list[pytest.Item]:
             position = sum(_position(values[test, name], value) for name, value in item.callspec.params.items())
             if position % mark.args[0] != 0:
                 item.add_marker(pytest.mark.exhaustive)
-        most = 1 if mark is None else mark.kwargs.get("exhaustively", math.isqrt(mark.args[0]))
+        most = 1 if mark is None else mark.kwargs.get("exhaustively", (mark.args[0] + 1) // 2)
         is_tried = position % most == 0 and _is_its_turn(item, zlib.crc32(test.encode()) % TURNS)
         if ROUNDS == 1 and item.get_closest_marker("exhaustive") and not is_tried:
             left.append(item)

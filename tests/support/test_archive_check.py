@@ -135,6 +135,7 @@ def chained(entries: Sequence[ArchiveEntry], start: Cursor) -> list[ArchiveEntry
     return made
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_a_history_that_is_not_the_one_is_found_though_its_chain_fits(archive: Archive, hot: Hot) -> None:
     """One event missing, doubled, moved or changed; what two lanes wrote in which order, only Redis knows."""
@@ -263,6 +264,7 @@ def test_a_changed_jsonl_file_is_found(hot: Hot, tmp_path: Path, change: str) ->
 # -- against Redis -----------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_what_redis_has_beyond_the_archive_is_found(archive: Archive, hot: Hot) -> None:
     """An event, a run and a snapshot that came after, and a run that is parked."""

@@ -27,6 +27,7 @@ from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import eventually
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(6)
 @pytest.mark.parametrize("first", range(1, 7))
 def test_a_worker_that_dies_at_any_point_of_retiring_loses_nothing(
@@ -75,6 +76,7 @@ def _finish(worker: DrainWorker, hot: Hot, run_ids: list[str]) -> bool:
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(12, exhaustively=5)
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_comes_in_whatever_order_is_archived_once(  # noqa: C901 - one branch for each of what comes

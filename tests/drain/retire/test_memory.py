@@ -63,6 +63,7 @@ def amounts() -> list[object]:
     return [*few[:1], *exhaustive]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("own_server", "short_runs"), amounts(), indirect=["own_server"])
 @pytest.mark.timeout(300)
 def test_ten_thousand_short_runs_leave_little_behind(

@@ -31,6 +31,7 @@ from tests.support.operations import last_seq, session_of
 from tests.support.samples import make_event, make_events, make_state
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @on_every_server
 def test_a_late_append_goes_on_at_its_offset_and_is_archived_without_a_gap(

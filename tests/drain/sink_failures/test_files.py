@@ -25,6 +25,7 @@ from tests.support.archive_check import check_archives
 from tests.support.operations import operations_of
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_a_writer_that_holds_it_too_long_is_waited_for(scene: Scene) -> None:
     scene.emit()
@@ -44,6 +45,7 @@ REMOVED = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize(("kind", "what"), [(kind, what) for kind in REMOVED for what in REMOVED[kind]])
 def test_what_is_removed_in_mid_work_is_noticed_and_goes_on_when_it_is_back(scene: Scene, what: str) -> None:
@@ -255,6 +257,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("leaves", [True, False])
 def test_what_others_wrote_after_log_and_index_were_removed_is_not_destroyed(

@@ -80,6 +80,7 @@ def test_a_claim_of_a_worker_that_died_before_the_clock_was_set_back_is_taken(
     check_archives(archives, {"a": acknowledged["a"]})
 
 
+@pytest.mark.exhaustive
 @needs_valkey
 def test_a_claim_is_held_while_a_write_takes_longer_than_it_lasts(
     real: ServerBackend, archives: list[Archive]
@@ -140,6 +141,7 @@ def test_a_heartbeat_that_finds_no_server_goes_on_trying(
     check_archives(archives, acknowledged)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("error", [None, StoreUnavailable("gone"), Killed()], ids=["none", "outage", "kill"])
 def test_the_heartbeat_ends_with_the_worker_and_begins_with_work(
     fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch, error: BaseException | None

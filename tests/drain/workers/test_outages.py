@@ -237,6 +237,7 @@ _DEFECTS: list[tuple[str, Exception]] = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(8)
 @pytest.mark.parametrize(("step", "error"), _DEFECTS, ids=lambda value: str(getattr(value, "args", value)))
 def test_a_run_that_always_fails_is_set_aside_and_holds_up_no_other(

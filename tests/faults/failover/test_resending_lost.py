@@ -294,6 +294,7 @@ def lose_in_many_runs(pair: Pair, giver: RunStore[Any, Any], other: Hot) -> dict
     return sent
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY, Fault.CUT_REPLY], ids=lambda fault: fault.value

@@ -85,6 +85,7 @@ def check_alike(seen: list[tuple[str, Any]], expected: list[tuple[str, Any]]) ->
         assert one == other
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(24, exhaustively=10)
 @pytest.mark.parametrize("durability", DURABILITIES)
 @pytest.mark.parametrize("story", STORIES)

@@ -106,6 +106,7 @@ def test_what_was_encrypted_once_is_not_encrypted_again(steps: Any) -> None:
                     assert part.stored == earlier.stored
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("size", [10, pytest.param(1000, marks=pytest.mark.exhaustive)])
 def test_a_list_that_grows_is_written_as_often_as_its_logarithm_says_and_lies_in_few_parts(size: int) -> None:
     written, channel, messages = 0, None, []
@@ -143,6 +144,7 @@ def test_no_part_of_a_list_that_grows_is_too_large_for_an_event() -> None:
     assert channel.load(PLAIN) == messages
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["memory", "fake"])
 @pytest.mark.parametrize("serde", [None, ENCRYPTED.serde], ids=["plain", "encrypted"])

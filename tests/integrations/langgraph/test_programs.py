@@ -95,6 +95,7 @@ def test_a_graph_that_was_killed_goes_on_in_another_process_as_if_nothing_had_be
         assert {name for name, times in done.items() if times > 1} <= {stops_at} | side_by_side
 
 
+@pytest.mark.exhaustive
 def test_what_one_process_asks_another_one_answers(run: Callable[..., Program]) -> None:
     """And a third one, that was told no, and each sees what one process alone would see."""
     graph: Any = graphs.approval().compile(checkpointer=InMemorySaver())

@@ -50,6 +50,7 @@ def turns(saver: Any, thread_id: str, count: int) -> Any:
     return graph
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_a_pruned_thread_keeps_its_question_and_its_differences_and_goes_on(name: str, places: Places) -> None:
@@ -200,7 +201,9 @@ def test_other_runs_of_a_store_are_no_threads(name: str, places: Places) -> None
         assert dict(info.tags) == {**THREAD_TAGS, "run:r1": ""}
 
 
-@pytest.mark.parametrize("name", ["memory", pytest.param("fake", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "name", ["memory", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in REAL[:1])]
+)
 def test_a_thread_of_more_runs_than_it_may_have_tags_goes_on(name: str, places: Places) -> None:
     with places.sync(name) as saver:
         thread_id = new_thread()

@@ -42,6 +42,7 @@ def replays(saver: Any) -> list[Any]:
     return [*seen, graph.invoke({"said": ["last"]}, config)]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", PLACES)
 def test_a_replay_from_each_checkpoint_gives_what_langgraphs_own_saver_gives(name: str, places: Places) -> None:

@@ -17,6 +17,7 @@ from tests.integrations.langgraph.checkpoints import checkpoint, config_of, new_
 from tests.integrations.langgraph.savers import Places
 
 
+@pytest.mark.exhaustive
 def test_without_langgraph_the_error_names_the_extra_and_runstream_needs_none() -> None:
     program = """
 import sys
@@ -89,6 +90,7 @@ def test_on_a_server_threads_have_a_namespace_of_their_own(monkeypatch: pytest.M
             assert store.list_runs() == ["t"]
 
 
+@pytest.mark.exhaustive
 def test_how_large_a_checkpoint_may_be_is_a_savers_own_unless_it_is_said(places: Places) -> None:
     document = "p" * 9 * 2**20  # more than events of agents have
     url, archive = places.urls("draining")

@@ -569,6 +569,7 @@ else:  # such a process ends without atexit
 """
 
 
+@pytest.mark.exhaustive
 @needs_server
 async def test_another_process_is_followed_on_a_real_server_and_its_end_loses_nothing(tmp_path: Path) -> None:
     """It does not close its bus: the interpreter's end does."""

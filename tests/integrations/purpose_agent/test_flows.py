@@ -82,6 +82,7 @@ def check_flow(place: Place, last: int) -> None:
         assert what != "resumed" or number >= known
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("place", PLACES, indirect=True)
 def test_a_flow_is_killed_interrupted_and_resumed(place: Place) -> None:

@@ -77,6 +77,7 @@ class Failing:
         return done
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(16, exhaustively=2)
 @pytest.mark.parametrize("appends", [0, 1, 2, 3])
 @pytest.mark.parametrize("applied", [False, True])
@@ -102,6 +103,7 @@ def test_an_import_that_is_broken_off_goes_on_where_it_was(
         assert (snapshot.offset, snapshot.revision, snapshot.state.current_step) == (1250, 1, 5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(8)
 def test_two_imports_at_once_do_not_mix(source: Theirs, url: str) -> None:
     fill(source, "r", 1250)
@@ -124,6 +126,7 @@ def test_two_imports_at_once_do_not_mix(source: Theirs, url: str) -> None:
     assert numbers(url) == list(range(1, 1251))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 def test_whoever_comes_in_between_is_not_written_over(source: Theirs, url: str) -> None:
     fill(source, "r", 1250)

@@ -127,6 +127,7 @@ def test_a_resume_is_whole_after_a_drain_that_came_later(archive: str, tmp_path:
         assert store.list_runs() == ["other"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("archive", "how", "others"),
@@ -254,6 +255,7 @@ def test_who_has_no_purpose_agent_is_told(monkeypatch: pytest.MonkeyPatch) -> No
             open_it("memory:")
 
 
+@pytest.mark.exhaustive
 def test_the_command_line_does_without_purpose_agent() -> None:
     code = "import sys, runstream.cli; sys.exit('purpose_agent' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

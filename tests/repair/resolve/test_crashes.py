@@ -86,6 +86,7 @@ def test_killed_at_any_point_and_repeated_it_ends_the_same(
     assert point > 25
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("keep", KEEPS)
 def test_no_worker_takes_the_run_while_it_is_resolved(world: World, keep: Keep) -> None:
@@ -107,6 +108,7 @@ def test_no_worker_takes_the_run_while_it_is_resolved(world: World, keep: Keep) 
     world.check(keep)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("keep", KEEPS)
 def test_nobody_else_resolves_it_in_another_way_meanwhile(world: World, keep: Keep) -> None:
@@ -133,6 +135,7 @@ def test_nobody_else_resolves_it_in_another_way_meanwhile(world: World, keep: Ke
 # -- a worker in flight --------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(("keep", "is_kept"), [("archive", True), *((keep, False) for keep in KEEPS)])
 def test_a_worker_that_settles_late_trims_only_what_is_archived(world: World, keep: Keep, is_kept: bool) -> None:

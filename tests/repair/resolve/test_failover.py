@@ -81,6 +81,7 @@ class OnPair(RedisBackend):
         self._opened.close()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @needs_server
 @pytest.mark.parametrize("keep", KEEPS)

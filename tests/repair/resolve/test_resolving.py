@@ -144,6 +144,7 @@ def test_what_a_writer_has_put_back_is_known_by_value(world: World) -> None:
     world.check("both")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("limit", [{"max_hot_events": 1}, {"max_event_bytes": 1}, {"require_lease": True}])
 def test_a_limit_on_writers_does_not_keep_a_run_from_being_resolved(world: World, limit: dict[str, Any]) -> None:

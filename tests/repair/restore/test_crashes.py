@@ -125,6 +125,7 @@ def test_the_command_restores_what_it_may_and_says_what_it_did(tmp_path: Path) -
         assert len(hot.list_events("lost")) == 17
 
 
+@pytest.mark.exhaustive
 @needs_server
 def test_the_command_restores_an_embedded_server_that_is_gone(tmp_path: Path) -> None:
     """The directory need not be there; and all runs of many are put back."""

@@ -170,6 +170,7 @@ def test_what_is_written_meanwhile_is_not_overwritten(backend: RedisBackend, arc
     assert len(other.list_events("r")) == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("what", ["events", "keys", "snapshot"])
 def test_what_is_evicted_of_it_meanwhile_is_missed(backend: RedisBackend, archive: Archive, what: str) -> None:

@@ -46,6 +46,7 @@ def all_sound(hot: Hot | None, archives: list[Archive]) -> None:
     assert [verdict for verdict in verdicts if not verdict.is_sound] == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("examples", [3, pytest.param(8, marks=pytest.mark.exhaustive)])
 def test_whatever_was_written_drained_retired_and_restored_verifies(tmp_path: Path, examples: int) -> None:
     """At every stage, with undrained ends too: Redis alone, each archive alone, and all together."""
@@ -58,6 +59,7 @@ def test_whatever_was_written_drained_retired_and_restored_verifies(tmp_path: Pa
     verifies()
 
 
+@pytest.mark.exhaustive
 def test_a_writer_whose_last_event_does_not_read_goes_on_after_its_run_was_put_back(tmp_path: Path) -> None:
     """Nobody knows that event's lane any more: that the lane has no such event is no loss."""
     check_that_it_verifies(tmp_path, 1999288, [1, 16, 3])
@@ -254,6 +256,7 @@ def test_what_is_archived_just_after_a_copy_was_loaded_is_no_difference(
         archive.close()
 
 
+@pytest.mark.exhaustive
 def test_no_more_than_a_page_is_held(make_backend: Callable[[str], Backend]) -> None:
     backend = make_backend("fake")
     assert isinstance(backend, RedisBackend)
@@ -278,6 +281,7 @@ def test_no_more_than_a_page_is_held(make_backend: Callable[[str], Backend]) -> 
 # -- the command line ----------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @needs_server
 def test_the_command_prints_what_it_found(tmp_path: Path) -> None:
     url, source, other = f"embedded:{tmp_path}/server", f"sqlite:{tmp_path}/a.db", f"jsonl:{tmp_path}/j"

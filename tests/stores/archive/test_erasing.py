@@ -312,6 +312,7 @@ def carry_out(archive: Archive, how: str) -> Any:
     return archive.truncate("r", before=3)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", ["erased", "truncated"])
 def test_a_log_is_erased_from_as_a_whole_or_not_at_all(
@@ -517,6 +518,7 @@ def test_what_was_deleted_before_is_out_of_the_free_pages_too(tmp_path: Path) ->
         assert holding(archive) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("how", ["erased", "truncated"])
 @pytest.mark.parametrize("kept", [0, 1], ids=["only what was synced", "names that were not synced too"])

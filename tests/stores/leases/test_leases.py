@@ -93,6 +93,7 @@ def test_what_is_given_back_is_free_at_once(two_stores: tuple[Store, Store]) -> 
     assert seqs(store) == [1]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(3)
 def test_a_lease_that_nobody_renews_runs_out_and_passes_on(two_stores: tuple[Store, Store]) -> None:
     """What was sent under it before is there, what is sent afterwards is not applied."""

@@ -57,6 +57,7 @@ async def cancel_amid_events(url: str, namespace: str, rounds: int, seed: int) -
     return tried
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(3)
 @pytest.mark.timeout(60)
 async def test_a_cancelled_follower_ends(server: Server, namespace: str) -> None:

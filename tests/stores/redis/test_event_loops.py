@@ -74,6 +74,7 @@ def make(
         server.raw.flushall()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 def test_one_loop_after_another(make: Make) -> None:
     """As `asyncio.run` for each call makes them, or one loop for each test."""
@@ -89,6 +90,7 @@ def test_one_loop_after_another(make: Make) -> None:
     asyncio.run(store.close())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 def test_loops_that_live_at_once(make: Make) -> None:
     """Threads with a loop each append to one run, and follow it."""
@@ -116,6 +118,7 @@ def test_loops_that_live_at_once(make: Make) -> None:
     asyncio.run(store.close())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", ["url", "fake"], indirect=True)
 def test_a_lease_and_a_run_meet_another_loop(make: Make) -> None:
@@ -170,6 +173,7 @@ def test_callers_of_two_loops_wait_for_one_outcome(make: Make) -> None:
     asyncio.run(store.close())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("make", ["url", "client"], indirect=True)
 def test_connections_end_with_their_loop_or_their_store(make: Make, servers: Any, namespace: str) -> None:
     """And those of the caller's client are the caller's."""

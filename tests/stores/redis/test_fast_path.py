@@ -131,6 +131,7 @@ def plain(text: bytes) -> bytes:
     return re.sub(rb"[A-Za-z0-9_-]{16,}", b"TOKEN", without_time(text))
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=steps)
 @example(script=[SAVED[0], PROGRESS, SAVED[1], ("settled", 0, None, None), SAVED[2], PROGRESS])

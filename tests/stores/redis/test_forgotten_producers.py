@@ -165,6 +165,7 @@ def test_a_late_request_is_not_applied_that_was_sent_by_a_clock_ahead(
     assert [item.event.span_id for item in hot.read("r")].count(event.span_id) == 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @on_every_server
 def test_an_append_looks_at_a_few_producers_and_in_time_at_all(redis_backend: RedisBackend) -> None:

@@ -149,6 +149,7 @@ def test_a_run_with_nothing_but_a_snapshot_waits_behind_large_ones(
         assert (report.runs, report.events, report.snapshots, report.parked) == (5, 12, 1, 0)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(6)
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
 @needs_server

@@ -186,6 +186,7 @@ def test_a_run_of_an_older_version_is_read_to_its_beginning(redis_backend: Redis
 # -- what has left Redis
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @on_every_server
 def test_what_comes_after_a_snapshot_is_answered_after_every_drain(

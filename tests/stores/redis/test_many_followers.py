@@ -133,6 +133,7 @@ def opened(
         yield open_store
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("tiered", [False, True], ids=["hot", "tiered"])
 def test_followers_leave_the_connections_to_the_writer(
@@ -210,6 +211,7 @@ def reader(valkey: Server) -> Iterator[dict[str, Any]]:
     valkey.raw.acl_deluser("reader")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_a_new_follower_joins_within_100_ms(
     opened: Callable[..., Any], reader: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -233,6 +235,7 @@ def test_a_new_follower_joins_within_100_ms(
     assert min(took) < 0.1, took
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_a_slow_follower_delays_nobody(opened: Callable[..., Any], valkey: Server) -> None:
     """What comes while it is busy is not fetched for it, and others of its partition go on."""
@@ -333,6 +336,7 @@ def test_a_follower_of_many_runs_waits_on_one_connection_for_each_partition(
     assert len(connections(valkey, namespace)) <= PARTITIONS + 4
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_the_connections_go_when_nobody_follows(
     opened: Callable[..., Any], valkey: Server, namespace: str

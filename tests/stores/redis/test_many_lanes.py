@@ -36,6 +36,7 @@ def sent_bytes(raw: Any) -> int:
     return sent
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("redis_backend", REAL, indirect=True)
 def test_a_lease_and_a_page_take_little_of_a_run_of_many_lanes(redis_backend: RedisBackend) -> None:

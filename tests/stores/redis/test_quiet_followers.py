@@ -91,6 +91,7 @@ def cutting(server: Server, proxy: FaultProxy, every_seconds: float) -> Iterator
         thread.join()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("archive", [None, "sqlite:{dir}/a.db"])
 def test_a_follower_outlasts_a_proxy_that_cuts_quiet_connections(

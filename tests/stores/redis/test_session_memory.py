@@ -33,6 +33,7 @@ def _held_by(make: Callable[[], Any]) -> tuple[Any, int]:
         tracemalloc.stop()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "fields", [pytest.param(0, marks=pytest.mark.exhaustive), 5, pytest.param(5_000, marks=pytest.mark.exhaustive)]
 )
@@ -73,6 +74,7 @@ def test_a_snapshot_is_the_base_of_the_next_one_also_when_its_state_is_not_held_
         one.append("a", [make_event("a", 4)], snapshot=make_state("a", current_step=3))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("runs", "bytes_each"), [(20_000, 100), pytest.param(80_000, 68, marks=pytest.mark.exhaustive)]
 )

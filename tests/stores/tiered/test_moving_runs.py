@@ -401,6 +401,7 @@ def test_a_fork_begins_after_its_base_in_either_tier(fake: Hot, archive: Any, tm
             drain(fake, archive, trim=trim)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 def test_a_follower_waits_no_longer_because_the_boundary_moves(fake: Hot, archive: Any) -> None:
     """What it does not want comes, is archived and trimmed: its patience is counted from what it was given."""

@@ -35,6 +35,7 @@ from tests.support.operations import operations_of
 from tests.support.servers import DEADLINE_SECONDS, eventually
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("first", range(3))
 def test_after_a_cut_at_any_byte_of_the_last_batch_just_the_committed_prefix_is_read(

@@ -171,6 +171,7 @@ for n in range(int(sys.argv[2])):
 """
 
 
+@pytest.mark.exhaustive
 def test_writers_of_both_kinds_and_a_reader_at_once(tmp_path: Path) -> None:
     """Every event once, each writer's in its order; nothing that was read is taken back."""
     count, stop = 300, threading.Event()

@@ -57,6 +57,7 @@ def test_two_processes_append_to_one_run_without_a_gap_or_a_mix(tmp_path: Path) 
             assert (snapshot.state.current_step, snapshot.revision) == (60, 20)
 
 
+@pytest.mark.exhaustive
 def test_a_writer_killed_again_and_again_keeps_all_that_it_was_told_is_kept(tmp_path: Path) -> None:
     kept = 0
     for turn in range(8):

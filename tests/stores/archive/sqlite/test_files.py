@@ -93,6 +93,7 @@ def test_a_foreign_file_that_stays_locked_cannot_be_upgraded_now(open_archive: O
     open_archive()
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_is_unavailable_and_nothing_of_the_batch_is_kept(archive: Archive, path: Path) -> None:
     archive.write([batch_of("r", history("r", 2))])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -303,6 +303,7 @@ for n in range(int(sys.argv[2])):
 """
 
 
+@pytest.mark.exhaustive
 def test_writers_of_both_kinds_and_a_reader_at_once(open_archive: Open, archive: Archive, path: Path) -> None:
     """Every event once, each writer's in its order, all in the order of the rows; nothing read is taken back."""
     count = 150

@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from runstream.model.results import Cursor
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from tests.stores.archive.sqlite.database import CODEC, Archive, Open, chained, offsets, query, run_script
@@ -15,6 +17,7 @@ from tests.support.processes.template import Python
 from tests.support.samples import make_events
 
 
+@pytest.mark.exhaustive
 def test_many_writers_of_one_file_all_get_their_turn(path: Path, open_archive: Open) -> None:
     """Processes with threads, each as fast as it can: no one waits so long that it gives up."""
     script = """
@@ -50,6 +53,7 @@ assert not failed, failed
     assert archive.check_integrity() == []
 
 
+@pytest.mark.exhaustive
 def test_a_store_that_nobody_closes_warns_of_nothing_and_gives_its_file_back(path: Path) -> None:
     run_script(
         """
@@ -66,6 +70,7 @@ store = SQLiteCheckpointer(sys.argv[1])
     assert not path.with_name(path.name + "-wal").exists()
 
 
+@pytest.mark.exhaustive
 def test_what_a_forked_child_commits_survives_its_parents_closing(path: Path) -> None:
     """SQLite keeps locks by process: a child beside an inherited connection would lose what it commits."""
     run_script(
@@ -100,6 +105,7 @@ with SQLiteCheckpointer(sys.argv[1]) as store:
     )
 
 
+@pytest.mark.exhaustive
 def test_a_fork_waits_for_other_threads_and_leaves_the_child_no_lock(path: Path) -> None:
     run_script(
         """
@@ -152,6 +158,7 @@ def test_all_who_open_a_new_file_at_once_open_the_same_archive(tmp_path: Path) -
     assert len(set(ids)) == 20
 
 
+@pytest.mark.exhaustive
 def test_processes_open_one_new_file_at_once_and_append_to_one_run(path: Path, open_archive: Open) -> None:
     script = """
 import sys

@@ -84,6 +84,7 @@ def test_program_that_never_answers(directory: Path, tmp_path: Path) -> None:
     assert_nothing_left(directory)
 
 
+@pytest.mark.exhaustive
 def test_hung_server_is_not_doubled(directory: Path) -> None:
     """A server that accepts but does not answer is waited for, never replaced by a second one."""
     with EmbeddedServer(directory) as server:

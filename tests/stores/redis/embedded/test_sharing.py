@@ -75,6 +75,7 @@ def test_second_thread_to_close_comes_too_late(directory: Path) -> None:
 at_any_depth = pytest.mark.parametrize("depth", [0, 8], ids=["short", "too long for a socket"])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_in(2)
 @at_any_depth
 def test_simultaneous_openers_start_one_server(depth: int, tmp_path: Path) -> None:
@@ -223,6 +224,7 @@ os.wait()
 """
 
 
+@pytest.mark.exhaustive
 def test_forked_child_leaves_the_parents_share_alone(directory: Path, user: Callable[..., User]) -> None:
     """A child that closes or exits takes nothing from its parent; one that opens has a share of its own."""
     parent = user(script=FORKED)
