@@ -412,7 +412,7 @@ def test_a_fork_keeps_what_it_saved_after_something_it_shares_was_erased(store: 
 
 
 def test_a_lane_whose_snapshot_is_dropped_is_ended_still(store: Store) -> None:
-    """And one that was opened again by that snapshot is not."""
+    """And one that was opened again by that snapshot is not, whether it had ended with one or not."""
     fill(store)
     states: dict[str | None, Any] = {"a": make_state("r"), "b": make_state("r")}
     store.append("r", (), snapshots=states, end_lanes=["a", "b"])
@@ -422,6 +422,9 @@ def test_a_lane_whose_snapshot_is_dropped_is_ended_still(store: Store) -> None:
         ("a", True, None),
         ("b", False, None),
     ]
+    store.append("r", (), snapshot=make_state("r"), lane_id="a")
+    store.erase("r", [2], drop_snapshots=True)
+    assert [lane.ended for lane in store.lanes("r")] == [False, False]
 
 
 def test_a_truncated_run_is_saved_without_being_read(store: Store) -> None:

@@ -70,9 +70,15 @@ class ErasePlan:
         """Whether the content at an offset goes."""
         return has_offset(self.spans, offset)
 
-    def end_after(self, end: EndedLane) -> EndedLane:
-        """The end of a lane once that is carried out: a lane whose snapshot goes has ended without one."""
-        return end._replace(token="") if end.token in self.dropped else end
+    def end_after(self, end: EndedLane, token: str) -> EndedLane:
+        """The end of a lane, whose latest snapshot has this token, once that is carried out.
+
+        A lane that ended with a snapshot that goes has ended without one; one that such a snapshot has opened
+        again is not ended by its having none.
+        """
+        if token not in self.dropped:
+            return end
+        return end._replace(token="" if end.token == token else token)
 
     def keeps(self, saved: SnapshotHead) -> bool:
         """Whether an earlier snapshot stays, or a latest one that no caller speaks for."""

@@ -114,10 +114,11 @@ class MemoryRun:
             del self.entries[:count], self.peaks[:count]
             self.head = replace(self.head, base=base)
             self.seqs |= {offset: lasts[lane_id] for lane_id, offset in self.lanes.items() if offset <= plan.base}
-        dropped = [lane_id for lane_id, saved in self.head.snapshots.items() if saved.token in plan.dropped]
+        tokens = {lane_id: saved.token for lane_id, saved in self.head.snapshots.items()}
+        dropped = [lane_id for lane_id, token in tokens.items() if token in plan.dropped]
         for lane_id in dropped:
             del self.states[lane_id]
-        self.ended = {lane_id: plan.end_after(end) for lane_id, end in self.ended.items()}
+        self.ended = {lane_id: plan.end_after(end, tokens.get(lane_id, "")) for lane_id, end in self.ended.items()}
         kept = {lane_id: saved for lane_id, saved in self.head.snapshots.items() if lane_id not in dropped}
         self.head = replace(self.head, snapshots=kept)
 

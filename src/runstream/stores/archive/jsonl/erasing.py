@@ -258,7 +258,7 @@ def _rewrite(
         dropped=tuple(lane_id for lane_id, saved in latest.items() if saved.token in plan.dropped),
         kept=tokens,
         drained=log.index.is_drained,
-        ended=tuple(map(plan.end_after, log.index.ends.values())),
+        ended=tuple(plan.end_after(end, log.index.latest.get(end.lane_id, "")) for end in log.index.ends.values()),
         tags=_tags(log),
         erased=tuple(notes),
     )

@@ -206,11 +206,13 @@ def _truncate(
 
 def _drop_snapshots(connection: sqlite3.Connection, run_id: str, plan: ErasePlan) -> None:
     """Drop the snapshots that go; one in the history of which nothing is known may hold anything."""
+    for saved in list(read_heads(connection, run_id)) if plan.dropped else ():
+        if saved.lane_id is not None and saved.token in plan.dropped:
+            ends = load_ends(connection, run_id, saved.lane_id)
+            save_ends(connection, [(run_id, plan.end_after(end, saved.token)) for end in ends])
     for token in plan.dropped:
         for statement in _DROP_LATEST:
             connection.execute(statement, (run_id, token))
-        ends = [(run_id, plan.end_after(end)) for end in load_ends(connection, run_id, token)]
-        save_ends(connection, ends)
     for kept in history_of(connection, run_id):
         if kept.stored_at is not None and (
             kept.damage is not None or kept.head.token in plan.dropped or not plan.keeps(kept.head)

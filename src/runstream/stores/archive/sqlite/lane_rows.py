@@ -26,7 +26,7 @@ _SET_END = """INSERT INTO ended_lanes (run_id, lane_id, offset, token, checksum)
     ON CONFLICT (run_id, lane_id) DO UPDATE SET offset = excluded.offset, token = excluded.token,
     checksum = excluded.checksum WHERE excluded.offset >= offset"""
 _GET_ENDS = (
-    "SELECT lane_id, offset, token, checksum FROM ended_lanes WHERE run_id = ? AND token = ifnull(?, token)"
+    "SELECT lane_id, offset, token, checksum FROM ended_lanes WHERE run_id = ? AND lane_id = ifnull(?, lane_id)"
 )
 _GET_LASTS = "SELECT lane_id, last_offset, checksum FROM lanes WHERE run_id = ?"
 _GET_ENTRY = tuple(f"{columns} WHERE run_id = ? AND offset = ?" for columns in (EVENT, ASIDE))
@@ -37,15 +37,15 @@ def save_ends(connection: sqlite3.Connection, ends: Iterable[tuple[str, EndedLan
     connection.executemany(_SET_END, [(run_id, *end, row_checksum(run_id, *end)) for run_id, end in ends])
 
 
-def load_ends(connection: sqlite3.Connection, run_id: str, token: str | None = None) -> Iterator[EndedLane]:
+def load_ends(connection: sqlite3.Connection, run_id: str, lane_id: str | None = None) -> Iterator[EndedLane]:
     """The last ends of a run's lanes. Raises CorruptRecordError for a row that is damaged.
 
     Args:
         connection: The file.
         run_id: The run.
-        token: Those with this snapshot alone; None: all.
+        lane_id: That of this lane alone; None: all.
     """
-    for row in connection.execute(_GET_ENDS, (run_id, token)):
+    for row in connection.execute(_GET_ENDS, (run_id, lane_id)):
         yield _end_in(run_id, *row)
 
 

@@ -161,8 +161,9 @@ for i = 11, at_given - 1 do
   local lane = string.match(ARGV[i], '^snapshot:(.*)$')
   if lane then change('since:' .. lane, text(begin + 1)) end
   local ending = lane and meta['end:' .. lane]
-  if ending and is_ended_lane(meta['lane:' .. lane], meta[ARGV[i]], ending) then
-    change('end:' .. lane, string.match(ending, '^%d+') .. ' -')
+  if ending then -- with it, or the lane was opened again by it, and is not ended by having none
+    local token = string.match(meta[ARGV[i]], '(%S+)$')
+    change('end:' .. lane, string.match(ending, '^%d+ ') .. (token == string.match(ending, '(%S+)$') and '-' or token))
   end
 end
 
