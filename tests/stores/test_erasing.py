@@ -345,6 +345,35 @@ def test_a_latest_snapshot_that_needs_what_is_to_be_truncated_stands_in_the_way(
     store.append("r", make_events("r", 1))
 
 
+def test_a_lane_that_needs_nothing_of_what_goes_is_in_nobodys_way(store: Store) -> None:
+    """Neither one that was quiet from its snapshot on, nor one that is ended."""
+    for lane in "ab":
+        store.append("r", [make_event("r", 1, lane_id=lane)], snapshot=make_state("r"), lane_id=lane)
+    store.append("r", [make_event("r", 2, lane_id="b")])
+    store.append("r", (), end_lanes=["b"])
+    store.append("r", [make_event("r", 2, lane_id="a")])
+    store.truncate("r", before=4)
+    assert is_done(store)
+    found = store.recover("r", lane_id="a")
+    assert (found.offset, [item.offset for item in found.events]) == (1, [4])
+
+
+def test_a_lane_of_what_a_fork_shares_stands_in_its_way_only_where_it_went_on_there(store: Store) -> None:
+    for lane in "ab":
+        store.append("r", [make_event("r", 1, lane_id=lane)], snapshot=make_state("r"), lane_id=lane)
+    store.append("r", [make_event("r", 2, lane_id="a")])
+    store.fork("r", "f")
+    store.append("f", [make_event("f", 2, lane_id="b")])
+    with pytest.raises(ConfigurationError, match=r"before 4: that of lane 'a' \(revision 1, covers 1\); save"):
+        store.truncate("f", before=4)
+    assert [item.offset for item in store.recover("f", lane_id="a").events] == [3]
+    store.append("f", (), snapshot=make_state("f"), lane_id="a")
+    store.truncate("f", before=4)
+    assert [item.offset for item in store.read("f")] == [4]
+    found = store.recover("f", lane_id="b")
+    assert (found.offset, [item.offset for item in found.events]) == (2, [4])
+
+
 def test_a_run_that_is_made_anew_has_nothing_to_do_with_what_was_erased(store: Store) -> None:
     fill(store)
     store.erase("r", [2])

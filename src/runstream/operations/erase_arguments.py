@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple
 
 from runstream.model.erasures import Spans
@@ -16,6 +16,7 @@ from runstream.operations.arguments import check_count, grant_of
 __all__ = [
     "EraseOptions",
     "EraseRequest",
+    "MayNeedEvents",
     "TruncateOptions",
     "begins_elsewhere",
     "check_before",
@@ -41,9 +42,27 @@ class EraseOptions(NamedTuple):
 
 
 class TruncateOptions(NamedTuple):
-    """How to truncate; see :meth:`runstream.stores.facade.Store.truncate`."""
+    """How to truncate; see :meth:`runstream.stores.facade.Store.truncate`.
+
+    Attributes:
+        lease: What it is valid under.
+        clean: The tokens of latest snapshots of which it is known that they need none of these events.
+    """
 
     lease: Leased | None = None
+    clean: frozenset[str] = frozenset()
+
+
+class MayNeedEvents(Exception):
+    """Latest snapshots may need events that are to be truncated: nothing was.
+
+    Args:
+        holding: These snapshots.
+    """
+
+    def __init__(self, holding: Sequence[SnapshotHead]) -> None:
+        super().__init__(holding)
+        self.holding = holding
 
 
 class EraseRequest(NamedTuple, Generic[E, S]):

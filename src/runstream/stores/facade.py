@@ -35,6 +35,7 @@ from runstream.operations.interface import KeepsSnapshots, StoreOperations
 from runstream.operations.people import answering, requesting_cancel
 from runstream.operations.run_forks import ForkOptions, without_forks
 from runstream.operations.runners import SyncRunner
+from runstream.operations.truncating import truncating
 from runstream.run.lease import Lease
 from runstream.run.run import Run
 from runstream.stores.lifecycle import Lifecycle
@@ -720,12 +721,13 @@ class Store(Lifecycle, Generic[E, S]):
         Raises:
             ConfigurationError: The run does not reach that far; or its latest snapshots need some of these events
                 to recover from: it lists them. Nothing was removed.
+            EventsArchived: What tells whether they do has left Redis: a tiered store knows.
             RunHasForks: Runs that were forked from this one need some of these events, and ``detach`` is not set.
             LeaseLost: The lease has passed on or run out.
             LeaseHeld: Another lease on the run, or on one of its lanes, is in force.
             StoreUnavailable: There was no answer: the same call may be made again.
         """
-        truncate = partial(self._operations.truncate, run_id, before, TruncateOptions(lease))
+        truncate = partial(truncating, self._operations, run_id, before, TruncateOptions(lease))
         return self._runner.run(without_forks(truncate, self._operations.detach if detach else None))
 
     def erasures(self, run_id: str) -> list[Erasure]:

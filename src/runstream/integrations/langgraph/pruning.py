@@ -21,6 +21,7 @@ from runstream.operations.arguments import RunsQuery, check_seconds
 from runstream.operations.erase_arguments import TruncateOptions
 from runstream.operations.operation import Operation
 from runstream.operations.run_forks import without_forks
+from runstream.operations.truncating import truncating
 
 __all__ = ["prune"]
 
@@ -79,7 +80,7 @@ def _keep_latest(context: Context, info: RunInfo) -> Operation[None]:
     context.known.forget_thread(thread_id)
 
     def truncate() -> Operation[Any]:
-        return context.operations.truncate(thread_id, info.last_offset + 1, TruncateOptions(lease))
+        return truncating(context.operations, thread_id, info.last_offset + 1, TruncateOptions(lease))
 
     yield from without_forks(truncate, context.operations.detach)
 

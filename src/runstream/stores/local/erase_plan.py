@@ -11,6 +11,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.results import LeaseGrant
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.erase_arguments import (
+    MayNeedEvents,
     begins_elsewhere,
     check_offsets,
     check_own,
@@ -28,7 +29,8 @@ __all__ = ["EraseOrder", "ErasePlan", "Family", "noted", "plan_erase", "plan_tru
 class EraseOrder:
     """What a caller asks to be erased of one run: the content at some offsets, or all before an offset.
 
-    ``clean`` are the tokens of latest snapshots that hold nothing of it; with ``drops`` the others go.
+    ``clean`` are the tokens of latest snapshots that hold nothing of it, or need nothing of it; with ``drops`` the
+    others go.
     """
 
     run_id: str
@@ -189,7 +191,8 @@ def plan_truncate(
         family: The runs that share its history.
 
     Raises:
-        ConfigurationError: The history cannot begin there, or a latest snapshot needs some of these events.
+        ConfigurationError: The history cannot begin there.
+        MayNeedEvents: A latest snapshot may need some of these events.
         RunHasForks: Forks of it need some of these events.
         LeaseLost: The lease is not in force any more.
         LeaseHeld: Another's lease is in the way.
@@ -203,20 +206,17 @@ def plan_truncate(
         return ErasePlan(there.begin)
     check_unneeded(order.run_id, there, base, family.forks)
     ended = {info.lane_id for info in lanes.infos() if info.ended}
+    shares = there.fork_of is not None and there.base is None  # these may be of any lane
     needing = [
         saved
         for lane_id, saved in lanes.snapshots.items()
         if saved.offset < base
+        and saved.token not in order.clean
         and lane_id not in ended
-        and (lane_id is None or lanes.lasts.get(lane_id, (0, 0))[0] > saved.offset)
+        and (lane_id is None or shares or lanes.lasts.get(lane_id, (0, 0))[0] > saved.offset)
     ]
     if needing:
-        raise held_by(
-            order.run_id,
-            needing,
-            f"need events before {base + 1}",
-            "save newer ones first, or truncate less; nothing was truncated",
-        )
+        raise MayNeedEvents(needing)
     return ErasePlan(there.begin, base=base, clean=frozenset(saved.token for saved in lanes.snapshots.values()))
 
 

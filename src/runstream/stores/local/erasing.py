@@ -52,7 +52,9 @@ class Erasing(LocalForks[E, S]):
     def truncate(self, run_id: str, before: int, options: TruncateOptions) -> Erasure:
         """Remove the events before an offset: the history begins with it from then on."""
         check_before(before)
-        return self._erased(EraseOrder(run_id, before=before, grant=grant_of(run_id, options.lease)))
+        return self._erased(
+            EraseOrder(run_id, before=before, clean=options.clean, grant=grant_of(run_id, options.lease))
+        )
 
     @in_one_call
     def erasures(self, run_id: str) -> list[Erasure]:

@@ -9,7 +9,14 @@ from runstream.model.erasures import Erasure, Spans
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor, E, S
-from runstream.operations.erase_arguments import EraseOptions, TruncateOptions, begins_elsewhere, check_before
+from runstream.model.run_head import SnapshotHead
+from runstream.operations.erase_arguments import (
+    EraseOptions,
+    MayNeedEvents,
+    TruncateOptions,
+    begins_elsewhere,
+    check_before,
+)
 from runstream.operations.operation import Operation, blocking
 from runstream.operations.run_forks import has_forks
 from runstream.stores.tiered.boundary import HotAndArchive
@@ -42,9 +49,18 @@ def truncate(tiers: HotAndArchive[E, S], run_id: str, before: int, options: Trun
     except EventsArchived:
         # of the same history, as was checked above
         at = yield from blocking(_cursor_at, tiers, run_id, before - 1)
-        if at is None:
-            raise
-    return (yield from tiers.hot.truncate_at(run_id, at, options))
+    away = yield from _away(tiers, run_id)
+    if needing := [saved for saved in away if saved.offset < before - 1 and saved.token not in options.clean]:
+        raise MayNeedEvents(needing)
+    return (yield from tiers.hot.truncate_beside(run_id, before, options, at))
+
+
+def _away(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[SnapshotHead]]:
+    """The latest snapshots of a run and its lanes, but for those that are ended, that the archive alone has."""
+    hot = (yield from tiers.hot.hot_lanes(run_id)).facts
+    facts = hot.beside((yield from tiers.archive.own_lane_facts(run_id)))
+    away = facts.snapshots.keys() - hot.snapshots.keys() - {end.lane_id for end in facts.ended()}
+    return [facts.snapshots[lane_id] for lane_id in away]
 
 
 def _cursor_at(tiers: HotAndArchive[E, S], run_id: str, offset: int) -> Cursor | None:

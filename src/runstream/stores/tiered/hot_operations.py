@@ -130,13 +130,16 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
         is repeated for an archive that failed, or for another one, names the same history.
         """
 
-    def truncate_at(self, run_id: str, at: Cursor, options: TruncateOptions) -> Operation[Erasure]:
-        """``truncate`` of a run whose cursor before its new beginning is known from an archive.
+    def truncate_beside(
+        self, run_id: str, before: int, options: TruncateOptions, at: Cursor | None
+    ) -> Operation[Erasure]:
+        """``truncate``, given what an archive knows: also that no latest snapshot in it needs these events.
 
         Args:
             run_id: The run.
-            at: That cursor.
+            before: As in ``truncate``.
             options: As in ``truncate``.
+            at: The cursor before the history's new beginning; None where the archive has not got that far.
         """
 
     def was_deleted(self, run_id: str) -> Operation[bool]:

@@ -266,9 +266,11 @@ class RedisOperations(Generic[E, S]):
         """Where a run stands, and what it comes from; None for a run that is not there."""
         return recover.head_of(self.session, run_id)
 
-    def truncate_at(self, run_id: str, at: Cursor, options: TruncateOptions) -> Operation[Erasure]:
-        """``truncate`` of a run whose cursor before its new beginning is known from an archive."""
-        return erase.truncate(self.session, run_id, at.offset + 1, options, at)
+    def truncate_beside(
+        self, run_id: str, before: int, options: TruncateOptions, at: Cursor | None
+    ) -> Operation[Erasure]:
+        """``truncate``, given what an archive knows of the run."""
+        return erase.truncate(self.session, run_id, before, options, at=at, knows_archived=True)
 
     def creation_to_delete(self, run_id: str) -> Operation[int | None]:
         """Names the run that is to be deleted; where it is not there any more, the last one that was."""

@@ -5,9 +5,10 @@
 --       4 the lease's field in meta, or ''  5 its epoch and token, separated by a space, or ''
 --       6 what is to go: 'FIRST-LAST,FIRST-LAST,…', offsets, rising, '-LAST' being left out where it is the same one; or '<'
 --         and the offset with which the history is to begin
---       7 the cursor before that offset, or ''  8 the cursor that the caller saw last, or ''  9 '1' if snapshots may go
+--       7 the cursor before that offset, or ''  8 the cursor that the caller saw last, or ''  9 '1' if snapshots may go; or
+--         where a history is to begin, if the caller knows of those that left Redis that they need nothing of it
 --       10 the number of the snapshots that go; their fields in meta; then the field and the token of each that holds
---          nothing of it
+--          nothing of it, or needs nothing of it
 --
 -- Replies {'ok', number, server time}  it is noted as the request of that number, by this call or an earlier one
 --         {'gone'}                      this very run is not there any more
@@ -18,7 +19,7 @@
 --         {'outside', first, last}      the run has these events alone
 --         {'forks'}                     runs were forked from it, or are about to be, that need some of what is to go
 --         {'snapshots', field, what meta has in it, …}  these snapshots may hold something of it, and would have to go; or
---                                       they need what is to go. Of one that left Redis, '' stands for what meta has
+--                                       they may need it. Of one that left Redis, '' stands for what meta has
 --         {'changed'}                   it has other snapshots that go than the caller knew: read its meta again
 --
 -- After 'ok': erasures has the request under its number, 'TIME TOKEN WHAT'; the numbers count from 1, and meta's
@@ -71,6 +72,7 @@ end
 local begin = meta['base'] and parse_cursor(meta['base']) or start
 local whole = meta['base'] and begin or begin_of(ARGV[2]) -- with what a fork shares
 local before = tonumber(string.match(ARGV[6], '^<(%d+)$') or nil)
+local is_sharing = not meta['base'] and whole < start
 local spans = {}
 for first, upto in string.gmatch(before and '' or ARGV[6], '(%d+)%-?(%d*)') do
   spans[#spans + 1] = {tonumber(first), tonumber(upto ~= '' and upto or first)}
@@ -103,9 +105,13 @@ local function is_asked(field, value)
   local covered, token = string.match(value, '^(%d+) %d+ (%S+)$')
   covered = tonumber(covered)
   if first then return token ~= sound[field] and (covered >= first or covered <= whole) end
+  if token == sound[field] or covered >= math.min(before - 1, last) then return false end
   local lane = string.match(field, '^snapshot:(.*)$')
-  local since = lane and meta['since:' .. lane] or not lane and covered < last and covered + 1
-  return since and tonumber(since) < before
+  if not lane then return true end
+  local mark = meta['lane:' .. lane]
+  if is_ended_lane(mark, value, meta['end:' .. lane]) then return false end
+  -- what a fork shares may have events of any lane
+  return is_sharing or tonumber(meta['since:' .. lane] or before) < before
 end
 for field, value in pairs(meta) do
   if is_snapshot(field) then
@@ -116,15 +122,18 @@ for field, value in pairs(meta) do
 end
 -- Notes of a field whose snapshot is archived alone.
 local function away(field, revision)
-  if first and revision > 0 and not here[field] then asked[field] = '' end
+  if (first or ARGV[9] ~= '1') and revision > 0 and not here[field] then asked[field] = '' end
   dropped = math.max(dropped, revision)
 end
 for field, value in pairs(meta) do
   if string.match(field, '^gone[:#]') then away(field, tonumber(value)) end
+  local back = before and string.match(field, '^back:(.*)$')
+  if back then away(gone_field(back), tonumber(value)) end
 end
 local of_run, of_lanes = parse_retired(meta['retired'], last)
 if of_run then away('snapshot', of_run) end
-away('ended', tonumber(string.match(meta['ended'] or '0', '(%d+)$')))
+local ended = tonumber(string.match(meta['ended'] or '0', '(%d+)$'))
+if before then dropped = math.max(dropped, ended) else away('ended', ended) end -- nobody goes on from one that is ended
 dropped = math.max(dropped, of_lanes or 0)
 if next(asked) and (before or ARGV[9] ~= '1') then
   local named = {}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from runstream.codec.chain import former_chain
 from runstream.codec.record import is_sound, record_crc
 from runstream.model.erasures import ErasedPlace, Erasure, ErasureNote, Spans, may_hold
-from runstream.model.errors import ConfigurationError, RunstreamError
+from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import check_run_id, random_token
 from runstream.model.protocols import Leased
 from runstream.model.results import Cursor, E, LeaseGrant, S
@@ -18,6 +18,7 @@ from runstream.model.run_head import SnapshotHead
 from runstream.operations.arguments import check_leased, grant_of
 from runstream.operations.erase_arguments import (
     EraseOptions,
+    MayNeedEvents,
     TruncateOptions,
     begins_elsewhere,
     check_before,
@@ -30,7 +31,7 @@ from runstream.operations.messages import diverged, lease_lost, lost
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.operations.run_forks import has_forks
 from runstream.stores.redis.noted_erasures import NotedErasures
-from runstream.stores.redis.operations.client.archived_errors import events_archived
+from runstream.stores.redis.operations.client.archived_errors import events_archived, retired_away
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.runs import was_deleted
 from runstream.stores.redis.operations.client.send import resolve_unanswered
@@ -51,7 +52,11 @@ _LET = "pass newer ones that hold nothing of it (snapshots=), or drop_snapshots=
 
 
 class _Asked(NamedTuple):
-    """What is asked for: the offsets, or the cursor before the event with which the history is to begin."""
+    """What is asked for: the offsets, or the cursor before the event with which the history is to begin.
+
+    Of these latest snapshots it is known that they hold, or need, nothing of it: ``sound`` are their tokens by
+    lane, ``clean`` only their tokens; or (``knows_archived``) of all that are in an archive alone.
+    """
 
     what: str
     grant: LeaseGrant | None
@@ -59,6 +64,8 @@ class _Asked(NamedTuple):
     before: Cursor | None = None
     drops_snapshots: bool = False
     sound: Mapping[str | None, str] = {}
+    clean: frozenset[str] = frozenset()
+    knows_archived: bool = False
 
     @property
     def offset(self) -> int | None:
@@ -80,11 +87,27 @@ def erase(session: Session[E, S], run_id: str, spans: Spans, options: EraseOptio
 
 
 def truncate(
-    session: Session[E, S], run_id: str, before: int, options: TruncateOptions, at: Cursor | None = None
+    session: Session[E, S],
+    run_id: str,
+    before: int,
+    options: TruncateOptions,
+    *,
+    at: Cursor | None = None,
+    knows_archived: bool = False,
 ) -> Operation[Erasure]:
     """Remove the events before an offset: the history begins with it from then on.
 
-    ``at`` is the cursor before that offset, for one who knows it from an archive.
+    Args:
+        session: The session.
+        run_id: The run.
+        before: The offset.
+        options: How.
+        at: The cursor before that offset, for one who knows it from an archive.
+        knows_archived: Whether it is known of latest snapshots in an archive alone that they need none of these.
+
+    Raises:
+        MayNeedEvents: Latest snapshots may need some of them.
+        EventsArchived: What is needed to tell has left Redis.
     """
     grant = _grant(session, run_id, options.lease)
     check_before(before)
@@ -96,7 +119,8 @@ def truncate(
         known = [one for _, one in (yield from _state(session, run_id)) if one.before == before]
         return known[0] if known else Erasure(run_id, 0.0, before=before)
     cursor = at or (yield from _cursor_before(session, run, before))
-    return (yield from _request(session, run_id, _Asked(f"<{before}", grant, before=cursor)))
+    asked = _Asked(f"<{before}", grant, before=cursor, clean=options.clean, knows_archived=knows_archived)
+    return (yield from _request(session, run_id, asked))
 
 
 def _grant(session: Session[E, S], run_id: str, lease: Leased | None) -> LeaseGrant | None:
@@ -161,6 +185,7 @@ def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Op
         if asked.spans and not asked.drops_snapshots:
             yield from _check_heirs(session, run_id, asked.spans)
         dropped = _to_drop(run, asked) if asked.drops_snapshots else []
+        known = {lane: saved.token for lane, saved in run.head.snapshots.items() if saved.token in asked.clean}
         call = erase_call(
             keys,
             start=start_text(run.head),
@@ -169,9 +194,9 @@ def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Op
             lease=asked.grant,
             before=asked.before,
             seen=seen,
-            drops_snapshots=asked.drops_snapshots,
+            drops_snapshots=asked.drops_snapshots or asked.knows_archived,
             dropped=dropped,
-            sound=asked.sound,
+            sound={**asked.sound, **known},
         )
         ((outcome, *facts),) = yield Exchange([call])
         if outcome == b"ok":
@@ -186,7 +211,7 @@ def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Op
         elif outcome == b"lost" and seen is not None:
             raise lost(run_id, seen.offset, int(facts[0]))
         elif outcome not in (b"gone", b"changed"):
-            raise _refusal(run_id, asked, outcome, facts)
+            raise (yield from _refusal(session, run_id, asked, outcome, facts))
 
 
 def _check_heirs(session: Session[E, S], run_id: str, spans: Spans) -> Operation[None]:
@@ -209,7 +234,9 @@ def _to_drop(run: HotRun, asked: _Asked) -> list[str | None]:
     ]
 
 
-def _refusal(run_id: str, asked: _Asked, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
+def _refusal(
+    session: Session[E, S], run_id: str, asked: _Asked, outcome: bytes, facts: Sequence[bytes]
+) -> Operation[Exception]:
     """The error of a reply that is not 'ok'; see erase.lua."""
     if outcome == b"unleased" and asked.grant is not None:
         return lease_lost(asked.grant)
@@ -221,15 +248,9 @@ def _refusal(run_id: str, asked: _Asked, outcome: bytes, facts: Sequence[bytes])
         check_offsets(run_id, asked.spans, int(facts[0]), int(facts[1]))
         check_truncated(run_id, asked.offset or 1, int(facts[1]))
     holding = [_snapshot_in(field, noted) for field, noted in zip(facts[::2], facts[1::2], strict=True)]
-    if asked.before is not None:
-        what = f"need events before {asked.before.offset + 1}"
-        return held_by(run_id, holding, what, "save newer ones first, or truncate less; nothing was truncated")
-    return held_by(
-        run_id,
-        holding,
-        "may hold what is to be erased",
-        _LET,
-    )
+    if asked.before is None:
+        return held_by(run_id, holding, "may hold what is to be erased", _LET)
+    return MayNeedEvents(holding) if all(facts[1::2]) else (yield from retired_away(session, run_id, None))
 
 
 def _snapshot_in(field: bytes, noted: bytes) -> SnapshotHead:

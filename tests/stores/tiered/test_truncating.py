@@ -1,0 +1,55 @@
+"""A run is truncated of which some is in an archive alone: a snapshot there that needs what goes is in the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runstream import ConfigurationError, DrainWorker, EventsArchived
+from runstream.stores.archive.facade import ArchiveStore
+from tests.stores.tiered.tiers import Hot, Tiered
+from tests.support.samples import make_event, make_state
+
+
+def retire(hot: Hot, archive: ArchiveStore[Any, Any]) -> None:
+    worker = DrainWorker(hot, [archive], trim="never", retire_idle_seconds=0.0)
+    for _ in range(2):
+        assert worker.drain_once().parked == 0
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["retired", "back again"])
+def test_what_a_snapshot_needs_that_was_retired_is_not_truncated(
+    hot: Hot, archive: ArchiveStore[Any, Any], tiered: Tiered, goes_on: bool
+) -> None:
+    """Redis alone does not know what it needs, and says so; with the archive it is seen."""
+    for lane in "ab":
+        hot.append("r", [make_event("r", 1, lane_id=lane)], snapshot=make_state("r"), lane_id=lane)
+    hot.append("r", [make_event("r", 2, lane_id="b")])
+    retire(hot, archive)
+    if goes_on:
+        tiered.append("r", [make_event("r", 2, lane_id="a")])
+    with pytest.raises(EventsArchived):
+        hot.truncate("r", before=3)
+    with pytest.raises(ConfigurationError, match=r"before 4: that of lane 'b' \(revision 1, covers 2\); save"):
+        tiered.truncate("r", before=4)
+    assert [item.offset for item in tiered.recover("r", lane_id="b").events] == [3]
+    tiered.truncate("r", before=3)
+    assert [item.offset for item in tiered.read("r")] == [3, 4][: 1 + goes_on]
+    assert tiered.recover("r", lane_id="a").offset == 1
+
+
+def test_a_lane_that_was_opened_again_goes_on_from_a_snapshot_that_needs_events(
+    hot: Hot, archive: ArchiveStore[Any, Any], tiered: Tiered
+) -> None:
+    hot.append("r", [make_event("r", 1, lane_id="a")], snapshot=make_state("r"), lane_id="a")
+    hot.append("r", [make_event("r", 2, lane_id="a")])
+    hot.append("r", (), end_lanes=["a"])
+    hot.append("r", [make_event("r", 1, lane_id="b")])
+    assert DrainWorker(hot, [archive], trim="archived").drain_once().parked == 0
+    tiered.append("r", [make_event("r", 3, lane_id="a")])
+    with pytest.raises(EventsArchived):
+        hot.truncate("r", before=3)
+    with pytest.raises(ConfigurationError, match="that of lane 'a'"):
+        tiered.truncate("r", before=3)
+    assert [item.offset for item in tiered.recover("r", lane_id="a").events] == [2, 4]
