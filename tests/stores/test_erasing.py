@@ -313,6 +313,22 @@ def test_keys_and_lanes_of_what_was_truncated_are_known(store: Store) -> None:
     ]
 
 
+def test_a_fork_knows_the_keys_of_what_was_truncated_before_it(store: Store) -> None:
+    """As its parent does; also as a fork of a fork, and once it has a copy of its own."""
+    fill(store)
+    store.truncate("r", before=4)
+    store.fork("r", "f", at=5)
+    assert store.append("f", make_events("f", 1), keys=["k1"]).last_offset == 1
+    store.append("f", make_events("f", 1, first=9), keys=["k9"])
+    store.truncate("f", before=7)
+    store.fork("f", "g")
+    known = [1, 5, None, 6]
+    assert [store.find(run_id, ["k1", "k5", "k6", "k9"]) for run_id in "fg"] == [known] * 2
+    assert store.delete_run("r", detach=True)
+    assert store.delete_run("f", detach=True)
+    assert store.find("g", ["k1", "k5", "k6", "k9"]) == known
+
+
 def test_all_of_a_history_can_be_truncated(store: Store) -> None:
     fill(store)
     store.truncate("r", before=7)

@@ -56,6 +56,10 @@ class Segment(NamedTuple):
         """Whether an offset is one of its own."""
         return self.after < offset <= self.upto(offset)
 
+    def knows(self, offset: int) -> bool:
+        """Whether a key is known of it that its run has at that offset, also of an event that was truncated."""
+        return offset <= self.upto(offset)
+
     def upto(self, offset: int = _EVERYWHERE) -> int:
         """The last offset of it that is no higher than this one; a lower one than its first if it has none."""
         return offset if self.end is None else min(offset, self.end.offset)
@@ -221,8 +225,8 @@ def find_in_segments(
 ) -> Operation[dict[str, At]]:
     """The offsets, or the cursors, of the events with these keys, by key, over the segments of a run's history.
 
-    What a run has after the offset at which the next was forked is no part of that history. The last segment is
-    asked first, and the others only about keys that are not known yet.
+    What a run has after the offset at which the next was forked is no part of that history; the keys of what was
+    truncated of it are. The last segment is asked first, and the others only about keys that are not known yet.
 
     Args:
         segments: The segments: all of them, or those before the run's own.
@@ -235,7 +239,7 @@ def find_in_segments(
         if not asked:
             break
         known = zip(asked, (yield from find_own(segment.run_id, asked)), strict=True)
-        found |= {key: at for key, at in known if at is not None and segment.has(_offset_of(at))}
+        found |= {key: at for key, at in known if at is not None and segment.knows(_offset_of(at))}
     return found
 
 

@@ -321,7 +321,7 @@ def _copy_keys(
         known = {
             key: cursor
             for key, cursor in parse_map(found).items()
-            if part.segment.has(parse_cursor(cursor).offset)
+            if part.segment.knows(parse_cursor(cursor).offset)
         }
         if known and (yield from step(DetachStep(shared.first, keys=known))) != b"more":
             return False
