@@ -29,6 +29,11 @@ class Pair(NamedTuple):
     certificate: str
     key: str
 
+    @property
+    def query(self) -> str:
+        """By which options of a URL a client has them."""
+        return f"ssl_certfile={self.certificate}&ssl_keyfile={self.key}"
+
 
 class Authority:
     """An authority of its own.
@@ -47,6 +52,12 @@ class Authority:
         """Make a certificate for a host, or for a client; the key has a password if one is given."""
         signed = ("-x509", "-CA", self._own.certificate, "-CAkey", self._own.key, *_SIGNS)
         return self._request(name, *signed, "-addext", f"subjectAltName=DNS:{host}", password=password)
+
+    def serving(self, pair: Pair) -> list[str]:
+        """The options of a server that has this certificate, and takes clients that have one of this authority."""
+        files = {"cert-file": pair.certificate, "key-file": pair.key, "ca-cert-file": self.certificate}
+        options = {**files, "auth-clients": "yes", "replication": "yes"}
+        return [word for name, value in options.items() for word in (f"--tls-{name}", value)]
 
     def _request(self, name: str, *options: str, password: str = "") -> Pair:
         made = Pair(str(self._directory / f"{name}.pem"), str(self._directory / f"{name}.key"))

@@ -23,10 +23,15 @@ _KEYS_AT_A_TIME = 10
 
 
 class Cluster:
-    """Primaries that share all slots, and their replicas."""
+    """Primaries that share all slots, and their replicas.
 
-    def __init__(self, name: str, directory: str, stack: ExitStack, primaries: int, replicas: int) -> None:
-        self.name = name
+    Those that have certificates talk TLS, to each other too, and announce their host's name, which these are of.
+    """
+
+    def __init__(
+        self, name: str, directory: str, stack: ExitStack, primaries: int, replicas: int, tls: Sequence[str]
+    ) -> None:
+        self.name, self._tls = name, tls
         self._directory, self._stack = directory, stack
         self.nodes: list[Node] = [self._start() for _ in range(primaries)]
         bounds = [at * REDIS_CLUSTER_HASH_SLOTS // primaries for at in range(primaries + 1)]
@@ -43,7 +48,8 @@ class Cluster:
     @property
     def url(self) -> str:
         """Where clients find it."""
-        return f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.alive)}"
+        scheme, host = ("rediss+cluster", "localhost") if self._tls else ("redis+cluster", "127.0.0.1")
+        return f"{scheme}://{','.join(f'{host}:{node.port}' for node in self.alive)}"
 
     @property
     def alive(self) -> Sequence[Node]:
@@ -202,7 +208,10 @@ class Cluster:
         options = f"--cluster-enabled yes --cluster-node-timeout {_DOWN_MILLISECONDS} --hz 100"
         options += " --repl-diskless-sync-delay 0 --cluster-replica-validity-factor 0"
         directory = tempfile.mkdtemp(dir=self._directory)
-        node = Node(self.name, directory, *options.split())
+        if self._tls:
+            options += " --tls-cluster yes --cluster-announce-hostname localhost"
+            options += " --cluster-preferred-endpoint-type hostname"
+        node = Node(self.name, directory, *options.split(), tls=self._tls)
         self._stack.callback(node.end)
         return node
 
@@ -233,10 +242,10 @@ def _id(node: Node) -> str:
 
 
 @contextmanager
-def cluster_of(name: str, primaries: int = 3, replicas: int = 0) -> Iterator[Cluster]:
+def cluster_of(name: str, primaries: int = 3, replicas: int = 0, *, tls: Sequence[str] = ()) -> Iterator[Cluster]:
     """A cluster of servers of the program of that name, with so many replicas of each primary."""
     with tempfile.TemporaryDirectory(prefix="runstream-") as directory, ExitStack() as stack:
-        yield Cluster(name, directory, stack, primaries, replicas)
+        yield Cluster(name, directory, stack, primaries, replicas, tls)
 
 
 _shared: dict[Servers, Cluster] = {}

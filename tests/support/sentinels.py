@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,26 @@ class Watched:
     """Three servers and the sentinels that watch them.
 
     Clients are users of their own, so that a server can be cut off from sentinels and replicas, and not from them.
+    Those that have certificates talk TLS alone, and tell each other their host's name, which these are of; no busy
+    machine makes sentinels take one for gone: another takes its place where that is asked for.
     """
 
-    def __init__(self, name: str, directory: str, stack: ExitStack) -> None:
-        self._directory, self._stack = directory, stack
+    def __init__(self, name: str, directory: str, stack: ExitStack, tls: Sequence[str]) -> None:
+        self._directory, self._stack, self._tls = directory, stack, tls
+        self._host = "localhost" if tls else "127.0.0.1"
         self.nodes: list[Node] = []
         for _ in range(3):
             options = "--repl-diskless-sync-delay 0 --repl-timeout 5 --hz 100"
-            node = Node(name, tempfile.mkdtemp(dir=directory), *options.split())
+            if tls:
+                options += f" --replica-announce-ip {self._host}"
+            node = Node(name, tempfile.mkdtemp(dir=directory), *options.split(), tls=tls)
             stack.callback(node.end)
             node.raw.execute_command("ACL", "SETUSER", "agent", "on", ">agent", "+@all", "~*", "&*")
             node.raw.close()
             node.raw = redis.Redis(unix_socket_path=node.socket_path, username="agent", password="agent")
             self.nodes.append(node)
         for node in self.nodes[1:]:
-            node.raw.execute_command("REPLICAOF", "127.0.0.1", self.nodes[0].port)
+            node.raw.execute_command("REPLICAOF", self._host, self.nodes[0].port)
         eventually(
             lambda: all(node.raw.info("replication")["master_link_status"] == "up" for node in self.nodes[1:])
         )
@@ -51,8 +56,9 @@ class Watched:
     @property
     def url(self) -> str:
         """Where clients find the primary; they may ask sentinels for it, and for nothing else."""
-        hosts = ",".join(f"127.0.0.1:{one.connection_pool.connection_kwargs['port']}" for one in self._sentinels)
-        return f"redis+sentinel://agent:agent@{hosts}/{SERVICE}?sentinel_username=asks&sentinel_password=asks"
+        ports = [one.connection_pool.connection_kwargs["port"] for one in self._sentinels]
+        hosts = ",".join(f"{self._host}:{port}" for port in ports)
+        return f"{'rediss' if self._tls else 'redis'}+sentinel://agent:agent@{hosts}/{SERVICE}?sentinel_username=asks&sentinel_password=asks"
 
     @property
     def primary(self) -> Node:
@@ -64,6 +70,21 @@ class Watched:
         """Wait until another one is the primary, and takes writes."""
         eventually(lambda: self.primary is not former and self.primary.raw.info("replication")["role"] == "master")
         return self.primary
+
+    def fail_over(self) -> None:
+        """Let a replica take the place of the primary, which is one of its replicas when this returns."""
+        former = self.primary
+        eventually(lambda: self._takes_order(self._sentinels[0]))
+        self.await_another(former)
+        eventually(lambda: former.raw.info("replication")["role"] == "slave")
+
+    @staticmethod
+    def _takes_order(one: Any) -> bool:
+        try:
+            one.execute_command("SENTINEL", "FAILOVER", SERVICE)
+        except redis.ResponseError:  # it has not heard yet how the replicas are
+            return False
+        return True
 
     @contextmanager
     def cut_off(self, node: Node) -> Iterator[None]:
@@ -79,12 +100,30 @@ class Watched:
         own, directory = free_port(), tempfile.mkdtemp(dir=self._directory)
         config = Path(directory, "sentinel.conf")
         settings = {
-            "monitor": f"127.0.0.1 {port} 2",
-            "down-after-milliseconds": _DOWN_MILLISECONDS,
+            "monitor": f"{self._host} {port} 2",
+            "down-after-milliseconds": 60_000 if self._tls else _DOWN_MILLISECONDS,
             "failover-timeout": 2_000,
         }
         lines = [f"sentinel {what} {SERVICE} {value}" for what, value in settings.items()]
-        config.write_text("\n".join([f"port {own}", "bind 127.0.0.1", f"dir {directory}", *lines, ""]))
+        ports, client = [f"port {own}"], redis.Redis(port=own, retry=Retry(NoBackoff(), 0))
+        if self._tls:
+            files = dict(zip(self._tls[::2], self._tls[1::2], strict=True))
+            ports = [
+                "port 0",
+                f"tls-port {own}",
+                "sentinel resolve-hostnames yes",
+                "sentinel announce-hostnames yes",
+            ]
+            ports += [f"{name.removeprefix('--')} {value}" for name, value in files.items()]
+            client = redis.Redis(
+                port=own,
+                retry=Retry(NoBackoff(), 0),
+                ssl=True,
+                ssl_ca_certs=files["--tls-ca-cert-file"],
+                ssl_certfile=files["--tls-cert-file"],
+                ssl_keyfile=files["--tls-key-file"],
+            )
+        config.write_text("\n".join([*ports, "bind 127.0.0.1", f"dir {directory}", *lines, ""]))
         process = subprocess.Popen(
             [PROGRAMS[name], str(config), "--sentinel"],
             stdin=subprocess.DEVNULL,
@@ -93,7 +132,7 @@ class Watched:
         )
         self._stack.callback(process.wait, DEADLINE_SECONDS)
         self._stack.callback(process.kill)
-        return self._stack.enter_context(redis.Redis(port=own, retry=Retry(NoBackoff(), 0)))
+        return self._stack.enter_context(client)
 
     @staticmethod
     def _follows(node: Node) -> bool:
@@ -113,7 +152,7 @@ def _seen_by(sentinel: Any) -> Any:
 
 
 @contextmanager
-def watched(name: str) -> Iterator[Watched]:
+def watched(name: str, *, tls: Sequence[str] = ()) -> Iterator[Watched]:
     """Servers of the program of that name, and their sentinels."""
     with tempfile.TemporaryDirectory(prefix="runstream-") as directory, ExitStack() as stack:
-        yield Watched(name, directory, stack)
+        yield Watched(name, directory, stack, tls)

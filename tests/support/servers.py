@@ -11,7 +11,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -218,9 +218,16 @@ CLOCK_LIBRARY = _find_clock_library()
 
 
 class Node:
-    """One server of several: at a loopback port for the others, at a unix socket for clients."""
+    """One server of several: at a loopback port for the others, at a unix socket for clients.
 
-    def __init__(self, name: str, directory: str, *options: str) -> None:
+    Args:
+        name: The program's.
+        directory: Where it works.
+        options: Its options.
+        tls: Options with its certificates: its port then takes TLS alone.
+    """
+
+    def __init__(self, name: str, directory: str, *options: str, tls: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.socket_path = f"{directory}/{self.port}.sock"
         self._clock = Path(f"{directory}/{self.port}.clock")
@@ -230,7 +237,8 @@ class Node:
             self.set_clock(0)
             environment |= {"LD_PRELOAD": CLOCK_LIBRARY, "FAKETIME_TIMESTAMP_FILE": str(self._clock)}
             environment |= {"FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
-        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.socket_path]
+        ports = ["--port", "0", "--tls-port", str(self.port), *tls] if tls else ["--port", str(self.port)]
+        place = [*ports, "--bind", "127.0.0.1", "--unixsocket", self.socket_path]
         self.process = subprocess.Popen(
             [PROGRAMS[name], *place, "--save", "", "--appendonly", "no", *options],
             cwd=directory,

@@ -25,7 +25,7 @@ from runstream.stores.redis.namespace import namespace_of
 from tests.support.kinds import REAL
 from tests.support.samples import make_event
 from tests.support.sentinels import Watched, watched
-from tests.support.servers import Node, eventually
+from tests.support.servers import Node, eventually, tcp_server
 
 LOSSES = (AcknowledgedWritesLost, HistoryDiverged)
 PATIENT = "&partitions=1&retry_seconds=20&socket_timeout=1"
@@ -205,3 +205,17 @@ def test_where_no_sentinel_answers_it_is_said() -> None:
         connect("redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/mymaster?retry_seconds=0")
     assert "secret" not in str(caught.value)
     assert time.monotonic() - began < 10
+
+
+async def _open_async(url: str) -> None:
+    async with connect_async(url):
+        pass
+
+
+@pytest.mark.parametrize("opens", [connect, lambda url: asyncio.run(_open_async(url))], ids=["sync", "async"])
+def test_sentinels_that_refuse_or_know_nothing_say_so(opens: Callable[[str], object]) -> None:
+    """A password that is wrong, and what is no sentinel, are not taken for a failover."""
+    with tcp_server("hunter2") as port:
+        for password, said in (("hunter3", "refused the user name or password"), ("hunter2", "SENTINEL")):
+            with pytest.raises(ConfigurationError, match=said):
+                opens(f"redis+sentinel://127.0.0.1:{port}/mymaster?retry_seconds=0&sentinel_password={password}")

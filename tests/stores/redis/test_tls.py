@@ -15,10 +15,13 @@ import redis.asyncio
 
 from runstream import ConfigurationError, RunstreamError, StoreUnavailable, connect, connect_async
 from runstream.stores.redis.access import Role, acl_rule
+from runstream.stores.redis.connection.slots import slot_of_key
 from tests.support.certificates import Authority, Pair, needs_tls
+from tests.support.cluster import cluster_of
 from tests.support.commands import run
 from tests.support.samples import make_event, make_events
-from tests.support.servers import Node, free_port
+from tests.support.sentinels import watched
+from tests.support.servers import DEADLINE_SECONDS, Node
 
 pytestmark = needs_tls
 
@@ -35,23 +38,19 @@ class Place(NamedTuple):
 
     def url_with(self, pair: Pair, *options: str, scheme: str = "rediss") -> str:
         """The URL of a client with a certificate."""
-        files = [f"ssl_certfile={pair.certificate}", f"ssl_keyfile={pair.key}", *options]
-        return "&".join([self.url.replace("rediss", scheme), *files])
+        return "&".join([self.url.replace("rediss", scheme), pair.query, *options])
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="runstream-") as directory:
-        authority, port = Authority(Path(directory), "authority"), free_port()
-        own = authority.sign("server")
-        files = ["--tls-cert-file", own.certificate, "--tls-key-file", own.key]
-        files += ["--tls-ca-cert-file", authority.certificate, "--tls-auth-clients", "yes"]
-        node = Node("redis70", directory, "--tls-port", str(port), *files)
+        authority = Authority(Path(directory), "authority")
+        node = Node("redis70", directory, tls=authority.serving(authority.sign("server")))
         rule = acl_rule(Role.OPERATOR, "all", server=(7, 0))
         node.raw.execute_command("ACL", "SETUSER", "operator", ">p", *rule)
         try:
             yield Place(
-                f"rediss://localhost:{port}?ssl_ca_certs={authority.certificate}&retry_seconds=0",
+                f"rediss://localhost:{node.port}?ssl_ca_certs={authority.certificate}&retry_seconds=0",
                 authority.sign("client"),
                 authority.sign("locked", password=PASSWORD),
                 Authority(Path(directory), "another").sign("stranger"),
@@ -146,3 +145,82 @@ def test_files_that_are_no_certificates_are_refused_at_once(
             opens(url)
         assert "hunter" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+# -- several servers ---------------------------------------------------------------------------------------
+
+PATIENT = "&partitions=8&retry_seconds=20&socket_timeout=5"
+RUNS = [f"run{number}" for number in range(12)]
+
+
+class Certified(NamedTuple):
+    """An authority, and by which options a client trusts it and is trusted."""
+
+    authority: Authority
+    serving: list[str]
+    query: str
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> Certified:
+    authority = Authority(tmp_path, "authority")
+    query = f"ssl_ca_certs={authority.certificate}&{authority.sign('client').query}"
+    return Certified(authority, authority.serving(authority.sign("server")), query)
+
+
+def _write_and_follow(url: str, seq: int) -> None:
+    """In both façades; each run's event of that number, after those before it."""
+    runs = {"sync": RUNS[::2], "async": RUNS[1::2]}
+
+    async def write() -> None:
+        async with connect_async(url) as store:
+            await store.save_events([make_event(run_id, seq) for run_id in runs["async"]])
+            async for item in store.follow(RUNS[0], after=seq - 1, idle_timeout=DEADLINE_SECONDS):
+                assert item.event.seq == seq
+                break
+
+    with connect(url) as store:
+        store.save_events([make_event(run_id, seq) for run_id in runs["sync"]])
+        asyncio.run(write())
+        assert [
+            item.event.seq
+            for item in islice(store.follow(RUNS[1], after=seq - 1, idle_timeout=DEADLINE_SECONDS), 1)
+        ] == [seq]
+        for run_id in RUNS:
+            assert [event.seq for event in store.list_events(run_id)] == [*range(1, seq + 1)]
+
+
+@pytest.mark.exhaustive
+def test_a_cluster_is_reached_and_its_servers_find_each_other(certified: Certified, tmp_path: Path) -> None:
+    """By their host's name, as their certificates are of that one; also where a slot has moved."""
+    with cluster_of("redis70", tls=certified.serving) as cluster:
+        url = f"{cluster.url}?{certified.query}{PATIENT}"
+        _write_and_follow(url, 1)
+        assert all(node.raw.dbsize() for node in cluster.primaries)
+        with connect(url) as store:
+            key = "{runstream:0}"
+            source = cluster.primary_of(key)
+            target = next(node for node in cluster.primaries if node is not source)
+            cluster.move(slot_of_key(key), target)
+            store.save_events([make_event(run_id, 2) for run_id in RUNS])
+        _write_and_follow(url, 3)
+        assert run("drain", "--url", url, "--to", f"sqlite:{tmp_path}/a.db", "--once").code == 0
+        with pytest.raises(ConfigurationError, match="certificate is refused"):
+            connect(url.replace("localhost", "127.0.0.1"))
+        with pytest.raises(RunstreamError, match=r"ssl_certfile=FILE&ssl_keyfile=FILE"):
+            connect(f"{cluster.url}?ssl_ca_certs={certified.authority.certificate}&retry_seconds=0")
+
+
+@pytest.mark.exhaustive
+def test_sentinels_are_asked_and_the_primary_that_they_name_is_reached(certified: Certified) -> None:
+    """By its host's name; and so is the one that takes its place."""
+    with watched("redis70", tls=certified.serving) as sentinels:
+        url = f"{sentinels.url}&{certified.query}{PATIENT}"
+        with connect(url) as store:
+            _write_and_follow(url, 1)
+            sentinels.fail_over()
+            store.save_events([make_event(run_id, 2) for run_id in RUNS])
+        _write_and_follow(url, 3)
+        for stranger in (connect, lambda url: asyncio.run(_open_async(url))):
+            with pytest.raises(ConfigurationError, match="certificate is refused"):
+                stranger(f"{sentinels.url}&retry_seconds=0")

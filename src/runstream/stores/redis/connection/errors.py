@@ -146,10 +146,11 @@ def _hide_arguments(error: BaseException | None) -> None:
 
 def _refusal(error: Exception) -> ConfigurationError | None:
     """What is wrong for good, so that waiting does not help."""
-    if isinstance(error, exceptions.AuthenticationError):  # a ConnectionError too
-        return ConfigurationError(f"the server refused the user name or password: {error}")
-    if isinstance(error, exceptions.NoPermissionError):
-        return ConfigurationError(f"the user has no permission for that: {error}")
+    # what a sentinel says is the cause of a ConnectionError in an asyncio client
+    if (refused := _cause(error, exceptions.AuthenticationError)) is not None:  # a ConnectionError too
+        return ConfigurationError(f"the server refused the user name or password: {refused}")
+    if (denied := _cause(error, exceptions.NoPermissionError)) is not None:
+        return ConfigurationError(f"the user has no permission for that: {denied}")
     if _NO_DATABASE in str(error):  # of an asyncio client it is a ConnectionError
         return ConfigurationError(
             f"the server has no database of that number ({error}): most have 0 to 15, a cluster has 0 alone; give"

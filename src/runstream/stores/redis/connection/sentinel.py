@@ -7,7 +7,7 @@ https://redis.io/docs/latest/develop/reference/sentinel-clients/.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -70,10 +70,13 @@ class Sentinels(NamedTuple):
         asked: Any = _SENTINEL(self.addresses, sentinel_kwargs={**self.options, "retry": once})
         try:
             host, port = asked.discover_master(self.service)
+            return str(host), int(port)
+        except exceptions.ConnectionError:  # of the error's own kind redis-py has two
+            said = [_said(one.sentinel_masters) for one in asked.sentinels]
         finally:
             for one in asked.sentinels:
                 one.close()
-        return str(host), int(port)
+        raise self._why_unknown(said)
 
     async def async_primary(self) -> tuple[str, int]:
         """The same under asyncio."""
@@ -81,10 +84,43 @@ class Sentinels(NamedTuple):
         asked: Any = _ASYNC_SENTINEL(self.addresses, sentinel_kwargs={**self.options, "retry": once})
         try:
             host, port = await asked.discover_master(self.service)
+            return str(host), int(port)
+        except exceptions.ConnectionError:  # of the error's own kind redis-py has two
+            said = [await _async_said(one.sentinel_masters) for one in asked.sentinels]
         finally:
             for one in asked.sentinels:
                 await one.aclose()
-        return str(host), int(port)
+        raise self._why_unknown(said)
+
+    def _why_unknown(self, said: Sequence[object]) -> exceptions.ConnectionError:
+        """Why none of them has named the primary; redis-py shows all its settings instead, and of no error why."""
+        failures = [one for one in said if isinstance(one, Exception)]
+        if len(failures) < len(said):
+            return exceptions.ConnectionError(
+                f"no sentinel knows of a primary {self.service!r} that is well; see SENTINEL MASTERS for"
+                " those that they watch"
+            )
+        for refused in failures:
+            if isinstance(refused, exceptions.AuthenticationError):
+                return refused
+        error = exceptions.ConnectionError(f"no sentinel says where {self.service!r} is: {failures[0]}")
+        error.__cause__ = failures[0]
+        return error
+
+
+def _said(ask: Callable[[], Any]) -> Any:
+    """What a sentinel says, or why it says nothing."""
+    try:
+        return ask()
+    except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+        return error
+
+
+async def _async_said(ask: Callable[[], Any]) -> Any:
+    try:
+        return await ask()
+    except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+        return error
 
 
 def split_sentinels(url: str) -> tuple[Sentinels | None, str]:
