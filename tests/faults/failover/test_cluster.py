@@ -81,6 +81,25 @@ def test_a_write_waits_for_the_replicas_of_its_own_server(cluster: Cluster) -> N
         assert {len(store.list_events(run_id)) for run_id in RUNS} == {3}
 
 
+@pytest.mark.parametrize("cluster", ["valkey"], indirect=True)
+def test_replicas_are_waited_for_until_their_files_have_it_where_those_of_every_server_keep_some(
+    cluster: Cluster,
+) -> None:
+    """One whose replica keeps none gives that a replica has it, and no more."""
+    replicas = [cluster.replica_of(primary) for primary in cluster.primaries]
+    url = f"{cluster.url}?durability=replicated=1&socket_timeout=8"
+    for count in range(len(replicas) + 1):
+        for replica in replicas[:count]:
+            replica.raw.config_set("appendonly", "yes")
+        for primary in cluster.primaries:
+            primary.raw.config_resetstat()
+        with connect(url) as store:
+            store.save_events([make_event(run_id, count) for run_id in RUNS])
+        told = [primary.raw.info("commandstats") for primary in cluster.primaries]
+        assert all("cmdstat_waitaof" in calls for calls in told), "each was asked"
+        assert {("cmdstat_wait" in calls) for calls in told} == {count < len(replicas)}
+
+
 def test_a_cluster_that_is_not_whole_says_so(cluster: Cluster) -> None:
     with connect(f"{cluster.url}?retry_seconds=0&socket_timeout=1") as store:
         lost = at(cluster, store, RUNS[0])

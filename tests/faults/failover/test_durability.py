@@ -17,12 +17,14 @@ from runstream import (
     connect,
     connect_async,
 )
+from runstream.stores.redis.replies import ServerVersion
 from runstream.testing import Fault, FaultProxy
 from tests.faults.failover.failover_tools import Hot, on_every_pair
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import PROGRAMS, Node, Pair, needs_embedded_server
 
 ONE = "replicated=1"
+ASKED = ("waitaof", "config", "config|get")
 SHORT_WAITS = "socket_timeout=0.4&retry_seconds=5"
 """The server waits for half of the client's timeout at most."""
 
@@ -182,6 +184,31 @@ def test_fsync_is_given_where_it_is_shown_and_lost_never_silently(name: str, tmp
                 store.save_event(make_event("r", 6))
             assert (caught.value.reached, caught.value.offset) == ("primary", 6)
             assert [event.seq for event in store.list_events("r")] == [1, 2, 3, 4, 5, 6]
+    finally:
+        node.end()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_fsync_is_shown_by_what_the_server_tells_of_and_refused_where_that_is_denied(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WAITAOF of none of these servers tells when a file is synced; if one's did, that would be asked."""
+    node = Node(name, str(tmp_path), "--appendonly", "yes", "--appendfsync", "always")
+    try:
+        for way in ("CONFIG", "WAITAOF") if name == "valkey" else ("CONFIG",):
+            monkeypatch.setattr(ServerVersion, "tells_of_syncs", way == "WAITAOF")
+            node.raw.config_resetstat()
+            with connect(f"unix://{node.socket_path}", durability="fsync") as store:
+                for seq in (1, 2, 3):
+                    store.append("r", [make_event("r", seq)])
+            stats = node.raw.info("commandstats")
+            calls = {one: stats.get(f"cmdstat_{one}", {"calls": 0})["calls"] for one in ASKED}
+            calls["config"] += calls["config|get"] - (name == "redis62")  # whose count has that of resetting it
+            assert calls[way.lower()] >= 4  # as it opens, and with each append
+            assert not calls["config" if way == "WAITAOF" else "waitaof"]
+            node.raw.execute_command("ACL", "SETUSER", "u", "reset", "on", ">p", "~*", "+@all", f"-{way}")
+            with pytest.raises(ConfigurationError, match=rf"(?i){way}.*runstream acl --durability fsync"):
+                connect(f"unix://u:p@{node.socket_path}", durability="fsync")
     finally:
         node.end()
 

@@ -19,7 +19,6 @@ from runstream.model.errors import ConfigurationError, DurabilityNotReached
 from runstream.model.results import E, S
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.append_result import Applied
-from runstream.stores.redis.keys import namespace_config
 from runstream.stores.redis.replies import parse_info, server_version, syncs_each_write
 from runstream.stores.redis.scripts.calls import is_append
 from runstream.stores.redis.session.session import Session
@@ -141,25 +140,33 @@ def _not_reached(
 
 
 def learn_confirmation(session: Session[E, S], wanted: Durability, info: Mapping[str, str]) -> Operation[None]:
-    """Learn by what a durability is confirmed, from what INFO tells.
+    """Learn by what a durability is confirmed, from what INFO tells; what is tried, once the namespace is open.
 
     Raises ConfigurationError for one that the server cannot give.
     """
     if wanted == PRIMARY or wanted in session.confirmations:
         return
     learn = _of_disk(session, info) if wanted.fsync else _of_replicas(session, wanted, info)
-    session.confirmations[wanted] = yield from learn
+    command = yield from learn
+    if command is not None:
+        session.confirmations[wanted] = command
 
 
-def _of_disk(session: Session[E, S], info: Mapping[str, str]) -> Operation[Command]:
+def _of_disk(session: Session[E, S], info: Mapping[str, str]) -> Operation[Command | None]:
     refused = "the server cannot give durability 'fsync':"
     if info.get("aof_enabled") != "1":
         raise ConfigurationError(f"{refused} it keeps no append-only file; set appendonly yes")
     server = server_version(info)
+    asked: Command = (b"WAITAOF", 0, 0, 0) if server.tells_of_syncs else _SYNC_SETTINGS
+    (said,) = yield Exchange([asked], permissive=True)
+    if isinstance(said, Refusal) and info.get("role") != "slave":
+        raise ConfigurationError(
+            f"{refused} {said.error}; that shows whether what is written is on its disk: allow it (`runstream acl"
+            " --durability fsync` prints the rule), or ask for another durability"
+        )
     if server.tells_of_syncs:
         return (b"WAITAOF", 1, 0, _milliseconds(session))
-    (settings,) = yield Exchange([_SYNC_SETTINGS], permissive=True)
-    if _reached(settings).fsync:
+    if _reached(said).fsync:
         return _SYNC_SETTINGS
     raise ConfigurationError(
         f"{refused} {server.program} {server.version} shows by nothing but appendfsync always (CONFIG GET) that"
@@ -167,7 +174,7 @@ def _of_disk(session: Session[E, S], info: Mapping[str, str]) -> Operation[Comma
     )
 
 
-def _of_replicas(session: Session[E, S], wanted: Durability, info: Mapping[str, str]) -> Operation[Command]:
+def _of_replicas(session: Session[E, S], wanted: Durability, info: Mapping[str, str]) -> Operation[Command | None]:
     connected = int(info.get("connected_slaves", "0"))
     if info.get("role") == "slave":  # in a failover: what it has once it is promoted, each write will tell
         return (b"WAIT", wanted.replicas, _milliseconds(session))
@@ -178,10 +185,13 @@ def _of_replicas(session: Session[E, S], wanted: Durability, info: Mapping[str, 
         )
     # for less time than between two of a replica's words nobody waits for its file
     if server_version(info).of_redis >= _HAS_WAITAOF and _milliseconds(session) >= _PROBE_MILLISECONDS:
-        touch = (b"HSET", namespace_config(session.namespace), "waited", 1)
+        if session.opened is None:
+            return None
         probe = (b"WAITAOF", 0, wanted.replicas, _milliseconds(session))
-        said = yield Exchange([touch, probe], permissive=True)
-        if wanted.is_within(_reached(said[1])):
+        # of a cluster, each server that has a partition
+        touches = [(b"HSET", partition.config, "waited", 1) for partition in session.keys.partitions]
+        *_, said = yield Exchange(touches, permissive=True, confirm=probe)
+        if wanted.is_within(_reached(said)):
             return probe
     return (b"WAIT", wanted.replicas, _milliseconds(session))
 

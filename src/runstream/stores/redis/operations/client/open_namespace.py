@@ -34,13 +34,20 @@ def open_namespace(session: Session[E, S], *, is_fake: bool = False) -> Operatio
         raise
 
 
-def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
+def _ask_server(session: Session[E, S], is_fake: bool) -> Operation[Mapping[str, str]]:
+    """What the server tells of itself, which is fit; nothing, of fakeredis. Its time is noted."""
     info, time = yield Exchange([(b"INFO",), (b"TIME",)], permissive=True)
+    told: Mapping[str, str] = {}
     if not is_fake:
         check_server(told := _told(info))
         yield from learn_confirmation(session, session.durability, told)
     if not isinstance(time, Refusal):  # so that the first append says when it was sent
         session.server_clock.update(b"%d%06d" % (int(time[0]), int(time[1])))
+    return told
+
+
+def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
+    told = yield from _ask_server(session, is_fake)
     config = namespace_config(session.namespace)
     if session.partitions is not None:
         Keys(session.namespace, session.partitions)  # refuses a bad number
@@ -69,6 +76,8 @@ def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
             # a user who may only read leaves it as it is
             _checked(session, key, now or b"%d" % partitions, partitions)
     session.open(keys, gives_any=is_fake)
+    if not is_fake:
+        yield from learn_confirmation(session, session.durability, told)
 
 
 def _noted_in_partitions(session: Session[E, S]) -> Operation[int | None]:
