@@ -208,7 +208,8 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         high = head.last.offset if query.before is None else min(query.before - 1, head.last.offset)
         if query.limit == 0 or low >= high:
             return
-        entries = self._entries(run_id, low, high, reverse=query.reverse)
+        spans = _as_asked(low, high, query)
+        entries = chain.from_iterable(self._entries(run_id, *span, reverse=query.reverse) for span in spans)
         yield from self._made_of(run_id, entries, range(low + 1, high + 1), query, head, first)
 
     def _made_of(
@@ -363,6 +364,18 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         for entry, is_noted in zip(entries, self._are_noted(run_id, entries), strict=True):
             if not is_noted:
                 yield unread(run_id, entry, "its columns are not those of its text")
+
+
+def _as_asked(low: int, high: int, query: ReadQuery) -> Iterator[tuple[int, int]]:
+    """A span of offsets as a query asks for it: as many as its limit; then, as some may be erased, the rest."""
+    if query.limit is None or query.limit >= high - low:
+        yield low, high
+    elif query.reverse:
+        yield high - query.limit, high
+        yield low, high - query.limit
+    else:
+        yield low, low + query.limit
+        yield low + query.limit, high
 
 
 def _check_lane(run_id: str, lane_id: str | None) -> None:

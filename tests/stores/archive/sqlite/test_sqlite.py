@@ -6,6 +6,7 @@ import os
 import pickle
 import sqlite3
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,20 @@ def test_pages_are_found_by_index_and_not_by_sorting_or_scanning(archive: Archiv
         plans += connection.execute(f"EXPLAIN QUERY PLAN {latest_snapshots._GET_STATE}", ("r", None)).fetchall()
     steps = [step for *_, step in plans]
     assert not [step for step in steps if "TEMP B-TREE" in step or step.startswith(("SCAN events", "SCAN snap"))]
+
+
+def test_a_read_of_few_events_fetches_no_more(archive: Archive) -> None:
+    archive.append("r", [make_event("r", seq, payload={"x": "x" * 100_000}) for seq in range(1, 31)])
+    for reverse, expected in ((False, [1, 2]), (True, [30, 29])):
+        tracemalloc.start()
+        try:
+            assert offsets(archive, limit=2, reverse=reverse) == expected
+            assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        finally:
+            tracemalloc.stop()
+    archive.erase("r", offsets=[1, 2, 29, 30])
+    assert offsets(archive, limit=2) == [3, 4]
+    assert offsets(archive, limit=2, reverse=True) == [28, 27]
 
 
 def test_threads_share_one_store(archive: Archive) -> None:
