@@ -186,25 +186,31 @@ def test_an_older_checkpoint_is_read_where_it_lies_now(places: Places, place: st
     """Wherever this saver knew it before: the thread was deleted since, and imported anew, say."""
     names = [f"checkpoint {number}" for number in range(4)]
 
-    def fill(saver: Any, what: str, before: int) -> None:
+    def fill(saver: Any, what: str, before: int, tasks: int = 1) -> None:
         for number, name in enumerate([*(f"other {number}" for number in range(before)), *names]):
             parent = None if number == 0 else saver.get_tuple(config_of("t")).checkpoint["id"]
             made = checkpoint({"x": [what, name]}, {"x": number + 1}, name)
             metadata: Any = {"source": "loop", "step": number - 1, "parents": {}}
             config = saver.put(config_of("t", parent), made, metadata, {"x": number + 1})
-            saver.put_writes(config, [("x", what)], f"task of {name}")
+            for task in range(tasks):
+                saver.put_writes(config, [("x", what)], f"task {task} of {name}")
 
     def told(saver: Any) -> list[Any]:
         found = [saver.get_tuple(config_of("t", name)) for name in names[:-1]]
         return [(one.checkpoint["channel_values"]["x"], one.pending_writes) for one in found]
 
-    def expected(what: str) -> list[Any]:
-        return [([what, name], [(f"task of {name}", "x", what)]) for name in names[:-1]]
+    def expected(what: str, tasks: int = 1) -> list[Any]:
+        return [
+            ([what, name], [(f"task {task} of {name}", "x", what) for task in range(tasks)]) for name in names[:-1]
+        ]
 
     with places.sync(place) as saver, places.sync(place) as another:
         fill(saver, "old", 0)
         assert told(saver) == told(saver) == told(another) == told(another) == expected("old")
         another.delete_thread("t")
         assert saver.get_tuple(config_of("t", names[0])) is None
+        fill(another, "longer", 0, tasks=3)  # the first lies where it lay, and the next one does not
+        assert told(saver) == told(saver) == expected("longer", tasks=3)
+        another.delete_thread("t")
         fill(another, "new", 2)
         assert told(saver) == told(saver) == expected("new")

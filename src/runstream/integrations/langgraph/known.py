@@ -16,7 +16,7 @@ from runstream.model.errors import ConcurrencyConflict
 from runstream.model.protocols import Leased
 from runstream.operations.forks import starts_anew
 
-__all__ = ["FOLLOWS", "Head", "Known"]
+__all__ = ["FOLLOWS", "Head", "Known", "Located"]
 
 FOLLOWS = -1
 """Stands for the number of what follows its checkpoint in the lane, and needs none."""
@@ -46,6 +46,22 @@ class Head(NamedTuple):
     def held_bytes(self) -> int:
         """What Python holds for it, about."""
         return _HEAD_BYTES + sum(channel.held_bytes for channel in self.channels.values())
+
+
+class Located(NamedTuple):
+    """Where a checkpoint lay.
+
+    Attributes:
+        offset: The offset of its event.
+        parts: Those of the events that had its values, besides.
+        next_id: The checkpoint that was saved next in its place; '' if that is not known.
+        next_offset: The offset of that one's event.
+    """
+
+    offset: int
+    parts: Sequence[int]
+    next_id: str = ""
+    next_offset: int = 0
 
 
 @dataclass(slots=True)
@@ -79,7 +95,7 @@ class Known:
         self._lock = threading.Lock()
         self._heads: OrderedDict[Place, tuple[Head | None, int]] = OrderedDict()
         self._bytes = 0
-        self._located: OrderedDict[tuple[Place, str], tuple[int, Sequence[int]]] = OrderedDict()
+        self._located: OrderedDict[tuple[Place, str], Located] = OrderedDict()
         self._remembered: OrderedDict[Place, _Remembered] = OrderedDict()
         self._leases: dict[str, Leased] = {}
         self._tasks: OrderedDict[str, set[Place]] = OrderedDict()
@@ -142,7 +158,9 @@ class Known:
 
     # -- where older ones lie ------------------------------------------------------------------------------
 
-    def note_located(self, place: Place, checkpoint_id: str, offset: int, table: Table) -> None:
+    def note_located(
+        self, place: Place, checkpoint_id: str, offset: int, table: Table, former: Head | None = None
+    ) -> None:
         """Note where the event of a checkpoint lies, and those that have its values.
 
         Args:
@@ -150,14 +168,19 @@ class Known:
             checkpoint_id: Its id.
             offset: The offset of its event.
             table: Where its values lie, as that says.
+            former: The checkpoint that was the latest of its place before it, if that is known.
         """
         parts = {each for entry in table.values() for each in located(entry, offset)}
+        lies = Located(offset, tuple(parts - {offset}))
         with self._lock:
-            self._located[place, checkpoint_id] = offset, tuple(parts - {offset})
+            known = self._located.get((place, checkpoint_id))
+            self._located[place, checkpoint_id] = lies if known is None or known[:2] != lies[:2] else known
+            if former is not None and (was := self._located.get((place, former.saved.id))) is not None:
+                self._located[place, former.saved.id] = was._replace(next_id=checkpoint_id, next_offset=offset)
             if len(self._located) > _MOST_LOCATED:
                 self._located.popitem(last=False)
 
-    def located(self, place: Place, checkpoint_id: str) -> tuple[int, Sequence[int]] | None:
+    def located(self, place: Place, checkpoint_id: str) -> Located | None:
         """Where the event of a checkpoint lay, and those that had its values; None: that is not known.
 
         It may be there no more.

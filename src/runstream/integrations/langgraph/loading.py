@@ -142,22 +142,26 @@ def find_checkpoint(
 ) -> Operation[tuple[Head, Sequence[Written]] | None]:
     """A checkpoint by its id, with what was written after it; None for one that is not there."""
     named = [(place, checkpoint_id)]
-    found = _find_offsets(context, named, with_own=True)
-    # where it was known to lie before: that is read in the same step
-    was_at, parts_at = context.known.located(place, checkpoint_id) or (0, ())
-    if was_at:
-        presumed = _unless_moved(_read_on(context, place, checkpoint_id, was_at, was_at - 1))
-        parts = _unless_moved(payloads_at(context, place, parts_at))
-        ((offset,), further), there, at_hand = yield from together(found, presumed, parts)
+    # where it was known to lie before: that is read in the same step, up to the one that came next if that still
+    # lies there, too
+    known = context.known.located(place, checkpoint_id)
+    keys = [place.key(each) for each in (checkpoint_id, "" if known is None else known.next_id) if each]
+    found = _find_offsets(context, named, keys)
+    if known is not None:
+        end = known.next_offset or None
+        presumed = _unless_moved(_read_on(context, place, checkpoint_id, known.offset, known.offset - 1, end))
+        parts = _unless_moved(payloads_at(context, place, known.parts))
+        (offsets, further), there, at_hand = yield from together(found, presumed, parts)
     else:
-        ((offset,), further), there, at_hand = (yield from found), None, None
+        (offsets, further), there, at_hand = (yield from found), None, None
     said = (yield from _said_at(context, named, further))[place, checkpoint_id]
     if is_cleared(said):
         return None
-    offset = next((item.offset for item in reversed(said) if kind_of(item) == SAVED), offset)
+    offset = next((item.offset for item in reversed(said) if kind_of(item) == SAVED), offsets[0])
     if offset is None:
         return None
-    if offset != was_at or there is None:
+    is_there = known is not None and offset == known.offset and offsets[1:] in ([], [known.next_offset])
+    if not is_there or there is None:
         there = yield from _read_on(context, place, checkpoint_id, offset, offset - 1)
     own, following = there
     if own is None:
@@ -191,14 +195,14 @@ def find_following(context: Context, place: Place, checkpoint_id: str, offset: i
 
 
 def _read_on(
-    context: Context, place: Place, checkpoint_id: str, offset: int, after: int
+    context: Context, place: Place, checkpoint_id: str, offset: int, after: int, end: int | None = None
 ) -> Operation[tuple[Recorded[Any] | None, list[Written]]]:
-    """The event of a checkpoint, if that comes after ``after`` and is there; and what follows it."""
+    """The event of a checkpoint, if it comes after ``after`` and is there; and what follows it before ``end``."""
     own: Recorded[Any] | None = None
     written: list[Written] = []
-    size = offset - after + _FIRST_PAGE
+    size = offset - after + _FIRST_PAGE if end is None else min(end - after - 1, _LARGEST_PAGE)
     while True:
-        query = ReadQuery(after, limit=size)
+        query = ReadQuery(after, before=end, limit=size)
         items: list[Recorded[Any]] = yield from collect(context.operations.read(place.thread_id, query))
         for item in items:
             if item.offset == offset:
@@ -211,7 +215,7 @@ def _read_on(
                 return own, written
             if kind == WRITES and payload["checkpoint"] == checkpoint_id and not payload.get("is_apart"):
                 written.append(Written.of(payload, item.offset))
-        if len(items) < size:
+        if len(items) < size or items[-1].offset + 1 == end:
             return own, written
         after, size = items[-1].offset, min(2 * size, _LARGEST_PAGE)
 
@@ -226,14 +230,15 @@ def find_said(
         named: The checkpoints.
         with_own: Whether the events of the checkpoints themselves are wanted, too.
     """
-    own, further = yield from _find_offsets(context, named, with_own=with_own)
+    keys = [place.key(name) for place, name in named] if with_own else []
+    own, further = yield from _find_offsets(context, named, keys)
     return (yield from _said_at(context, named, further | {offset for offset in own if offset is not None}))
 
 
 def _find_offsets(
-    context: Context, named: Sequence[tuple[Place, str]], *, with_own: bool
+    context: Context, named: Sequence[tuple[Place, str]], keys: Sequence[str]
 ) -> Operation[tuple[list[int | None], set[int]]]:
-    """The offsets of the events of checkpoints, if they are wanted; and of what else is said of them under a key.
+    """The offsets of the events with these keys; and of what else is said of checkpoints under a key.
 
     A number that was taken may never have been used: it is looked beyond that, until none follows for long.
     """
@@ -242,9 +247,9 @@ def _find_offsets(
     asked, first = list(named), 0
     while asked:
         numbers = range(first, first + _NUMBERS_AT_ONCE)
-        keys = [place.further_key(name, number) for place, name in asked for number in numbers]
-        own = [place.key(name) for place, name in asked] if with_own and first == 0 else []
-        found = yield from context.operations.find(asked[0][0].thread_id, [*own, *keys])
+        further = [place.further_key(name, number) for place, name in asked for number in numbers]
+        own = keys if first == 0 else ()
+        found = yield from context.operations.find(asked[0][0].thread_id, [*own, *further])
         owns += found[: len(own)]
         found = found[len(own) :]
         offsets.update(offset for offset in found if offset is not None)

@@ -105,7 +105,7 @@ def _put(
     offset = result.cursors[0].offset
     channels = {name: channel.written_at(offset) for name, channel in channels.items()}
     known.note_saved(place, parent, Head(saved, channels, offset))
-    known.note_located(place, saved.id, offset, saved.channels)
+    known.note_located(place, saved.id, offset, saved.channels, former)
 
 
 def _append(context: Context, place: Place, event: Any, options: AppendOptions[Any]) -> Operation[AppendResult]:
