@@ -43,7 +43,7 @@ class SaverBase(BaseCheckpointSaver[Any]):
         # its own writer of the store: what others save through that is a conflict here
         operations: StoreOperations[Any, Any] = store._operations.for_one_writer()
         reads_archived = isinstance(operations, KeepsSnapshots)
-        self._context = Context(operations, Values(self.serde), Known(cache_bytes), reads_archived)
+        self._context = Context(operations, Values(self.serde, cache_bytes), Known(cache_bytes), reads_archived)
 
     def get_next_version(self, current: int | str | None, channel: None) -> int | str:  # noqa: ARG002 - LangGraph's
         """The version after one: whole numbers; for a thread that another saver began, texts as that has them."""

@@ -92,9 +92,9 @@ class Channel:
     def load(self, values: Values) -> Any:
         """The value itself, a new object each time."""
         if self.is_list and values.is_joined:
-            whole = joined([part.stored for part in self.parts])
-            if isinstance(whole, bytes):
-                return values.load(whole)
+            arrays = [part.stored for part in self.parts if isinstance(part.stored, bytes)]
+            if len(arrays) == len(self.parts):
+                return values.load_arrays(arrays)
         found = [values.load(value) for part in self.parts for value in self._elements(part)]
         return found if self.is_list else found[0]
 

@@ -7,11 +7,13 @@ LangGraph is imported here, so that what only reads needs none of it.
 
 from __future__ import annotations
 
-import marshal
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, Protocol, TypeAlias
 
 import msgpack
+
+from runstream.integrations.langgraph.messages import Messages, fields_of_message
 
 __all__ = [
     "Glance",
@@ -36,8 +38,6 @@ Glance: TypeAlias = Value | tuple[type[Any], bytes]
 """What an object is told by: its plain value, or its class and its fields."""
 
 _USUAL = "msgpack"
-_MESSAGES = "langchain_core.messages."
-"""Where the classes are defined whose values are made of their fields and of nothing else."""
 _JOINED = ("langgraph.checkpoint.serde.jsonplus", "JsonPlusSerializer")
 """LangGraph's own serializer, whose msgpack is msgpack: values of it make an array."""
 _ENCRYPTED = ("langgraph.checkpoint.serde.encrypted", "EncryptedSerializer")
@@ -118,10 +118,12 @@ class Values:
 
     Args:
         serde: LangGraph's serializer.
+        held_bytes: How many bytes of messages to hold, about, that are loaded again faster.
     """
 
-    def __init__(self, serde: Serializer) -> None:
+    def __init__(self, serde: Serializer, held_bytes: int = 0) -> None:
         self.serde = serde
+        self._messages = Messages(held_bytes)
         of: Any = serde
         name = type(serde).__module__, type(serde).__qualname__
         is_encrypted = name == _ENCRYPTED
@@ -141,14 +143,8 @@ class Values:
 
         The plain value itself; of a message of LangChain's, its fields, which are had in a quarter of the time.
         """
-        kind = type(obj)
-        if self._is_own and kind.__module__.startswith(_MESSAGES):
-            try:
-                # the format 2 has nothing of how many others refer to a part, and refuses what is no plain data
-                return kind, marshal.dumps((obj.__dict__, obj.__pydantic_extra__), 2)
-            except (ValueError, AttributeError):
-                pass
-        return self.plain(obj)
+        fields = fields_of_message(obj) if self._is_own else None
+        return self.plain(obj) if fields is None else (type(obj), fields)
 
     def sealed(self, value: Value) -> Value:
         """A plain value as it is kept."""
@@ -174,6 +170,23 @@ class Values:
         """The object of a value that is kept."""
         return loads(self.serde, value)
 
+    def load_arrays(self, arrays: Sequence[bytes]) -> list[Any]:
+        """The objects of msgpack arrays of values, in one list: those that are not held by one look at them."""
+        found: list[Any] = []
+        for is_held, made in groupby(((each, self._messages.made(each)) for each in arrays), _is_held):
+            if is_held:
+                for _, objects in made:
+                    found += objects or ()
+                continue
+            lacking = [each for each, _ in made]
+            objects = self.load(joined(lacking))
+            found += objects
+            for each in lacking:
+                count, _ = _head(each)
+                self._messages.note(each, objects[:count])
+                objects = objects[count:]
+        return found
+
     def dump_others(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Value]]:
         """Those of some fields that are plain data, as they are; and the others as values."""
         plain = {name: value for name, value in fields.items() if _is_plain(value)}
@@ -182,6 +195,10 @@ class Values:
     def load_others(self, plain: Mapping[str, Any], others: Mapping[str, Value]) -> dict[str, Any]:
         """The fields again."""
         return {**plain, **{name: self.load(value) for name, value in others.items()}}
+
+
+def _is_held(found: tuple[bytes, list[Any] | None]) -> bool:
+    return found[1] is not None
 
 
 def _is_plain(value: Any) -> bool:
