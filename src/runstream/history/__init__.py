@@ -1,1 +1,1 @@
-"""The history of one run: in Redis, in an archive, or merged from both; and where two histories diverge."""
+"""The history of one run: in Redis, in an archive, or merged from both; where two diverge; and what is in it."""

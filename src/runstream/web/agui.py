@@ -29,13 +29,12 @@ from ag_ui.core import (
 from pydantic import ValidationError
 
 from runstream.codec.lossless_json import dump_json
+from runstream.history.tool_calls import ToolCalls, first_text
 from runstream.model.events import EventKind
 from runstream.operations.filters import field_of, payload_of, text_of
 
 __all__ = ["AgUiRun"]
 
-_CALL_IDS = ("tool_call_id", "call_id", "id")
-_TOOL_NAMES = ("tool", "name", "tool_name")
 _TEXTS = ("text", "delta", "content")
 
 
@@ -51,7 +50,7 @@ class AgUiRun:
         self._run_id, self._thread_id = run_id, thread_id or run_id
         self._is_running = False
         self._texts: dict[str, str] = {}
-        self._calls: dict[str, str] = {}
+        self._calls = ToolCalls()
 
     def tell(self, event: Any) -> list[BaseEvent]:
         """What an event says in AG-UI, the run's start before it if that has not been told."""
@@ -78,11 +77,11 @@ class AgUiRun:
         if kind != EventKind.TEXT_DELTA:
             yield from self._end_text(lane, payload if kind == EventKind.TEXT_DONE else {}, event)
         if kind == EventKind.TEXT_DELTA:
-            yield from self._text(lane, _first(payload, _TEXTS), event)
+            yield from self._text(lane, first_text(payload, _TEXTS), event)
         elif kind in {EventKind.RUN_FINISHED, EventKind.RUN_ERROR}:
             yield from self._end(kind == EventKind.RUN_FINISHED, _message(payload))
         elif kind.startswith("tool."):
-            yield from self._tool(kind, lane, payload, event)
+            yield from self._tool(kind, payload, event)
         elif kind not in {EventKind.RUN_STARTED, EventKind.TEXT_DONE}:
             yield _state(kind, payload) or CustomEvent(name=kind, value=_plain(payload))
 
@@ -94,9 +93,8 @@ class AgUiRun:
     def _end(self, is_fine: bool, message: str) -> Iterator[BaseEvent]:
         for lane in list(self._texts):
             yield TextMessageEndEvent(message_id=self._texts.pop(lane))
-        for call in list(self._calls):
-            del self._calls[call]
-            yield ToolCallEndEvent(tool_call_id=call)
+        for call in self._calls.end():
+            yield ToolCallEndEvent(tool_call_id=call.call_id)
         self._is_running = False
         if is_fine:
             yield RunFinishedEvent(run_id=self._run_id, thread_id=self._thread_id)
@@ -113,39 +111,25 @@ class AgUiRun:
 
     def _end_text(self, lane: str, payload: dict[str, Any], event: Any) -> Iterator[BaseEvent]:
         if lane not in self._texts:  # text that comes at once
-            yield from self._text(lane, _first(payload, _TEXTS), event)
+            yield from self._text(lane, first_text(payload, _TEXTS), event)
         if lane in self._texts:
             yield TextMessageEndEvent(message_id=self._texts.pop(lane))
 
-    def _tool(self, kind: str, lane: str, payload: dict[str, Any], event: Any) -> Iterator[BaseEvent]:
-        call = self._call_of(lane, payload, event)
-        if call not in self._calls:
-            self._calls[call] = lane
-            yield ToolCallStartEvent(tool_call_id=call, tool_call_name=_first(payload, _TOOL_NAMES) or "tool")
+    def _tool(self, kind: str, payload: dict[str, Any], event: Any) -> Iterator[BaseEvent]:
+        (call_id, _, tool, _), begins, ends = self._calls.note(event)
+        if begins:
+            yield ToolCallStartEvent(tool_call_id=call_id, tool_call_name=tool or "tool")
         if (
             kind in {EventKind.TOOL_STARTED, EventKind.TOOL_ARGS}
             and (arguments := payload.get("args")) is not None
         ):
             delta = arguments if isinstance(arguments, str) else dump_json(arguments)
             if delta:
-                yield ToolCallArgsEvent(tool_call_id=call, delta=delta)
-        if kind in {EventKind.TOOL_RESULT, EventKind.TOOL_ERROR}:
-            del self._calls[call]
-            yield ToolCallEndEvent(tool_call_id=call)
+                yield ToolCallArgsEvent(tool_call_id=call_id, delta=delta)
+        if ends:
+            yield ToolCallEndEvent(tool_call_id=call_id)
             message, content = str(field_of(event, "span_id")), dump_json(payload)
-            yield ToolCallResultEvent(message_id=message, tool_call_id=call, content=content, role="tool")
-
-    def _call_of(self, lane: str, payload: dict[str, Any], event: Any) -> str:
-        """The call that an event is about: by its name, by the event that it came from, or the lane's last."""
-        named = _first(payload, _CALL_IDS)
-        parent = field_of(event, "parent_span_id")
-        if named:
-            return named
-        if parent in self._calls:
-            return str(parent)
-        of_lane = [call for call, one in self._calls.items() if one == lane]
-        is_new = str(text_of(field_of(event, "kind"))) == EventKind.TOOL_STARTED
-        return str(field_of(event, "span_id")) if is_new or not of_lane else of_lane[-1]
+            yield ToolCallResultEvent(message_id=message, tool_call_id=call_id, content=content, role="tool")
 
 
 def _state(kind: str, payload: dict[str, Any]) -> BaseEvent | None:
@@ -160,12 +144,8 @@ def _state(kind: str, payload: dict[str, Any]) -> BaseEvent | None:
     return None
 
 
-def _first(payload: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    return next((value for name in names if isinstance(value := payload.get(name), str)), None)
-
-
 def _message(payload: dict[str, Any]) -> str:
-    return _first(payload, ("error", "message", "reason")) or (dump_json(payload) if payload else "")
+    return first_text(payload, ("error", "message", "reason")) or (dump_json(payload) if payload else "")
 
 
 def _plain(value: Any) -> Any:

@@ -25,8 +25,10 @@ from runstream.web.shapes import (
     LaneList,
     RunFacts,
     RunPage,
+    RunSummaryFacts,
     StateAt,
 )
+from runstream.web.summaries import Summaries
 
 __all__ = ["Endpoint", "Handler", "endpoints"]
 
@@ -65,6 +67,7 @@ def endpoints(access: Access, limit: StreamLimit) -> list[Endpoint]:
         Endpoint("/runs/{id}/events", reading.events, EventPage, EVENTS),
         Endpoint("/runs/{id}/lanes", reading.lanes, LaneList),
         Endpoint("/runs/{id}/state", reading.state, StateAt, STATE),
+        Endpoint("/runs/{id}/summary", Summaries(access).summary, RunSummaryFacts),
         Endpoint("/runs/{id}/stream", RunStream(access, limit).stream, None, STREAM),
         Endpoint("/runs/{id}/answer", acting.answer, Acted, (), "POST", AnswerBody, "answer"),
         Endpoint("/runs/{id}/cancel", acting.cancel, Acted, (), "POST", CancelBody, "cancel"),

@@ -14,6 +14,7 @@ __all__ = [
     "Problem",
     "RunFacts",
     "RunPage",
+    "RunSummaryFacts",
     "StateAt",
 ]
 
@@ -117,6 +118,67 @@ class LaneList(TypedDict):
 
     run_id: str
     lanes: list[LaneFacts]
+
+
+class Counts(TypedDict):
+    """Some events of a run. Times are Unix times in seconds, null where no event has one; costs are US dollars."""
+
+    events: int
+    errors: int
+    first_offset: int | None
+    last_offset: int | None
+    first_ts: float | None
+    last_ts: float | None
+    input_tokens: int
+    output_tokens: int
+    cost: float
+
+
+class Bucket(Counts):
+    """The events of a lane in a stretch of time, which begins at ``start``."""
+
+    start: float
+
+
+class LaneSummary(Counts):
+    """A lane; null for all those together that find no room. A bucket without events is not there."""
+
+    lane_id: str | None
+    buckets: list[Bucket]
+
+
+class ToolSummary(TypedDict):
+    """The calls of a tool that have ended, and how long they took in all; null: those that find no room."""
+
+    tool: str | None
+    calls: int
+    errors: int
+    seconds: float
+    input_tokens: int
+    output_tokens: int
+    cost: float
+
+
+class KindCount(TypedDict):
+    """How many events are of a kind; null: of those that find no room."""
+
+    kind: str | None
+    events: int
+
+
+class RunSummaryFacts(TypedDict):
+    """A run in numbers, up to ``offset`` of those that it has: ``complete`` says whether that is all of it."""
+
+    run_id: str
+    offset: int
+    last_offset: int
+    complete: bool
+    bucket_seconds: float
+    total: Counts
+    lanes: list[LaneSummary]
+    tools: list[ToolSummary]
+    kinds: list[KindCount]
+    unreadable: int
 
 
 class Acted(TypedDict):

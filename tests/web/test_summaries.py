@@ -1,0 +1,79 @@
+"""A run in numbers over HTTP: read once, in the background, and told as far as it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runstream
+import runstream.web
+from runstream.web import summaries
+from runstream.web.path_ids import path_id
+from tests.support.backends import Backend
+from tests.support.servers import eventually
+from tests.support.web_server import fits, serving
+from tests.support.web_world import world_of
+
+SUMMARY = f"/runs/{path_id('r')}/summary"
+
+
+def complete(client: Any) -> Any:
+    """The numbers, once they are those of the whole run."""
+    found: Any = None
+
+    def is_complete() -> bool:
+        nonlocal found
+        found = client.get(SUMMARY).json()
+        return bool(found["complete"])
+
+    eventually(is_complete)
+    return found
+
+
+def results(count: int, first: int = 0) -> list[runstream.PAEvent]:
+    return [
+        runstream.create_event("r", "model.response", seq=number, usage={"input_tokens": number})
+        for number in range(first, first + count)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["fake", pytest.param("sync", marks=pytest.mark.exhaustive)])
+def test_a_summary_is_of_archive_and_redis_and_goes_on_with_the_run(
+    kind: str, make_backend: Callable[[str], Backend], tmp_path: Path
+) -> None:
+    with world_of(kind, make_backend, tmp_path) as world:
+        world.store.append("r", results(600))
+        world.drain(trim="archived")
+        world.store.append("r", results(1, 600))
+        client = world.replicas[0]
+        found = complete(client)
+        schemas = client.get("/openapi.json").json()["components"]["schemas"]
+        assert fits(found, schemas["RunSummaryFacts"], schemas)
+        assert (found["offset"], found["total"]["events"]) == (601, 601)
+        world.store.append("r", results(1, 601))
+        assert complete(client)["total"]["input_tokens"] == sum(range(602))
+
+
+def test_a_run_that_is_made_anew_is_counted_anew(make_backend: Callable[[str], Backend], tmp_path: Path) -> None:
+    with world_of("fake", make_backend, tmp_path) as world:
+        for text in ("one", "other"):
+            world.store.append("r", [runstream.create_event("r", "tool.result", tool=text)])
+            client = world.replicas[0]
+            if text == "other":
+                assert client.get(SUMMARY).status_code == 409  # it is told once
+            assert [tool["tool"] for tool in complete(client)["tools"]] == [text]
+            world.store.delete_run("r")
+
+
+def test_a_summary_says_how_far_it_has_been_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summaries, "_ANSWER_SECONDS", 0.0)
+    with runstream.connect("memory:") as store:
+        store.append("r", results(3000))
+        with serving(runstream.web.app(store)) as client:
+            found = client.get(SUMMARY).json()
+            assert found["offset"] == found["total"]["events"] < found["last_offset"] == 3000
+            assert not found["complete"]
+            assert complete(client)["total"]["events"] == 3000
