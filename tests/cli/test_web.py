@@ -63,7 +63,8 @@ def test_it_serves_whoever_has_the_url_that_it_prints_and_nobody_else(place: Pla
         assert "//127.0.0.1:" in url
         assert client.get("/runs").status_code == 401
         entered = client.get(url, headers={"accept": "text/html"}, follow_redirects=True)
-        assert [one["run_id"] for one in entered.json()["runs"]] == ["r"]
+        assert '<div id="page">' in entered.text
+        assert [one["run_id"] for one in client.get("/runs").json()["runs"]] == ["r"]
         assert "token" not in str(entered.url)
         body = {"answer": "yes"}
         assert client.post(f"/runs/{path_id('r')}/answer", json=body).status_code == 404

@@ -15,19 +15,19 @@ from rich.table import Table
 from runstream.cli.runs import questions_of, tags_text
 from runstream.cli.support.branches import ancestors_of, branch_rows, forks_of
 from runstream.cli.support.exit_codes import NoSuchRun
-from runstream.cli.support.langgraph_texts import (
-    checkpoint_at,
-    is_checkpoint,
-    pending_questions,
-    readable_payload,
-    readable_state,
-)
 from runstream.cli.support.options import AsJson, InLocalTime, OfArchive, OfUpcasts, Url, Wide, open_to_read
 from runstream.cli.support.output import ago, clock, console, day, emit_json, make_table, print_table, say, spaced
 from runstream.cli.support.run_names import RunName, run_named
 from runstream.cli.support.text_deltas import Join, is_delta, joined
 from runstream.cli.support.value_texts import cut, is_moment_name, payload_text, value_text
 from runstream.codec.json_facts import event_facts, iso_time, run_facts
+from runstream.integrations.langgraph.readable import (
+    checkpoint_at,
+    is_checkpoint,
+    pending_questions,
+    readable_payload,
+    readable_state,
+)
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, EventsArchived
 from runstream.model.protocols import SnapshotHistory
 from runstream.model.results import LaneInfo, Recorded, RunInfo, Snapshot

@@ -18,7 +18,6 @@ from rich.text import Text
 
 from runstream.cli.support.ages import age_seconds
 from runstream.cli.support.exit_codes import ExitCode
-from runstream.cli.support.langgraph_texts import readable_payload
 from runstream.cli.support.options import (
     InLocalTime,
     OfArchive,
@@ -33,6 +32,7 @@ from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait
 from runstream.cli.support.text_deltas import Join, is_delta, joined
 from runstream.cli.support.value_texts import cut, payload_text
 from runstream.codec.json_facts import event_facts
+from runstream.integrations.langgraph.readable import readable_payload
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,

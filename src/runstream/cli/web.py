@@ -1,4 +1,4 @@
-"""``runstream web``: runs over HTTP, as JSON and as streams that are resumed."""
+"""``runstream web``: runs in the browser, and over HTTP as JSON and as streams that are resumed."""
 
 from __future__ import annotations
 
@@ -67,11 +67,12 @@ def web(
     ] = None,
     start_timeout: StartTimeout = START_SECONDS,
 ) -> None:
-    """Serve runs over HTTP: JSON documents, and streams of events that go on where a reader was.
+    """Show runs in the browser, and serve them over HTTP: documents, and streams that go on where a reader was.
 
-    The URL that is printed has a token; whoever has it reads all runs of the store, and does what --allow names.
-    What is served is told by /openapi.json. It speaks plain HTTP: to serve others than this machine, put a proxy
-    with TLS in front. Any number of processes may serve the same runs, and a reader may go from one to another.
+    The URL that is printed opens the page. It has a token; whoever has it reads all runs of the store, and does
+    what --allow names. What else is served is told by /openapi.json. It speaks plain HTTP: to serve others than
+    this machine, put a proxy with TLS in front. Any number of processes may serve the same runs, and a reader may
+    go from one to another.
     """
     if token is not None and not (token.isascii() and token.isprintable() and len(token) >= 6):
         raise typer.BadParameter("pass 6 printable ASCII characters or more", param_hint="--token")
@@ -83,7 +84,7 @@ def web(
     with open_to_read(url, archive, upcasts):  # so that what does not fit is told before anything listens
         pass
     with _listen(host, port) as listener:
-        say(f"serves {_address(host, listener)}/runs?token={quote(token, safe='')}; Ctrl-C ends it")
+        say(f"serves {_address(host, listener)}/?token={quote(token, safe='')}; Ctrl-C ends it")
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by them, and raises them again at its end
             signal.signal(number, lambda *_: None)
         opening = partial(_open, url, archive, upcasts)

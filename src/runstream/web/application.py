@@ -25,6 +25,7 @@ from runstream.web.frames import StreamLimit
 from runstream.web.headers import SafeHeaders
 from runstream.web.openapi import openapi
 from runstream.web.opened import OpenedStore
+from runstream.web.page_files import page_routes
 from runstream.web.problems import LOST, Refused, on_error, on_http_error
 
 __all__ = ["app"]
@@ -42,7 +43,8 @@ def app(
 
     Its streams are resumed after their ``Last-Event-ID`` by any app over the same runs, in any process. A client
     that does not read costs at most what its connection buffers and two pages of events (each at most 16 MiB,
-    or one event). What it answers is in ``/openapi.json``, and in docs/web.md.
+    or one event). Its page is at ``/``; what else it answers is in ``/openapi.json``, and in
+    docs/web.md.
 
     Args:
         store: The store, best what ``runstream.connect_async(url, archive=…)`` gives, which is opened at the first
@@ -97,6 +99,8 @@ def app(
         HTTPException: on_http_error,
     }
     inner = Starlette(
-        routes=[*routes, Route("/openapi.json", document)], exception_handlers=handlers, lifespan=lifespan
+        routes=[*routes, Route("/openapi.json", document), *page_routes()],
+        exception_handlers=handlers,
+        lifespan=lifespan,
     )
     return SafeHeaders(inner)

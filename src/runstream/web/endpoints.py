@@ -12,6 +12,7 @@ from starlette.responses import Response
 from runstream.web.access import Access, Action
 from runstream.web.acting import Acting
 from runstream.web.frames import StreamLimit
+from runstream.web.health import Health
 from runstream.web.many_stream import MANY, ManyStream
 from runstream.web.queries import Parameter
 from runstream.web.reading import EVENTS, RUNS, STATE, Reading
@@ -22,6 +23,7 @@ from runstream.web.shapes import (
     CancelBody,
     EventPage,
     ForkBody,
+    HealthFacts,
     LaneList,
     RunFacts,
     RunPage,
@@ -72,5 +74,6 @@ def endpoints(access: Access, limit: StreamLimit) -> list[Endpoint]:
         Endpoint("/runs/{id}/answer", acting.answer, Acted, (), "POST", AnswerBody, "answer"),
         Endpoint("/runs/{id}/cancel", acting.cancel, Acted, (), "POST", CancelBody, "cancel"),
         Endpoint("/runs/{id}/fork", acting.fork, RunFacts, (), "POST", ForkBody, "fork"),
+        Endpoint("/health", Health(access).health, HealthFacts),
         Endpoint("/stream", ManyStream(access, limit).stream_runs, None, MANY),
     ]

@@ -76,6 +76,10 @@ class Query:
             raise Refused(400, f"{name}={text!r:.80}: pass {' or '.join(choices)}")
         return text
 
+    def is_on(self, parameter: Parameter) -> bool:
+        """Whether a parameter is "true"; it is off where it is not given."""
+        return self.choice(parameter.name, ("false", "true")) == "true"
+
     def number(self, name: str, *, least: int = 0, most: int = _MOST_NUMBER) -> int | None:
         """A whole number; None where it is not given."""
         text = self.text(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstream.codec.json_facts import event_facts, run_facts
-from runstream.model.results import RunInfo, Snapshot
+from runstream.integrations.langgraph.readable import readable_payload
+from runstream.model.results import Recorded, RunInfo, Snapshot
 from runstream.operations.arguments import FollowQuery
 from runstream.operations.filters import EventFilter
 from runstream.web.access import Access
@@ -18,16 +20,18 @@ from runstream.web.path_ids import path_id
 from runstream.web.problems import json_response
 from runstream.web.queries import Parameter, Query
 
-__all__ = ["EVENTS", "FILTERS", "RUNS", "STATE", "Reading", "facts_of", "filter_of"]
+__all__ = ["EVENTS", "FILTERS", "READABLE", "RUNS", "STATE", "Reading", "facts_of", "filter_of", "shown_facts"]
 
 _MOST_RUNS = 1000
 _MOST_EVENTS = 1000
 _SCANNED = 10_000  # how many events one request looks at, whatever few of them are wanted
+_SCANNED_RUNS = 10_000  # likewise
 _RUNS, _EVENTS = 100, 200
 
 _LIMIT = Parameter("limit", "How many to give at most.", "integer")
 
 RUNS = (
+    Parameter("contains", "Only the runs whose id has this text in it, of the 10,000 that are looked at."),
     Parameter("session", "Only the runs of this session."),
     Parameter("status", "Only the runs in this status."),
     Parameter("tag", "Only the runs with this tag, NAME=VALUE; each that is given.", is_many=True),
@@ -44,18 +48,27 @@ FILTERS = (
     Parameter("visibility", "Only what such a viewer may see: public, internal or debug."),
 )
 
+READABLE = Parameter("readable", "true: what LangGraph's checkpointer keeps is given as people read it.")
+
 EVENTS = (
     Parameter("after", "Begin after this offset, or after this cursor, which is checked to be of this history."),
     Parameter("before", "End before this offset.", "integer"),
     Parameter("order", "asc: the oldest first; desc: the newest first."),
     _LIMIT,
     *FILTERS,
+    READABLE,
 )
 
 STATE = (
     Parameter("at", "As of this offset; the latest where it is not given.", "integer"),
     Parameter("lane", "The snapshot of this lane; the run's own where it is not given."),
 )
+
+
+def shown_facts(item: Recorded[Any]) -> dict[str, Any]:
+    """An event with its position, as people read it: of a checkpointer's, the channels that changed."""
+    facts = event_facts(item)
+    return {**facts, "payload": readable_payload(facts["kind"], facts["payload"])}
 
 
 def filter_of(query: Query) -> EventFilter:
@@ -80,10 +93,11 @@ class Reading:
         """The runs that the sender may see, the most recently updated first."""
         query = Query(request, RUNS)
         limit = query.number("limit", least=1, most=_MOST_RUNS) or _RUNS
-        page = query.text("page")
+        page, contains = query.text("page"), query.text("contains") or ""
         store = await self._access.store()
         found: list[RunInfo] = []
-        more = False
+        last: RunInfo | None = None
+        more, left = False, _SCANNED_RUNS
         asked = {
             "session_id": query.text("session"),
             "status": query.text("status"),
@@ -97,11 +111,13 @@ class Reading:
             async for info in infos:
                 if not await self._access.may(request, "read", info):
                     continue
-                if len(found) == limit:
+                if len(found) == limit or left == 0:
                     more = True
                     break
-                found.append(info)
-        following = query.with_other(page=found[-1].page) if more and page is not None else None
+                last, left = info, left - 1
+                if contains in info.run_id:
+                    found.append(info)
+        following = query.with_other(page=last.page) if more and last is not None and page is not None else None
         return json_response({"runs": [facts_of(info) for info in found], "next": following})
 
     async def run(self, request: Request) -> Response:
@@ -134,7 +150,7 @@ class Reading:
             reverse=is_reverse,
             on_corrupt="raw",
         )
-        page = _EventPage(limit, scanned)
+        page = _EventPage(limit, scanned, shown_facts if query.is_on(READABLE) else event_facts)
         async with aclosing(items):
             async for item in items:
                 if page.is_full:
@@ -179,12 +195,12 @@ class Reading:
 class _EventPage:
     """A page of events: what is wanted of those that it looks at."""
 
-    def __init__(self, limit: int, scanned: int) -> None:
+    def __init__(self, limit: int, scanned: int, facts: Callable[[Recorded[Any]], dict[str, Any]]) -> None:
         self.events: list[dict[str, Any]] = []
         self.unreadable: list[int] = []
         self.cursor: str | None = None
         self.more = False
-        self._left, self._limit = scanned, limit
+        self._left, self._limit, self._facts = scanned, limit, facts
 
     @property
     def is_full(self) -> bool:
@@ -196,7 +212,7 @@ class _EventPage:
         if isinstance(item.event, dict | bytes):
             self.unreadable.append(item.offset)
         elif wanted(item.event):
-            self.events.append(event_facts(item))
+            self.events.append(self._facts(item))
 
 
 def facts_of(info: RunInfo) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from runstream.web.frames import KEEP_ALIVE_SECONDS, StreamLimit, frame
 from runstream.web.happenings import Failed, Given, Happening, Lost, Unreadable, all_given, happenings
 from runstream.web.problems import Refused, document
 from runstream.web.queries import Parameter, Query, position_in
-from runstream.web.reading import FILTERS, filter_of
+from runstream.web.reading import FILTERS, READABLE, filter_of, shown_facts
 
 __all__ = ["STREAM", "RunStream", "last_event_id", "told"]
 
@@ -32,6 +32,7 @@ STREAM = (
     Parameter("format", "ag-ui: as AG-UI events; an Accept with their media type asks for it, too."),
     Parameter("after", "Begin after this offset or cursor; a Last-Event-ID comes first."),
     *FILTERS,
+    READABLE,
 )
 
 _AWAY_SECONDS = 1.0
@@ -181,15 +182,24 @@ class _Encoding(Protocol):
 
 
 class _Plain:
-    """Each event as it is: :func:`told`."""
+    """Each event as it is: :func:`told`.
+
+    Args:
+        is_readable: Whether it is given as people read it, where that is something else.
+    """
 
     needs_history = False
+
+    def __init__(self, *, is_readable: bool) -> None:
+        self._is_readable = is_readable
 
     def note(self, given: Given) -> None:
         """It says the same after whatever came before."""
 
     def tell(self, happening: Happening, position: str) -> Iterable[bytes]:
         """The frame that tells what happens."""
+        if self._is_readable and isinstance(happening, Given):
+            return (frame(shown_facts(happening.item), position=position),)
         return (told(happening, position),)
 
     def end(self, info: RunInfo, position: str) -> Iterable[bytes]:
@@ -203,7 +213,7 @@ def _encoding(request: Request, query: Query, info: RunInfo, position: str, sent
     if query.choice("format", (asked, "ag-ui", "runstream")) != "ag-ui":
         if sent:
             raise Refused(400, "that is a position of another format")
-        return _Plain()
+        return _Plain(is_readable=query.is_on(READABLE))
     if not (sent == "" or (sent.isascii() and sent.isdecimal() and len(sent) < 4)):
         raise Refused(400, "Last-Event-ID: that is no position of an AG-UI stream")
     try:

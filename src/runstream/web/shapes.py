@@ -10,6 +10,7 @@ __all__ = [
     "CancelBody",
     "EventPage",
     "ForkBody",
+    "HealthFacts",
     "LaneList",
     "Problem",
     "RunFacts",
@@ -179,6 +180,19 @@ class RunSummaryFacts(TypedDict):
     tools: list[ToolSummary]
     kinds: list[KindCount]
     unreadable: int
+
+
+class HealthFacts(TypedDict):
+    """How archiving stands: workers that report, runs that are due, events of theirs that are not archived.
+
+    ``alarms`` are those of ``runstream status`` by name: no-worker, backlog, archive, parked, damaged.
+    """
+
+    workers: int
+    due: int
+    backlog_events: int
+    oldest_due_seconds: float
+    alarms: list[str]
 
 
 class Acted(TypedDict):

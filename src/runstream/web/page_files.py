@@ -1,0 +1,45 @@
+"""The page that shows runs: its built files, which lie in the package.
+
+Its source is in ``page/``; ``npm ci && npm run build`` there makes ``assets/`` anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache, partial
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+__all__ = ["page_routes"]
+
+# what the machine says of the types of files may be anything
+_TYPES = {
+    "index.html": "text/html; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+
+
+def page_routes() -> Sequence[Route]:
+    """The routes of the page: ``/``, and the files that it names, relative to wherever the app is mounted."""
+    return [Route("/" if name == "index.html" else f"/{name}", partial(_file, name)) for name in _TYPES]
+
+
+async def _file(name: str, request: Request) -> Response:
+    """A file of the page; a browser that has it asks each time, and is told that it has the newest."""
+    content, tag = _read(name)
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if tag in (one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")):
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=_TYPES[name])
+
+
+@cache
+def _read(name: str) -> tuple[bytes, str]:
+    content = files("runstream.web").joinpath("assets", name).read_bytes()
+    return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'

@@ -1,0 +1,90 @@
+"""The page's files are served as what they are, and run nothing that stands in the page itself."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+import runstream
+import runstream.web
+from tests.support.web_server import serving
+
+ASSETS = Path(runstream.web.__file__).parent / "assets"
+MOST_BYTES = 150_000  # of all files, gzipped
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Any]:
+    with runstream.connect(f"fake:page-{tmp_path}") as store:
+        yield store
+
+
+@pytest.fixture
+def client(store: Any) -> Iterator[httpx.Client]:
+    """A client of an app that is mounted below a path."""
+    with serving(Starlette(routes=[Mount("/api", runstream.web.app(store))])) as client:
+        client.base_url = client.base_url.join("/api")
+        yield client
+
+
+def test_the_page_and_the_files_that_it_names_are_served_wherever_the_app_is_mounted(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    kinds = {}
+    for name in re.findall(r'(?:src|href)="\./([^"]+)"', page.text):
+        response = client.get(name)
+        assert response.content == (ASSETS / name).read_bytes()
+        kinds[name] = response.headers["content-type"].partition(";")[0]
+    assert kinds == {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
+    assert {one.name for one in ASSETS.iterdir()} == {"index.html", *kinds}
+    assert sum(len(gzip.compress(one.read_bytes())) for one in ASSETS.iterdir()) < MOST_BYTES
+
+
+def test_a_browser_that_has_a_file_is_told_that_it_is_the_newest(client: httpx.Client) -> None:
+    first = client.get("page.js")
+    again = client.get("page.js", headers={"if-none-match": f'"old", W/{first.headers["etag"]}'})
+    assert (again.status_code, again.content) == (304, b"")
+    assert first.headers["cache-control"] == "no-cache"
+    assert client.get("page.js", headers={"if-none-match": '"old"'}).status_code == 200
+
+
+def test_the_page_has_no_script_and_no_style_of_its_own(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert "unsafe" not in page.headers["content-security-policy"]
+    assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", page.text))
+    assert "<style" not in page.text
+    assert "style=" not in page.text
+
+
+def test_runs_are_found_by_a_part_of_their_id(client: httpx.Client, store: Any) -> None:
+    for run_id in ("trip/1", "trip/2", "talk"):
+        store.open_run(run_id).emit("tool.result")
+    found = client.get("/runs", params={"contains": "ip/"}).json()
+    assert {run["run_id"] for run in found["runs"]} == {"trip/1", "trip/2"}
+    query, seen = "?contains=t&page=&limit=1", []
+    while query:
+        page = client.get(f"/runs{query}").json()
+        seen += [run["run_id"] for run in page["runs"]]
+        query = page["next"]
+    assert sorted(seen) == ["talk", "trip/1", "trip/2"]
+
+
+def test_health_tells_that_nobody_archives_what_is_due_and_names_no_run(client: httpx.Client, store: Any) -> None:
+    store.open_run("secret").emit("tool.result")
+    found = client.get("/health")
+    assert found.json()["alarms"] == ["no-worker"]
+    assert (found.json()["due"], found.json()["backlog_events"], found.json()["workers"]) == (1, 1, 0)
+    assert "secret" not in found.text
+
+
+def test_an_archive_alone_has_nothing_that_waits(tmp_path: Path) -> None:
+    with runstream.connect(f"sqlite:{tmp_path}/a.db") as store, serving(runstream.web.app(store)) as client:
+        assert client.get("/health").json()["alarms"] == []
