@@ -104,6 +104,7 @@ def test_the_examples_of_a_page_run_as_they_stand(
         "docs/workers.md",
         "docs/backup.md",
         "docs/web.md",
+        "docs/tracing.md",
     ],
 )
 def test_the_commands_of_a_page_are_commands(page: str) -> None:

@@ -1,4 +1,4 @@
-"""``runstream export``: write one run into one file."""
+"""``runstream export``: write one run into one file, or send it as spans."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from runstream.cli.support.options import OfArchive, Url, open_to_read
 from runstream.cli.support.output import counted, say
 from runstream.cli.support.progress_bar import showing_progress
 from runstream.cli.support.run_names import RunName, run_named
+from runstream.cli.support.spans_export import OTLP, send_spans
 from runstream.history.merged import MergedRun
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Sink
@@ -36,7 +37,9 @@ runstream export run-42 --url redis://localhost --archive sqlite:archive.db --to
 
 runstream export run-42 --url sqlite:archive.db --to run-42.csv
 
-runstream export run-42 --url jsonl:archive/ --to - --format jsonl | jq .event.payload"""
+runstream export run-42 --url jsonl:archive/ --to - --format jsonl | jq .event.payload
+
+runstream export run-42 --url redis://localhost --to otlp:http://localhost:4318 --cursor-file run-42.sent"""
 
 _STDOUT = "-"
 _FORMATS: dict[str, Format] = {
@@ -45,10 +48,28 @@ _FORMATS: dict[str, Format] = {
     **dict.fromkeys((".sqlite", ".sqlite3", ".db"), "sqlite"),
 }
 
+_CursorFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Of spans: send those that have ended since the command that wrote this file, and write it anew.",
+        show_default=False,
+    ),
+]
+_Content = Annotated[
+    bool, typer.Option("--content", help="Spans with what models and tools were given and gave, as it is.")
+]
+
 
 def export(
     run: RunName,
-    to: Annotated[str, typer.Option(metavar="FILE", help="The file to make; - is stdout, for jsonl and csv.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="The file to make; - is stdout, for jsonl and csv; otlp:http://HOST:4318: what takes spans.",
+        ),
+    ],
     url: Url = None,
     archive: OfArchive = None,
     file_format: Annotated[
@@ -58,8 +79,10 @@ def export(
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave out what does not read, and say how much that is.")
     ] = False,
+    cursor_file: _CursorFile = None,
+    content: _Content = False,
 ) -> None:
-    """Write all events of a run into one file, whichever store has them.
+    """Write all events of a run into one file, whichever store has them; or send it as spans of OpenTelemetry.
 
     jsonl: one line per event, {"offset", "cursor", "key", "event"}. Lossless: what JSON has no type for is tagged
     as in the archives. csv (RFC 4180, UTF-8): one record per event, the time as ISO 8601 and as Unix seconds, the
@@ -70,17 +93,26 @@ def export(
 
     The file is there when all of it is written, and not before. A record that does not read ends the command, with
     exit code 1, unless --skip-corrupt is given; a sqlite file has it in its quarantine then.
+
+    otlp: what has ended is sent, by OpenTelemetry's conventions for generative AI: the run, its agents (lanes) and
+    their calls of models and tools, with the same ids each time. OTEL_EXPORTER_OTLP_HEADERS and OTEL_SERVICE_NAME
+    are heeded.
     """
-    made = _format_of(to, file_format)
+    is_spans = to.startswith(OTLP)
+    made: Format | None = None if is_spans else _format_of(to, file_format)
+    if not is_spans and (cursor_file is not None or content):
+        raise typer.BadParameter("--cursor-file and --content are for otlp:", param_hint="--to")
     with ExitStack() as opened:
         store = opened.enter_context(open_to_read(url, archive))
         run = run_named(store, run)
-        merged = MergedRun.load(store, run)
-        if merged is None:  # it was deleted just now
+        info, merged = store.run_info(run), MergedRun.load(store, run)
+        if info is None or merged is None:  # it was deleted just now
             raise NoSuchRun(f"there is no run {run!r} in this store any more")
         advance = opened.enter_context(showing_progress(f"export of {run}", len(merged)))
         exported = Export(merged, skip=skip_corrupt, on_progress=advance)
-        if to == _STDOUT:
+        if is_spans:
+            sent = send_spans(exported, info, to.removeprefix(OTLP), cursor_file, has_content=content)
+        elif to == _STDOUT:
             _write(exported, made, opened.enter_context(binary_stdout()))
         else:
             path = Path(to)
@@ -94,7 +126,9 @@ def export(
                     _write(exported, made, file)
     if exported.corrupt or merged.broken:
         say(_left_out(exported))
-    if to != _STDOUT:
+    if is_spans:
+        say(f"{counted(sent, 'span')} of run {run!r} went to {to}")
+    elif to != _STDOUT:
         say(f"{counted(exported.events, 'event')} of run {run!r} are in {to}")
 
 
@@ -123,7 +157,7 @@ def _check_path(path: Path, store: RunStore[Any, Any]) -> None:
             )
 
 
-def _write(exported: Export, made: Format, file: Any) -> None:
+def _write(exported: Export, made: Format | None, file: Any) -> None:
     (write_csv if made == "csv" else write_jsonl)(exported, file)
 
 

@@ -1,0 +1,142 @@
+"""A run on its way to what takes spans: from where the last command left off, if that was noted."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runstream.cli.support.export_formats import Export
+from runstream.integrations.opentelemetry.spans import RunIdentity, RunSpans, Span
+from runstream.model.errors import ConfigurationError, HistoryDiverged
+from runstream.model.results import Cursor, RunInfo
+from runstream.model.state import ENDED_STATUSES
+
+__all__ = ["OTLP", "send_spans"]
+
+OTLP = "otlp:"
+"""What begins with this names a receiver, and no file."""
+
+_BATCH = 512
+
+
+class _Note(NamedTuple):
+    """What a file says of how far a run was sent: an event's cursor, and whether the end was told after it."""
+
+    run_id: str
+    to: str
+    cursor: str
+    ended: bool
+
+    @classmethod
+    def read(cls, path: Path | None, run_id: str, to: str) -> _Note:
+        """What the file says; nothing was sent where there is none.
+
+        Raises:
+            ConfigurationError: It is no such file, or of another run or receiver.
+        """
+        if path is None or not path.exists():
+            return cls(run_id, to, "", ended=False)
+        try:
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{path} is no note of what was sent: name another file") from error
+        if (found.run_id, found.to) != (run_id, to):
+            raise ConfigurationError(
+                f"{path} notes what of run {found.run_id!r} was sent to {found.to}: name a file for each"
+            )
+        return found
+
+    def write(self, path: Path) -> None:
+        """Put it in the place of what the file says."""
+        partial = path.with_name(f".{path.name[:150]}.{secrets.token_hex(6)}.partial")
+        with partial.open("x", encoding="utf-8") as file:
+            json.dump(self._asdict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def send_spans(exported: Export, info: RunInfo, to: str, noted_in: Path | None, *, has_content: bool) -> int:
+    """Send the spans of a run that have ended since, and note after each batch how far that is.
+
+    Args:
+        exported: The run.
+        info: What is known of it.
+        to: The receiver's URL.
+        noted_in: The file that says how far it was sent; None: from the beginning, and it is not noted.
+        has_content: See :class:`~runstream.integrations.opentelemetry.spans.RunSpans`.
+
+    Returns:
+        How many were sent.
+
+    Raises:
+        ConfigurationError: The extra is missing, or the receiver refuses them.
+        HistoryDiverged: The run has another history than what was sent.
+        StoreUnavailable: The receiver does not answer.
+    """
+    try:
+        receiver = import_module("runstream.integrations.opentelemetry.otlp").Receiver(to)
+    except ImportError as error:
+        raise ConfigurationError("spans need opentelemetry-proto; run: pip install 'runstream[otel]'") from error
+    note = last = _Note.read(noted_in, info.run_id, receiver.url)
+    sent, spans = 0, list[Span]()
+    for last, found in _ended(exported, info, note, has_content=has_content):
+        spans += found
+        if len(spans) >= _BATCH:
+            sent += _send(receiver, spans, last, noted_in)
+    if last != note or spans:
+        sent += _send(receiver, spans, last, noted_in)
+    return sent
+
+
+def _ended(
+    exported: Export, info: RunInfo, note: _Note, *, has_content: bool
+) -> Iterator[tuple[_Note, list[Span]]]:
+    """How far a run has come, event by event, and the spans that end there: those that were not sent."""
+    run, header = exported.run, exported.run.header
+    parent = None
+    if header.parent is not None and header.parent_identity:
+        parent = RunIdentity(header.parent[0], header.parent_identity), header.parent[1]
+    identity = RunIdentity(run.run_id, header.creation)
+    spans = RunSpans(identity, info.session_id, parent, has_content=has_content)
+    noted = Cursor.parse(note.cursor) if note.cursor else None
+    last = 0
+    for entry, fields in exported.own_entries(run):
+        found = [] if fields is None else spans.add(entry.offset, fields)
+        last = entry.offset
+        if noted is None or last > noted.offset:
+            yield note._replace(cursor=str(entry.cursor), ended=False), found
+        elif last == noted.offset:
+            if entry.cursor != noted:
+                raise _other_history(run.run_id, noted.offset)
+            if note.ended:
+                spans.end()
+    if noted is not None and last < noted.offset:
+        raise _other_history(run.run_id, noted.offset)
+    # what came since it was looked says itself whether the run has ended
+    if info.status in ENDED_STATUSES and info.last_offset == run.last.offset and (found := spans.end()):
+        yield note._replace(cursor=str(run.last), ended=True), found
+
+
+def _send(receiver: Any, spans: list[Span], last: _Note, noted_in: Path | None) -> int:
+    count = len(spans)
+    if spans:
+        receiver.send(spans)
+        spans.clear()
+    if noted_in is not None:
+        last.write(noted_in)
+    return count
+
+
+def _other_history(run_id: str, offset: int) -> HistoryDiverged:
+    return HistoryDiverged(
+        f"run {run_id!r} has another history than was sent up to offset {offset}: it was made anew, or lost"
+        " events; name another file to send all of it",
+        run_id=run_id,
+        offset=offset,
+    )

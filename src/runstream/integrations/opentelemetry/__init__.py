@@ -1,0 +1,1 @@
+"""Runs as spans of OpenTelemetry, by its semantic conventions for generative AI."""

@@ -1,0 +1,163 @@
+"""``runstream export --to otlp:``: a run as spans, each sent once, with the same ids however often."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runstream
+from runstream import PAEvent, RunState, connect
+from runstream.integrations.opentelemetry import otlp
+from tests.support.commands import Said, run
+from tests.support.span_receiver import SpanReceiver, attributes_of, receiving
+
+
+@pytest.fixture
+def receiver() -> Iterator[SpanReceiver]:
+    with receiving() as made:
+        yield made
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:{tmp_path}/runs.db"
+
+
+def event(
+    number: int, kind: str, lane: str = "main", run_id: str = "trip", parent: str | None = None, **payload: Any
+) -> PAEvent:
+    return PAEvent(
+        run_id, "s", lane, f"e{number}", parent, number, 1_700_000_000.0 + number, kind, payload=payload
+    )
+
+
+EVENTS = [
+    event(1, "run.started"),
+    event(2, "agent.started", agent="planner"),
+    event(3, "model.request", model="m-1", provider="here", messages=[{"role": "user", "content": "where?"}]),
+    event(4, "model.response", model="m-1", usage={"input_tokens": 7, "output_tokens": 2}, cost=0.5, text="there"),
+    event(5, "tool.started", tool="search", args={"q": 1}),
+    event(6, "agent.progress", lane="helper", parent="e5"),
+    event(7, "tool.error", error="no net", type="OSError"),
+    event(8, "human.approval.requested"),
+    event(9, "run.finished"),
+]  # fmt: skip
+
+
+def export(url: str, receiver: SpanReceiver, *more: str, run_id: str = "trip") -> Said:
+    return run("export", run_id, "--url", url, "--to", f"otlp:{receiver.url}", *more)
+
+
+def named(receiver: SpanReceiver) -> dict[str, Any]:
+    return {span.name: span for span in receiver.spans}
+
+
+def test_a_run_is_spans_by_the_conventions_for_generative_ai(url: str, receiver: SpanReceiver) -> None:
+    with connect(url) as store:
+        store.append("trip", EVENTS)
+    assert export(url, receiver).code == 0
+    spans = named(receiver)
+    assert list(spans) == [
+        "chat m-1", "execute_tool search", "invoke_agent planner", "invoke_agent helper", "invoke_workflow",
+    ]  # fmt: skip
+    assert len({span.trace_id for span in spans.values()}) == 1
+    root, planner = spans["invoke_workflow"], spans["invoke_agent planner"]
+    assert (root.parent_span_id, planner.parent_span_id) == (b"", root.span_id)
+    assert {spans[name].parent_span_id for name in ("chat m-1", "execute_tool search")} == {planner.span_id}
+    assert spans["invoke_agent helper"].parent_span_id == spans["execute_tool search"].span_id
+    assert (root.start_time_unix_nano, root.end_time_unix_nano) == (1_700_000_001 * 10**9, 1_700_000_009 * 10**9)
+    assert [one.name for one in planner.events] == ["human.approval.requested"]
+    chat = attributes_of(spans["chat m-1"])
+    assert chat.items() >= {
+        "gen_ai.operation.name": "chat", "gen_ai.request.model": "m-1", "gen_ai.provider.name": "here",
+        "gen_ai.usage.input_tokens": 7, "gen_ai.usage.output_tokens": 2, "gen_ai.usage.cost": 0.5,
+    }.items()  # fmt: skip
+    assert attributes_of(root)["gen_ai.conversation.id"] == "s"
+    tool = spans["execute_tool search"]
+    assert (tool.status.code, tool.status.message, attributes_of(tool)["error.type"]) == (2, "no net", "OSError")
+    assert "there" not in str(receiver.requests)  # what was said is sent where it is asked for
+    assert "gen_ai.tool.call.arguments" not in attributes_of(tool)
+
+
+def test_content_is_sent_where_it_is_asked_for(url: str, receiver: SpanReceiver) -> None:
+    with connect(url) as store:
+        store.append("trip", EVENTS)
+    assert export(url, receiver, "--content").code == 0
+    chat, tool = (attributes_of(named(receiver)[name]) for name in ("chat m-1", "execute_tool search"))
+    assert json.loads(chat["gen_ai.output.messages"])[0]["parts"] == [{"type": "text", "content": "there"}]
+    assert json.loads(tool["gen_ai.tool.call.arguments"]) == {"q": 1}
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_run_that_grows_is_sent_by_parts_each_span_once_and_as_in_one(
+    url: str, receiver: SpanReceiver, tmp_path: Path, step: int
+) -> None:
+    noted = ("--cursor-file", str(tmp_path / "sent"))
+    with connect(url) as store:
+        for first in range(0, len(EVENTS), step):
+            store.append("trip", EVENTS[first : first + step])
+            assert export(url, receiver, *noted).code == 0
+            before = len(receiver.spans)
+            assert export(url, receiver, *noted).code == 0  # nothing is new
+            assert len(receiver.spans) == before
+    parts = [span.SerializeToString() for span in receiver.spans]
+    receiver.requests.clear()
+    assert export(url, receiver).code == 0
+    assert [span.SerializeToString() for span in receiver.spans] == parts
+
+
+def test_a_run_that_a_state_has_ended_is_told_once(url: str, receiver: SpanReceiver, tmp_path: Path) -> None:
+    with connect(url) as store:
+        store.append("trip", EVENTS[:3], snapshot=RunState("trip", status=runstream.RunStatus.COMPLETED))
+    for _ in range(2):
+        assert export(url, receiver, "--cursor-file", str(tmp_path / "sent")).code == 0
+    assert [span.name for span in receiver.spans] == ["chat m-1", "invoke_agent planner", "invoke_workflow"]
+
+
+def test_a_fork_links_to_the_run_that_it_comes_from(url: str, receiver: SpanReceiver) -> None:
+    with connect(url) as store:
+        store.append("trip", EVENTS)
+        store.fork("trip", "other", at=4)
+        store.append("other", [event(5, "run.finished", run_id="other")])
+    assert export(url, receiver).code == export(url, receiver, run_id="other").code == 0
+    parent, fork = (span for span in receiver.spans if span.name == "invoke_workflow")
+    assert [(link.trace_id, link.span_id) for link in fork.links] == [(parent.trace_id, parent.span_id)]
+    assert fork.trace_id != parent.trace_id
+    assert attributes_of(fork.links[0]) == {"runstream.forked_at": 4}
+
+
+def test_what_is_not_taken_is_sent_by_the_next_command(
+    url: str, receiver: SpanReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp, "_PAUSES", (0.0,))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=a%20b")
+    noted = ("--cursor-file", str(tmp_path / "sent"))
+    with connect(url) as store:
+        store.append("trip", EVENTS)
+    receiver.statuses = [503, 503]
+    assert "does not take spans" in export(url, receiver, *noted).err
+    receiver.statuses = [401]
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in export(url, receiver, *noted).err
+    assert not (tmp_path / "sent").exists()
+    receiver.statuses = [503]  # and it is sent again at once
+    assert export(url, receiver, *noted).code == 0
+    assert receiver.headers["x-key"] == "a b"
+    assert len(receiver.spans) == 5
+    receiver.rejects = 1
+    assert "refuses 1 spans" in export(url, receiver).err
+
+
+def test_a_note_of_another_run_or_history_is_refused(url: str, receiver: SpanReceiver, tmp_path: Path) -> None:
+    noted = ("--cursor-file", str(tmp_path / "sent"))
+    with connect(url) as store:
+        for run_id in ("trip", "other"):
+            store.append(run_id, [event(number, "tool.result", run_id=run_id) for number in range(3)])
+        assert export(url, receiver, *noted).code == 0
+        assert "name a file for each" in export(url, receiver, *noted, run_id="other").err
+        store.delete_run("trip")
+        store.append("trip", [event(7, "tool.result")])
+        assert "another history" in export(url, receiver, *noted).err
