@@ -113,8 +113,8 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
             (:class:`~runstream.stores.tiered.TieredCheckpointer`). None: no archive.
         **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
             ``fallback``, ``upcasts``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
-            ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
-            ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``. JSONL: ``plain_names``.
+            ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``, ``trace_context``. Redis, memory
+            and SQLite: ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``. JSONL: ``plain_names``.
 
     Returns:
         The store, typed by ``event_type`` and ``state_type``.
@@ -213,8 +213,8 @@ def connect_async(url: str | None = None, *, archive: str | None = None, **optio
             (:class:`~runstream.stores.tiered.AsyncTieredCheckpointer`). None: no archive.
         **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
             ``fallback``, ``upcasts``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
-            ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
-            ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``. JSONL: ``plain_names``.
+            ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``, ``trace_context``. Redis, memory
+            and SQLite: ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``. JSONL: ``plain_names``.
 
     Returns:
         What is awaited, or entered with ``async with``, to have the store, typed by ``event_type`` and

@@ -78,6 +78,7 @@ def without_blocks(page: Path) -> str:
         "docs/forks.md",
         "docs/tags.md",
         "docs/web.md",
+        "docs/tracing.md",
     ],
 )
 def test_the_examples_of_a_page_run_as_they_stand(

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
-from typing import Any, Generic, NamedTuple, cast
+from typing import Any, Generic, cast
 
 from runstream.codec import shapes
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.codec.fallback import plain_data
 from runstream.codec.field_checks import FIELDS, OWN, check_values, values_in
 from runstream.codec.left_out import LeftOut, find_left_out, put_back
 from runstream.codec.msgpack_values import Packer
 from runstream.codec.own_stack import with_room
-from runstream.codec.record import decode_record, encode_record, fields_of, further_fields, seed
+from runstream.codec.record import decode_record, encode_record, fields_of, further_fields, seed, traced
 from runstream.codec.stored_fields import EventFields, StateFields, check_names
 from runstream.codec.upcasts import SCHEMA, Upcasts
 from runstream.codec.user_classes import refused
@@ -29,30 +30,10 @@ from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.model.state import STATUSES, RunState
 
-__all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent"]
+__all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec"]
 
 DEFAULT_MAX_EVENT_BYTES = 8 * 2**20
 """The largest record of an event that a store takes by default: 8 MiB."""
-
-
-class EncodedEvent(NamedTuple):
-    """An event as bytes, with the fields that a store needs without decoding it again.
-
-    Attributes:
-        record: The wire record.
-        lane_id: The lane that the event belongs to.
-        kind: What happened.
-        session_id: The session that its run belongs to.
-        seq: The producer's own count within the lane.
-        key: The caller's key, if there is one.
-    """
-
-    record: bytes
-    lane_id: str
-    kind: str
-    session_id: str
-    seq: int
-    key: str | None = None
 
 
 class Codec(Generic[E, S]):
@@ -65,6 +46,7 @@ class Codec(Generic[E, S]):
         max_event_bytes: The largest record that an event may have, in bytes.
         limits: Whether the limits of an append hold. Not for what was stored once, and gives the same bytes again.
         upcasts: The schema version of what is written, and the rules for what is read; None: there are none.
+        traceparent: Gives the trace context that an event is recorded in, or None; None: none is recorded.
 
     Raises:
         ConfigurationError: A class has no way to make an event or a state from a dict.
@@ -79,6 +61,7 @@ class Codec(Generic[E, S]):
         *,
         limits: bool = True,
         upcasts: Upcasts | None = None,
+        traceparent: Callable[[], str | None] | None = None,
     ) -> None:
         self.event_type: type[Any] = PAEvent if event_type is None else event_type
         self.state_type: type[Any] = RunState if state_type is None else state_type
@@ -86,6 +69,7 @@ class Codec(Generic[E, S]):
         self.max_event_bytes = max_event_bytes
         self._limits = limits
         self.upcasts = upcasts
+        self._traceparent = traceparent
         self._mark: Mapping[str, int] = {} if upcasts is None else upcasts.mark
         if not callable(getattr(self.event_type, "from_dict", None)):
             raise ConfigurationError(f"event_type={self.event_type.__qualname__} has no from_dict")
@@ -154,7 +138,9 @@ class Codec(Generic[E, S]):
             values.append(dict(self._mark))
         if key is not None:
             values += [key] if len(values) > len(FIELDS) else [None, key]
-        record = encode_record(self.packer, seed(run_id), values)
+        record, untraced = encode_record(self.packer, seed(run_id), values), None
+        if self._traceparent is not None and (context := self._traceparent()) is not None:
+            untraced, record = record, encode_record(self.packer, seed(run_id), traced(values, context))
         if len(record) > self.max_event_bytes and self._limits:
             raise PayloadTooLarge(
                 f"an event of run {run_id!r} has {len(record)} bytes; the limit is {self.max_event_bytes}"
@@ -164,7 +150,9 @@ class Codec(Generic[E, S]):
                 limit=self.max_event_bytes,
             )
         # a plain int, not a bool that was stored as a seq
-        return EncodedEvent(record, values[_LANE], values[_KIND], values[_SESSION], int(values[_SEQ]), key)
+        return EncodedEvent(
+            record, values[_LANE], values[_KIND], values[_SESSION], int(values[_SEQ]), key, untraced
+        )
 
     def _make_exact(self, values: list[Any]) -> None:
         """Give an event plain numbers, not the user's own kind of them, and a payload that is a dict."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.codec.own_stack import with_room
 from runstream.codec.stored import encode_stored_event
 from runstream.model.identifiers import check_run_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.codec.record import decode_record, fields_of
 from runstream.model.questions import NOTICE_KINDS, Notice, notice_of
 

@@ -34,6 +34,7 @@ __all__ = [
     "ERASED",
     "FIELDS",
     "RECORD_VERSION",
+    "TRACEPARENT",
     "LaneFilter",
     "decode_plain_records",
     "decode_record",
@@ -48,6 +49,7 @@ __all__ = [
     "record_crc",
     "seed",
     "seq_of_record",
+    "traced",
 ]
 
 RECORD_VERSION = 1
@@ -55,6 +57,9 @@ RECORD_VERSION = 1
 
 ERASED = b"\x00"
 """The record of an entry that was erased."""
+
+TRACEPARENT = "traceparent"
+"""The further field that has the trace context of an event (W3C Trace Context)."""
 
 _HEAD = 5  # bytes of version and checksum
 _SIZES = frozenset(range(len(FIELDS), len(FIELDS) + 3))
@@ -331,3 +336,9 @@ def key_noted(run_id: str, record: bytes) -> str | None:
     except (ValueError, CorruptRecordError, EncodingError, UnsupportedVersion):
         return None
     return key
+
+
+def traced(values: list[Any], context: str) -> list[Any]:
+    """A record's values with a trace context among the further fields, unless the event has one of its own."""
+    own, rest = values[: len(FIELDS)], values[len(FIELDS) + 1 :]
+    return [*own, {TRACEPARENT: context, **further_fields(values)}, *rest]

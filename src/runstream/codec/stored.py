@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runstream.codec.event_codec import Codec, EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
+from runstream.codec.event_codec import Codec
 from runstream.codec.lossless_json import load_json
 from runstream.codec.msgpack_values import Packer
 from runstream.codec.stored_fields import EventFields

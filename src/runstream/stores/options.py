@@ -25,6 +25,7 @@ class StoreOptions(TypedDict, total=False):
         retry_seconds: Redis: for how many seconds a call is repeated that cannot reach the server.
         resend_lost: Redis: put back what a server lost of what this store object appended.
         max_hot_events: Redis: the most events of one run in Redis; None: no limit.
+        trace_context: Redis: record with each event the span of OpenTelemetry that its writer is in.
         require_lease: Redis, SQLite and memory: refuse what is written without a lease.
         keep_snapshots: SQLite and JSONL: how many snapshots to keep of each run and lane, or ``"all"``; None: as
             many as the archive keeps, 20 if it was made with nothing said.
@@ -42,6 +43,7 @@ class StoreOptions(TypedDict, total=False):
     retry_seconds: float
     resend_lost: bool
     max_hot_events: int | None
+    trace_context: bool
     require_lease: bool
     keep_snapshots: int | Literal["all"] | None
     mode: int | None
@@ -60,6 +62,7 @@ _OF_SERVERS: Mapping[str, Callable[[str], Any]] = {
     "retry_seconds": float,
     "resend_lost": flag,
     "max_hot_events": int,
+    "trace_context": flag,
 }
 _BY_SCHEME: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
     "memory": _OF_LEASES,

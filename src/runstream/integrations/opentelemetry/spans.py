@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from runstream.codec.lossless_json import dump_json
+from runstream.codec.record import TRACEPARENT
 from runstream.history.tool_calls import ToolCalls, first_text, tool_of
 from runstream.history.usage import number_in, usage_of
 from runstream.model.events import EventKind, PAEvent
@@ -307,7 +308,7 @@ class RunSpans:
 
 def _context(fields: Mapping[str, Any]) -> tuple[bytes, bytes] | None:
     """The trace and the span in which an event was recorded (W3C Trace Context)."""
-    text = fields.get("traceparent")
+    text = fields.get(TRACEPARENT)
     found = _TRACEPARENT.fullmatch(text) if isinstance(text, str) else None
     if found is None or not (int(found[1], 16) and int(found[2], 16)):
         return None

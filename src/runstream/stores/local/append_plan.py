@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
-from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.codec.notices import notices_of
 from runstream.codec.record import record_crc
 from runstream.model.identifiers import random_token

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from runstream.codec.event_codec import Codec, EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
+from runstream.codec.event_codec import Codec
 from runstream.codec.kept_states import plain_state
 from runstream.model.clock import unix_seconds
 from runstream.model.durability import Durability

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.codec.snapshot_fields import PackedState, value_begin
 from runstream.model.questions import Notice
 from runstream.model.results import Cursor, LeaseGrant

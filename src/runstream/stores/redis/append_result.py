@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from runstream.codec.chain import next_chain
-from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.codec.record import record_crc
 from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.model.results import Appended, Cursor

@@ -23,6 +23,7 @@ from runstream.stores.redis.namespace import Namespace
 from runstream.stores.redis.operations.client.open_namespace import open_namespace
 from runstream.stores.redis.operations.redis_operations import RedisOperations
 from runstream.stores.redis.session.session import Session
+from runstream.stores.trace_context import traceparent_source
 
 __all__ = ["AsyncRedisCheckpointer", "RedisCheckpointer", "rejoin_after_fork"]
 
@@ -63,6 +64,7 @@ class RedisCheckpointer(Store[E, S]):
         max_hot_events: The most events of one run in Redis: an append that would leave more raises
             TooManyHotEvents, which is better than a server that is full for all; a snapshot alone is never
             refused. None: no limit.
+        trace_context: Record with each event the span of OpenTelemetry that its writer is in (``traceparent``).
 
     Raises:
         ConfigurationError: The client, an option, the server or the namespace does not fit.
@@ -87,11 +89,19 @@ class RedisCheckpointer(Store[E, S]):
         require_lease: bool = False,
         resend_lost: bool = False,
         max_hot_events: int | None = None,
+        trace_context: bool = False,
     ) -> None:
         transport = transport_of(client)
         driver = SyncDriver(transport, retry_seconds)
         session = Session.make(
-            Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts),
+            Codec(
+                event_type,
+                state_type,
+                fallback,
+                max_event_bytes,
+                upcasts=upcasts,
+                traceparent=traceparent_source(wanted=trace_context),
+            ),
             namespace,
             partitions,
             durability,
@@ -145,6 +155,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         max_hot_events: The most events of one run in Redis: an append that would leave more raises
             TooManyHotEvents, which is better than a server that is full for all; a snapshot alone is never
             refused. None: no limit.
+        trace_context: Record with each event the span of OpenTelemetry that its writer is in (``traceparent``).
 
     Raises:
         ConfigurationError: The client or an option does not fit.
@@ -168,12 +179,20 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         require_lease: bool = False,
         resend_lost: bool = False,
         max_hot_events: int | None = None,
+        trace_context: bool = False,
     ) -> None:
         transport = async_transport_of(client)
         self._is_fake = transport.is_fake
         self._driver = AsyncDriver(transport, retry_seconds)
         self._session = Session.make(
-            Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts),
+            Codec(
+                event_type,
+                state_type,
+                fallback,
+                max_event_bytes,
+                upcasts=upcasts,
+                traceparent=traceparent_source(wanted=trace_context),
+            ),
             namespace,
             partitions,
             durability,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.model.results import Cursor, LeaseGrant
 from runstream.operations.arguments import Sender
 from runstream.operations.operation import Command
@@ -100,7 +100,7 @@ def event_call(
     sender: Sender = "-",
 ) -> Command:
     """The call that appends one event and nothing else. The arguments after the event are those of ``Sending``."""
-    record, lane_id, _, session_id, seq, _ = event
+    record, lane_id, _, session_id, seq, _, _ = event
     run = keys.run(run_id)
     names = (*run.of_append, run.partition.session(session_id)) if session_id else run.of_append
     last, words = _seen_words(keys, sent_at, seen, lane_id, sender)

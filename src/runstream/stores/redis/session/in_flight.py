@@ -266,7 +266,7 @@ def _is_same(sent: Batch, repeated: Batch) -> bool:
     former = sent.expected_offset, sent.end_lanes, sent.tags
     if former != (repeated.expected_offset, repeated.end_lanes, repeated.tags):
         return False
-    if [event.record for event in sent.events] != [event.record for event in repeated.events]:
+    if [event.given for event in sent.events] != [event.given for event in repeated.events]:
         return False
     return len(sent.snapshots) == len(repeated.snapshots) and all(
         map(_is_same_write, sent.snapshots, repeated.snapshots)

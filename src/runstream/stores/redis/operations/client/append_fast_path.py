@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.model.errors import RunstreamError
 from runstream.model.questions import MARKED_KINDS
 from runstream.model.results import E, S

@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.codec.notices import notices_of
 from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.model.results import Cursor, E, LeaseGrant, S
