@@ -29,7 +29,7 @@ CHAT = [
     AIMessageChunk(content="a chunk", id="2"),
     ToolMessage("42", tool_call_id="1", artifact={"a": (1, 2)}, status="error"),
     SystemMessage("be brief"),
-    ChatMessage("as another", role="critic"),
+    ChatMessage(content="as another", role="critic"),
     RemoveMessage(id="1"),
 ]
 

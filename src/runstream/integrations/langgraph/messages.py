@@ -97,7 +97,7 @@ class Messages:
 
 def _made(message: _Message) -> Any:
     """A new message, with all that pydantic gives one that it copies."""
-    made = message.kind.__new__(message.kind)
+    made = object.__new__(message.kind)
     fields, extra = marshal.loads(message.fields)  # noqa: S302 - of this process's own
     _set(made, "__dict__", fields)
     _set(made, "__pydantic_extra__", extra)
