@@ -119,6 +119,9 @@ def test_a_lane_of_what_a_fork_shares_is_ended_in_the_fork_alone(store: Store) -
         run.emit("tool.result")
         run.finish_lane()
     assert [ended(store, run_id) for run_id in "rfg"] == [[], [], ["a", "b"]]
+    assert store.delete_run("r", detach=True)
+    assert ended(store, "g") == ["a", "b"]
+    assert [item.offset for item in store.recover("g", lane_id="a").events] == [1]
 
 
 def test_an_append_of_known_keys_ends_nothing(store: Store) -> None:

@@ -100,14 +100,13 @@ end
 for i = is_retired and #ARGV or at_lanes, #ARGV - 1, 3 do
   local lane, last, begins = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local mark, since = meta['lane:' .. lane], meta['since:' .. lane]
-  local is_over = is_ended_lane(mark or last, meta['snapshot:' .. lane], meta['end:' .. lane])
   if not mark then
     change('lane:' .. lane, last)
   elseif string.find(mark, '+', 1, true) then
     change('lane:' .. lane, (string.gsub(mark, '%+', ''))) -- nobody knows whether it rises from what is shared on
   end
   local covered = tonumber(string.match(meta['snapshot:' .. lane] or '0', '^%d+'))
-  if not is_over and covered < tonumber(string.match(last, '^%d+')) then
+  if covered < tonumber(string.match(last, '^%d+')) then
     -- where not all is in the copy, the lane may have events before
     local is_whole = copied and trimmed <= parse_cursor(base)
     local uncovered = math.max(covered + 1, is_whole and tonumber(begins) or parse_cursor(base) + 1)
