@@ -27,6 +27,7 @@ from runstream.drain import worker as worker_module
 from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.results import Cursor
 from runstream.repair.required_archives import add_archive, copy_run, drop_archive
+from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.worker import drain
 from tests.support.archive_check import Archive, check_archives
@@ -188,6 +189,23 @@ def test_a_copy_goes_only_onto_the_same_history(hot: Hot, archives: list[Archive
         add_archive(hot, other, archives[0])
     assert required(hot) == [ids(*archives[:2])] * 4
     assert len(other.list_events("r")) == 3
+
+
+def test_an_archive_is_added_while_another_one_is_yet_to_get_the_copy_of_a_detached_fork(
+    hot: Hot, archives: list[Archive]
+) -> None:
+    """It has it as a fork, as that one has, until a worker has made the copy in both."""
+    hot.append("r", make_events("r", 3))
+    hot.fork("r", "f", at=2)
+    hot.append("f", make_events("f", 1, first=9))
+    DrainWorker(hot, archives[:1], trim="never").drain_once()
+    assert hot.delete_run("r", detach=True)
+    add_archive(hot, archives[1], archives[0])
+    assert DrainWorker(hot, archives[:2], trim="archived").drain_once().parked == 0
+    for archive in archives[:2]:
+        archive.delete_run("r")
+        assert [item.offset for item in archive.read("f")] == [1, 2, 3]
+    assert verify_run("f", hot=hot, sinks=archives[:2]).is_sound
 
 
 def test_a_copy_comes_from_an_archive_that_is_required(hot: Hot, archives: list[Archive]) -> None:

@@ -203,9 +203,11 @@ def _check_same(namespace: Namespace, archive: Sink, run_id: str) -> None:
     there = next(archive.read_back(run_id, last, last), None)
     if there is not None and there.cursor != redis.at(last):
         return
-    if (history := ArchivedHistory.load(archive_of(archive), run_id)) is not None:
-        _refuse(archive, run_id, _find_unproven(history, min(redis.first - 1, last)))
     first = redis.first
+    if (history := ArchivedHistory.load(archive_of(archive), run_id)) is not None:
+        _refuse(archive, run_id, _find_unproven(history, min(first - 1, last)))
+        # of a fork that was detached it may have a fork still, until a worker has made the copy there
+        first = max(first, history.header.before_first.offset + 1)
     while first <= last and (page := redis.page(first, min(first + PAGE - 1, last))):
         _refuse(archive, run_id, find_mismatch(archive, run_id, page, ()))
         first = page[-1].offset + 1
