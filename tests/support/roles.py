@@ -27,7 +27,10 @@ from runstream.stores.redis.access import Role
 from tests.support.commands import run
 from tests.support.samples import make_event, make_events, make_state
 
-__all__ = ["BUSINESS", "prepare"]
+__all__ = ["BUSINESS", "VERSIONS", "prepare"]
+
+VERSIONS = {"valkey": "7.2", "redis70": "7.0", "redis62": "6.2"}
+"""By server, the version for which ``runstream acl`` prints its rules."""
 
 
 def prepare(url: str, place: Path) -> None:

@@ -22,11 +22,10 @@ from tests.support.backends import ServerBackend
 from tests.support.cluster import cluster_of
 from tests.support.commands import run
 from tests.support.kinds import REAL
-from tests.support.roles import BUSINESS, prepare
+from tests.support.roles import BUSINESS, VERSIONS, prepare
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import Server, needs_server, needs_valkey
 
-VERSIONS = {"valkey": "7.2", "redis70": "7.0", "redis62": "6.2"}
 NEWEST = (7, 2)
 NOT_HEARD = {"PING", "SELECT", "CLIENT|SETNAME", "TYPE", "HSETNX"} | {"CLUSTER|SLOTS", "ASKING"}
 NOT_HEARD |= {"BGREWRITEAOF", "BGSAVE"}

@@ -26,7 +26,8 @@ from runstream import (
     connect,
     connect_async,
 )
-from runstream.operations.operation import Exchange, Operation, Replies, Resent
+from runstream.operations.operation import Command, Exchange, Operation, Replies, Resent
+from runstream.stores.redis.access import Role
 from runstream.stores.redis.connection.cluster import ClusterTransport
 from runstream.stores.redis.connection.every_server import least
 from runstream.stores.redis.connection.single import AsyncSingleServerTransport, SingleServerTransport
@@ -38,8 +39,10 @@ from runstream.stores.redis.scripts.library import RIGHTS
 from runstream.stores.redis.scripts.script import script_call
 from tests.support.backends import AsyncRedisBackend, Backend, Store
 from tests.support.cluster import Cluster, ClusterBackend
+from tests.support.commands import run
 from tests.support.kinds import CLUSTER
 from tests.support.operations import perform, session_of
+from tests.support.roles import VERSIONS
 from tests.support.samples import make_event
 from tests.support.servers import DEADLINE_SECONDS, Node, Server, eventually, free_port, needs_server
 
@@ -264,6 +267,48 @@ def test_what_has_moved_ahead_of_its_slot_is_asked_for_there(one_slot: Callable[
         assert perform(store, ask()) == before
         assert mover.said("ASK") == asked + len(queries)
     assert perform(store, ask()) == before
+
+
+@pytest.mark.parametrize("role", [Role.READER, Role.AGENT])
+def test_who_has_the_rule_of_a_role_is_let_go_on_while_a_slot_moves(
+    backend: ClusterBackend, cluster: Cluster, mover: Mover, role: Role
+) -> None:
+    """The servers deny nothing, neither of those that have the slot and will have it."""
+    backend.open(partitions=1).append("r", [make_event("r", 1)], keys=["k"])
+    user, version = f"{role}{backend.namespace}", VERSIONS[cluster.name]
+    named = ("--role", role, "--namespace", backend.namespace, "--user", user, "--server-version", version)
+    rule = run("acl", *named).out.split()
+    for node in cluster.primaries:
+        node.raw.execute_command(*rule, ">p")
+        node.raw.execute_command("ACL", "LOG", "RESET")
+    place = f"{cluster.url.replace('//', f'//{user}:p@')}?namespace={backend.namespace}&retry_seconds=20"
+    with connect(place) as store:
+        keys = session_of(store).keys.run("r")
+        queries: list[Command] = [(b"HGET", keys.keys, "k"), (b"XRANGE", keys.events, "-", "+")]
+        if role is Role.AGENT:
+            queries.append(script_call(RIGHTS, (keys.partition.rights,), ("HGET",)))
+
+        def ask() -> Operation[Replies]:
+            replies: Replies = yield Exchange(queries)
+            return replies
+
+        before = perform(store, ask())
+        with mover.moving() as move_keys:
+            move_keys()
+            asked, waited = mover.said("ASK"), mover.said("TRYAGAIN")
+            assert perform(store, ask()) == before
+            assert mover.said("ASK") == asked + len(queries)
+            written = threading.Thread(target=store.save_event, args=(make_event("r", 2),))
+            if role is Role.AGENT:
+                written.start()
+                eventually(lambda: mover.said("TRYAGAIN") > waited + 1)
+        if role is Role.AGENT:
+            written.join(DEADLINE_SECONDS)
+        assert [event.seq for event in store.list_events("r")] == [1, 2][: 1 + (role is Role.AGENT)]
+    denied = [entry for node in cluster.primaries for entry in node.raw.acl_log()]
+    for node in cluster.primaries:
+        node.raw.execute_command("ACL", "DELUSER", user)
+    assert not denied
 
 
 def test_what_needs_more_than_has_moved_is_refused_whole(one_slot: Callable[..., Store], mover: Mover) -> None:
