@@ -84,8 +84,7 @@ class Cluster:
         So it is with the epochs of primaries: of two claims to a slot each believes the one of the later epoch.
         """
         count = len(self.alive)
-        infos = [node.raw.execute_command(b"CLUSTER", b"INFO") for node in self.alive]
-        told = [dict(line.split(":") for line in _text(info).split()) for info in infos]
+        told = [dict(line.split(":") for line in info.split()) for info in self._infos()]
         return all(one["cluster_state"] == "ok" and int(one["cluster_known_nodes"]) >= count for one in told) and (
             len({repr([part[:3] for part in self._told(node)]) for node in self.alive}) == 1
             and len({self._epochs(node) for node in self.alive}) == 1
@@ -133,8 +132,14 @@ class Cluster:
 
     def is_down(self) -> bool:
         """Whether all servers that run take the cluster for one that cannot serve."""
-        infos = [_text(node.raw.execute_command(b"CLUSTER", b"INFO")) for node in self.alive]
-        return all("cluster_state:fail" in info for info in infos)
+        return all("cluster_state:fail" in info for info in self._infos())
+
+    def lacks_slots(self) -> bool:
+        """Whether all servers that run know of slots that nobody serves."""
+        return all("cluster_slots_fail:0\r" not in info for info in self._infos())
+
+    def _infos(self) -> list[str]:
+        return [_text(node.raw.execute_command(b"CLUSTER", b"INFO")) for node in self.alive]
 
     def keep(self, opened: AbstractContextManager[object]) -> None:
         """What is opened until the cluster ends."""

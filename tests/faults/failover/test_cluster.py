@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runstream import DurabilityNotReached, StoreUnavailable, connect, connect_async
+from runstream import (
+    DrainWorker,
+    DurabilityNotReached,
+    RedisCheckpointer,
+    StoreUnavailable,
+    connect,
+    connect_async,
+)
 from tests.support.cluster import Cluster, cluster_of
+from tests.support.drain_tools import running
 from tests.support.kinds import REAL
 from tests.support.operations import session_of
 from tests.support.samples import make_event
@@ -117,3 +127,44 @@ def test_a_cluster_that_is_not_whole_says_so(cluster: Cluster) -> None:
         assert "the cluster is not whole" in said(other)
         assert "CLUSTER" in said(other)
         assert any(why in said(here[0]) for why in ("cannot reach the server", "not whole"))
+
+
+def test_where_a_part_of_the_slots_is_served_runs_of_that_part_go_on(cluster: Cluster, tmp_path: Path) -> None:
+    """What concerns runs of a server that is gone says so: of it alone, of several, of all; so does an opening."""
+    for node in cluster.alive:
+        node.raw.config_set("cluster-require-full-coverage", "no")
+    url = f"{cluster.url}?retry_seconds=0&socket_timeout=1"
+    with connect(url) as store:
+        assert isinstance(store, RedisCheckpointer)
+        store.save_events([make_event(run_id, 1) for run_id in RUNS])
+        lost = at(cluster, store, RUNS[0])
+        here = [run_id for run_id in RUNS if at(cluster, store, run_id) is lost]
+        others = [run_id for run_id in RUNS if run_id not in here]
+        keys = session_of(store).keys
+        served = [number for number, one in keys.numbered().items() if cluster.primary_of(one.tag) is not lost]
+        cluster.replica_of(lost).end()
+        lost.end()
+        eventually(cluster.lacks_slots)
+        assert not cluster.is_down()
+        store.save_events([make_event(run_id, 2) for run_id in others])
+        with store.lease(others[0], owner="o") as lease:
+            lease.save_event(make_event(others[0], 3))
+        assert [item.offset for item in islice(store.follow(others[1]), 2)] == [1, 2]
+        with (
+            connect(f"sqlite:{tmp_path}/a.db") as archive,
+            running(DrainWorker(store, [archive], partitions=served)),
+        ):
+            eventually(lambda: sorted(archive.list_runs()) == sorted(others))
+            store.save_event(make_event(others[1], 3))
+            eventually(lambda: len(archive.list_events(others[1])) == 3)
+        unserved: list[Callable[[], object]] = [
+            lambda: store.save_event(make_event(here[0], 2)),
+            lambda: store.list_events(here[0]),
+            lambda: store.save_events([make_event(run_id, 4) for run_id in RUNS]),
+            store.list_runs,
+            lambda: connect(url),
+        ]
+        for call in unserved:
+            with pytest.raises(StoreUnavailable, match=r"cannot reach the server|not whole"):
+                call()
+        assert [event.seq for event in store.list_events(others[1])][:2] == [1, 2]

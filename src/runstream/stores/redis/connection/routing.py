@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 _MOST_REDIRECTIONS = 8
 _END_OF_SCAN = b"0"
+_OF_THOSE_REACHED: Collection[Command] = frozenset({(b"TIME",), (b"INFO", b"memory")})
+"""What workers ask now and then: while a server is gone, those go on who drain partitions of others alone."""
 
 
 class Asked(NamedTuple):
@@ -175,7 +177,9 @@ class Router:
         parts = _parts(exchange, slots)
         if parts is None:
             asked = [Asked(address, exchange) for address in slots.primaries]
-            of_each = self._heard(asked, (yield asked))
+            of_each = self._heard(
+                asked, (yield asked), some_suffice=_OF_THOSE_REACHED.issuperset(exchange.commands)
+            )
             return [least(*found) for found in zip(exchange.commands, zip(*of_each, strict=True), strict=True)]
         answers = _Answers(exchange)
         for _ in range(_MOST_REDIRECTIONS):
@@ -247,16 +251,23 @@ class Router:
         address = host or told_by[0], port
         return address if self._remap is None else self._remap(address)
 
-    def _heard(self, asked: Sequence[Asked], outcomes: Sequence[Outcome]) -> Sequence[Replies]:
-        """What each has replied. Raises what one of them raised, first of all what may pass."""
+    def _heard(
+        self, asked: Sequence[Asked], outcomes: Sequence[Outcome], *, some_suffice: bool = False
+    ) -> Sequence[Replies]:
+        """What each has replied, or, if some suffice, each that is reached.
+
+        Raises what one of them raised, first of all what may pass.
+        """
         errors = [outcome for outcome in outcomes if isinstance(outcome, RunstreamError)]
         passing = [error for error in errors if isinstance(error, StoreUnavailable)]
         for one, outcome in zip(asked, outcomes, strict=True):
             if isinstance(outcome, StoreUnavailable) and not is_full(outcome.__cause__):
                 self._doubt(one.address, outcome)
-        for error in passing or errors:
-            raise error
-        return [outcome for outcome in outcomes if not isinstance(outcome, RunstreamError)]
+        replies = [outcome for outcome in outcomes if not isinstance(outcome, RunstreamError)]
+        if not (some_suffice and replies and len(errors) == len(passing)):
+            for error in passing or errors:
+                raise error
+        return replies
 
     def _doubt(self, address: Address, error: StoreUnavailable) -> None:
         """Ask anew who has which slot, and a server that did not answer last."""
