@@ -8,13 +8,14 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
 
-from runstream import SQLiteCheckpointer, connect
+from runstream import DrainWorker, EventKind, SQLiteCheckpointer, connect
 from runstream.cli import app
 from runstream.stores.redis.connection.slots import slot_of_key
 from runstream.stores.redis.namespace import namespace_of
@@ -93,21 +94,40 @@ def test_every_command_works_on_a_cluster(backend: ClusterBackend, tmp_path: Pat
     assert called == set(commands.commands) - NO_SERVER
 
 
+def told_of(store: Any) -> dict[str, Any]:
+    """What a store tells of each run but for how much of it is archived and hot, and when it was written to."""
+    known = {"archived_offset": 0, "first_hot": 0, "updated_at": 0.0}
+    return {info.run_id: replace(info, **known) for info in store.runs()}
+
+
 def test_a_namespace_moves_to_more_partitions_by_the_steps_of_the_page(
     backend: ClusterBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All is there afterwards, under more partitions, and goes on."""
+    """All is there afterwards, and goes on: tags, forks, questions, and what was retired, too."""
     monkeypatch.chdir(tmp_path)
     old, new = f"{backend.cluster.url}?namespace={backend.namespace}", f"{backend.cluster.url}"
     monkeypatch.setenv("OLD", old)
     monkeypatch.setenv("NEW", new)
-    events: dict[str, list[Any]] = {}
     states = {run_id: make_state(run_id) for run_id in RUNS}
-    with connect(old) as store:
+    with connect(old) as hot, connect("sqlite:runs.db") as archive:
+        for name in ("ended", "left"):
+            hot.append(name, make_events(name, 2), keys=["a", "b"], tags={"user": name}, snapshot=make_state(name))
+        hot.append("ended", [make_event("ended", 3, kind=EventKind.RUN_FINISHED)])
+        DrainWorker(hot, [archive], retire_after_seconds=0, retire_idle_seconds=0).drain_once()  # both are retired
+    with connect(old, archive="sqlite:runs.db") as store:
         for run_id in RUNS:
             keys = [f"{run_id}/{number}" for number in range(4)]
-            store.append(run_id, make_events(run_id, 4), keys=keys, snapshot=states[run_id])
-            events[run_id] = list(store.read(run_id))
+            store.append(run_id, make_events(run_id, 4), keys=keys, snapshot=states[run_id], tags={"user": run_id})
+        store.append(RUNS[0], [], tags={"user": "another"})
+        with store.open_run("asks") as agent:
+            agent.pause("Ship it?")
+        store.fork(RUNS[1], "fork", at=2, tags={"branch": "1"})
+        store.append("fork", make_events("fork", 2, first=3))
+        store.fork("fork", "of the fork", at=3)
+        names = [*RUNS, "asks", "fork", "of the fork", "ended", "left"]
+        events = {run_id: list(store.read(run_id)) for run_id in names}
+        told = told_of(store)
+        assert told.keys() == set(names)
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (steps,) = (block for block in blocks if "$NEW" in block)
     moved = f"{backend.namespace}.moved"
@@ -116,11 +136,21 @@ def test_a_namespace_moves_to_more_partitions_by_the_steps_of_the_page(
         assert said.code == 0, (line, said.out, said.err)
     try:
         with connect(f"{new}?namespace={moved}", archive="sqlite:runs.db") as store:
+            assert told_of(store) == told
+            assert {run_id: list(store.read(run_id)) for run_id in names} == events
+            for tag in ({"user": "another"}, {"branch": "1"}, {"user": "left"}):
+                having = {run_id for run_id, info in told.items() if tag.items() <= info.tags.items()}
+                assert having
+                assert {info.run_id for info in store.runs(tags=tag)} == having
             for run_id in RUNS:
-                assert list(store.read(run_id)) == events[run_id]
                 assert store.append(run_id, [make_event(run_id, 5)], keys=[f"{run_id}/0"])[:2] == (1, 1)
                 assert store.append(run_id, [make_event(run_id, 5)])[:2] == (5, 5)
                 assert store.load_latest(run_id) == states[run_id]
+            assert store.append("left", [make_event("left", 3)], keys=["b"])[:2] == (2, 2)
+            assert store.append("left", [make_event("left", 3)])[:2] == (3, 3)
+            assert store.append("of the fork", [make_event("of the fork", 4)])[:2] == (4, 4)
+            assert store.fork("fork", "later", at=4).last_offset == 4
+            store.answer("asks", "yes")
         with connect(f"{new}?namespace={moved}") as hot:
             assert namespace_of(hot).status().partitions == 64
     finally:
