@@ -186,7 +186,8 @@ def test_the_openapi_document_names_what_there_is(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/runs", "/runs/{id}", "/runs/{id}/events", "/runs/{id}/lanes", "/runs/{id}/state",
-        "/runs/{id}/stream", "/runs/{id}/summary", "/health", "/stream",
+        "/runs/{id}/stream", "/runs/{id}/summary", "/runs/{id}/snapshots", "/runs/{id}/forks", "/health",
+        "/stream",
     }  # fmt: skip
     names = set(document["components"]["schemas"])
     referred = {text.split('"')[0] for text in json.dumps(document).split("#/components/schemas/")[1:]}

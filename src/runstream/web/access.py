@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import shown
 from runstream.model.results import RunInfo
 from runstream.operations.operation import Operation
+from runstream.operations.run_forks import Fork
 from runstream.stores.redis.keys import Keys
 from runstream.web.opened import OpenedStore
 from runstream.web.path_ids import run_id_in
@@ -67,6 +68,10 @@ class Access:
     async def ask(self, operation: Callable[[Keys], Operation[T]]) -> T | None:
         """What an operation on the store's namespace finds; None for a store that is not in Redis."""
         return await self._opened.ask(operation)
+
+    async def archived_forks(self, run_id: str) -> Sequence[Fork]:
+        """The forks of a run that its archive knows; none where the store has no archive."""
+        return await self._opened.archived_forks(run_id)
 
     async def may(self, request: Request, action: Action, info: RunInfo) -> bool:
         """Whether the sender of a request may do that with a run."""

@@ -11,15 +11,17 @@ from starlette.responses import Response
 
 from runstream.web.access import Access, Action
 from runstream.web.acting import Acting
+from runstream.web.branches import Branches
 from runstream.web.frames import StreamLimit
 from runstream.web.health import Health
 from runstream.web.many_stream import MANY, ManyStream
 from runstream.web.queries import Parameter
-from runstream.web.reading import EVENTS, RUNS, STATE, Reading
+from runstream.web.reading import EVENTS, RUNS, Reading
 from runstream.web.run_stream import STREAM, RunStream
 from runstream.web.shapes import (
     Acted,
     AnswerBody,
+    BranchFacts,
     CancelBody,
     EventPage,
     ForkBody,
@@ -28,8 +30,10 @@ from runstream.web.shapes import (
     RunFacts,
     RunPage,
     RunSummaryFacts,
+    SnapshotPage,
     StateAt,
 )
+from runstream.web.states import SNAPSHOTS, STATE, States
 from runstream.web.summaries import Summaries
 
 __all__ = ["Endpoint", "Handler", "endpoints"]
@@ -62,14 +66,16 @@ class Endpoint:
 
 def endpoints(access: Access, limit: StreamLimit) -> list[Endpoint]:
     """All endpoints of an app."""
-    reading, acting = Reading(access), Acting(access)
+    reading, states, acting = Reading(access), States(access), Acting(access)
     return [
         Endpoint("/runs", reading.runs, RunPage, RUNS),
         Endpoint("/runs/{id}", reading.run, RunFacts),
         Endpoint("/runs/{id}/events", reading.events, EventPage, EVENTS),
         Endpoint("/runs/{id}/lanes", reading.lanes, LaneList),
-        Endpoint("/runs/{id}/state", reading.state, StateAt, STATE),
         Endpoint("/runs/{id}/summary", Summaries(access).summary, RunSummaryFacts),
+        Endpoint("/runs/{id}/state", states.state, StateAt, STATE),
+        Endpoint("/runs/{id}/snapshots", states.snapshots, SnapshotPage, SNAPSHOTS),
+        Endpoint("/runs/{id}/forks", Branches(access).forks, BranchFacts),
         Endpoint("/runs/{id}/stream", RunStream(access, limit).stream, None, STREAM),
         Endpoint("/runs/{id}/answer", acting.answer, Acted, (), "POST", AnswerBody, "answer"),
         Endpoint("/runs/{id}/cancel", acting.cancel, Acted, (), "POST", CancelBody, "cancel"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -13,8 +13,9 @@ from runstream.model.awaitable import AsyncItems, Opening
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import shown
 from runstream.operations.operation import Operation
+from runstream.operations.run_forks import Fork
 from runstream.stores.async_facade import AsyncStore
-from runstream.stores.capabilities import part_of
+from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.facade import Store
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.namespace import Namespace
@@ -73,6 +74,12 @@ class OpenedStore:
         found: T = await store._runner.run(operation(hot.session.keys))
         return found
 
+    async def archived_forks(self, run_id: str) -> Sequence[Fork]:
+        """The forks of a run that its archive knows; none where the store has no archive."""
+        store = await self.get()
+        archive = part_of(store.sync if isinstance(store, _InThreads) else store, Archive)
+        return () if archive is None else await asyncio.to_thread(archive.forks_of, run_id)
+
     async def close(self) -> None:
         """Close what was opened here."""
         if self._is_own and not isinstance(self._store, Opening):
@@ -82,20 +89,24 @@ class OpenedStore:
 
 
 class _InThreads:
-    """A synchronous store behind ``await``: of its calls some are made at a time, and each stream has a thread."""
+    """A synchronous store behind ``await``: of its calls some are made at a time, and each stream has a thread.
+
+    Attributes:
+        sync: The store.
+    """
 
     def __init__(self, store: Store[Any, Any]) -> None:
-        self._store: Any = store
+        self.sync: Any = store
         self._calls = ThreadPoolExecutor(_CALLS, thread_name_prefix="runstream-web")
         self._streams = ThreadPoolExecutor(_THREADED_STREAMS, thread_name_prefix="runstream-web-stream")
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """A method, awaited."""
-        return partial(self._call, getattr(self._store, name))
+        return partial(self._call, getattr(self.sync, name))
 
     async def ask(self, operation: Callable[[Keys], Operation[T]]) -> T | None:
         """What an operation on the store's namespace finds; None for a store that is not in Redis."""
-        namespace = part_of(self._store, Namespace)
+        namespace = part_of(self.sync, Namespace)
         return None if namespace is None else await self._call(lambda: namespace.run(operation(namespace.keys)))
 
     def end(self) -> None:
@@ -105,18 +116,18 @@ class _InThreads:
 
     def runs(self, **query: Any) -> AsyncItems[Any]:
         """As the store's."""
-        return AsyncItems(self._items(self._store.runs(**query)))
+        return AsyncItems(self._items(self.sync.runs(**query)))
 
     def read(self, run_id: str, after: int | str = 0, **query: Any) -> AsyncItems[Any]:
         """As the store's."""
-        return AsyncItems(self._items(self._store.read(run_id, after, **query)))
+        return AsyncItems(self._items(self.sync.read(run_id, after, **query)))
 
     def follow(self, run_id: str, after: int | str = 0) -> AsyncItems[Any]:
         """As the store's, of all events."""
         positions: dict[str, int | str] = {run_id: after}
         return AsyncItems(
             self._live(
-                lambda: self._store.follow(run_id, positions[run_id], idle_timeout=_LEAVE_SECONDS),
+                lambda: self.sync.follow(run_id, positions[run_id], idle_timeout=_LEAVE_SECONDS),
                 lambda item: positions.update({run_id: item.cursor}),
             )
         )
@@ -126,7 +137,7 @@ class _InThreads:
         positions = dict(after)
         return AsyncItems(
             self._live(
-                lambda: self._store.follow_runs(run_ids, after=positions, idle_timeout=_LEAVE_SECONDS),
+                lambda: self.sync.follow_runs(run_ids, after=positions, idle_timeout=_LEAVE_SECONDS),
                 lambda pair: positions.update({pair[0]: pair[1].cursor}),
             )
         )

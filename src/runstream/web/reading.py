@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from runstream.codec.json_facts import event_facts, run_facts
 from runstream.integrations.langgraph.readable import readable_payload
-from runstream.model.results import Recorded, RunInfo, Snapshot
+from runstream.model.results import Recorded, RunInfo
 from runstream.operations.arguments import FollowQuery
 from runstream.operations.filters import EventFilter
 from runstream.web.access import Access
@@ -20,7 +20,7 @@ from runstream.web.path_ids import path_id
 from runstream.web.problems import json_response
 from runstream.web.queries import Parameter, Query
 
-__all__ = ["EVENTS", "FILTERS", "READABLE", "RUNS", "STATE", "Reading", "facts_of", "filter_of", "shown_facts"]
+__all__ = ["EVENTS", "FILTERS", "READABLE", "RUNS", "Reading", "facts_of", "filter_of", "shown_facts"]
 
 _MOST_RUNS = 1000
 _MOST_EVENTS = 1000
@@ -57,11 +57,6 @@ EVENTS = (
     _LIMIT,
     *FILTERS,
     READABLE,
-)
-
-STATE = (
-    Parameter("at", "As of this offset; the latest where it is not given.", "integer"),
-    Parameter("lane", "The snapshot of this lane; the run's own where it is not given."),
 )
 
 
@@ -164,33 +159,6 @@ class Reading:
         facts = {"run_id": info.run_id, "events": page.events, "unreadable": page.unreadable}
         return json_response({**facts, "cursor": page.cursor, "next": following})
 
-    async def state(self, request: Request) -> Response:
-        """The state of a run, or of one of its lanes, as it was saved last, or last before an offset."""
-        query = Query(request, STATE)
-        info = await self._access.run(request)
-        at, lane = query.number("at"), query.text("lane")
-        found = await self._snapshot(info.run_id, lane, at)
-        return json_response(
-            {
-                "run_id": info.run_id,
-                "lane_id": lane,
-                "at": at,
-                "offset": 0 if found is None else found.offset,
-                "revision": 0 if found is None else found.revision,
-                "state": None if found is None else _state_facts(found),
-            }
-        )
-
-    async def _snapshot(self, run_id: str, lane: str | None, at: int | None) -> Snapshot[Any] | None:
-        store = await self._access.store()
-        latest: Snapshot[Any] | None = await store.load_snapshot(run_id, lane_id=lane)
-        if at is None or latest is None or latest.offset <= at:
-            return latest
-        if not hasattr(store, "snapshot_at"):
-            return None
-        kept: Snapshot[Any] | None = await store.snapshot_at(run_id, at, lane_id=lane)
-        return kept
-
 
 class _EventPage:
     """A page of events: what is wanted of those that it looks at."""
@@ -218,9 +186,3 @@ class _EventPage:
 def facts_of(info: RunInfo) -> dict[str, Any]:
     """What is known of a run, with its name in paths."""
     return {"id": path_id(info.run_id), **run_facts(info, is_hot=True)}
-
-
-def _state_facts(snapshot: Snapshot[Any]) -> Any:
-    """A state as plain values: as it is stored, with what its class does not know."""
-    state = snapshot.state
-    return dict(snapshot.stored) or (state if isinstance(state, dict) else state.to_dict())

@@ -7,6 +7,7 @@ from typing import Any, NotRequired, TypedDict
 __all__ = [
     "Acted",
     "AnswerBody",
+    "BranchFacts",
     "CancelBody",
     "EventPage",
     "ForkBody",
@@ -16,6 +17,7 @@ __all__ = [
     "RunFacts",
     "RunPage",
     "RunSummaryFacts",
+    "SnapshotPage",
     "StateAt",
 ]
 
@@ -101,6 +103,45 @@ class StateAt(TypedDict):
     offset: int
     revision: int
     state: dict[str, Any] | None
+
+
+class SnapshotFacts(TypedDict):
+    """A snapshot that is kept: the offset that it covers, its revision, how many fields its state has."""
+
+    offset: int
+    revision: int
+    fields: int
+
+
+class SnapshotPage(TypedDict):
+    """Snapshots, the newest first; of several that cover the same offset the last. ``next`` is the next page's."""
+
+    run_id: str
+    lane_id: str | None
+    snapshots: list[SnapshotFacts]
+    next: str | None
+
+
+class ForkFacts(TypedDict):
+    """A run of the same branch, and the offset at which the two part."""
+
+    id: str
+    run_id: str
+    status: str
+    last_offset: int
+    offset: int
+
+
+class BranchFacts(TypedDict):
+    """Where a run comes from, the nearest first, and what was forked from it, in the order of the offsets.
+
+    ``more``: there are more forks than these.
+    """
+
+    run_id: str
+    ancestors: list[ForkFacts]
+    forks: list[ForkFacts]
+    more: bool
 
 
 class LaneFacts(TypedDict):

@@ -15,10 +15,18 @@ import msgpack
 
 from runstream.integrations.langgraph.channels import located, read_channel
 from runstream.integrations.langgraph.mapping import CLEARED, SAVED, WRITES
-from runstream.model.results import Snapshot
+from runstream.model.results import Recorded, Snapshot
 from runstream.stores.protocol import RunStore
 
-__all__ = ["checkpoint_at", "is_checkpoint", "pending_questions", "readable_payload", "readable_state"]
+__all__ = [
+    "checkpoint_at",
+    "checkpoint_of",
+    "is_checkpoint",
+    "pending_questions",
+    "readable_payload",
+    "readable_state",
+    "value_offsets",
+]
 
 _INTERRUPT = "__interrupt__"
 _NAMES = {_INTERRUPT: "asks", "__resume__": "answered", "__error__": "error"}
@@ -58,17 +66,33 @@ def checkpoint_at(store: RunStore[Any, Any], run_id: str, lane_id: str, at: int)
     found = next((item for item in events if item.event.kind == SAVED and item.event.lane_id == lane_id), None)
     if found is None:
         return None
-    own = found.event.payload
-    wanted = {offset for entry in own["channels"].values() for offset in located(entry, found.offset)}
-    payloads = {item.offset: item.event.payload for item in store.read_at(run_id, sorted(wanted))}
+    return checkpoint_of(
+        found, {item.offset: item.event.payload for item in store.read_at(run_id, value_offsets(found))}
+    )
+
+
+def value_offsets(saved: Recorded[Any]) -> list[int]:
+    """The offsets of the events that have the values of a checkpoint's channels, given the event that saved it."""
+    channels = saved.event.payload["channels"]
+    return sorted({offset for entry in channels.values() for offset in located(entry, saved.offset)})
+
+
+def checkpoint_of(saved: Recorded[Any], payloads: Mapping[int, Any]) -> Snapshot[Any]:
+    """A checkpoint as the snapshot of its lane was, made of the event that saved it.
+
+    Args:
+        saved: That event.
+        payloads: Those of the events that have its values, by offset.
+    """
+    own, offset = saved.event.payload, saved.offset
     data = {name: own[name] for name in ("checkpoint", "metadata", "channels")}
     for name, entry in own["channels"].items():
-        channel = read_channel(entry, found.offset, partial(_part_at, payloads, name))
+        channel = read_channel(entry, offset, partial(_part_at, payloads, name))
         count = 0
         for part in channel.parts:
             data[f"{count}:{name}"] = part.stored
             count += part.count
-    return Snapshot({"run_id": run_id, "data": data}, found.offset, 0)
+    return Snapshot({"run_id": saved.event.run_id, "data": data}, offset, 0)
 
 
 def _part_at(payloads: Mapping[int, Any], channel: str, offset: int, _count: int) -> Any:

@@ -127,3 +127,14 @@ export async function post<T>(path: string, body: Fields): Promise<T> {
   const headers = { "Content-Type": "application/json" };
   return answered<T>(await fetch(address(path), { method: "POST", headers, body: JSON.stringify(body) }));
 }
+
+let told: Promise<Set<string>> | null = null;
+
+/** What may be done with runs beside reading: the actions that the app was given. */
+export function actionsOfApp(): Promise<Set<string>> {
+  told ??= get<{ paths: { [path: string]: { post?: unknown } } }>("openapi.json").then(
+    ({ paths }) => new Set(["answer", "cancel", "fork"].filter((action) => paths[`/runs/{id}/${action}`]?.post)),
+    () => new Set<string>(),
+  );
+  return told;
+}

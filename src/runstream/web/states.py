@@ -1,0 +1,147 @@
+"""The states of a run and of its lanes: as they are, as they were at an offset, and which are kept."""
+
+from __future__ import annotations
+
+from contextlib import aclosing, suppress
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstream.integrations.langgraph.mapping import SAVED
+from runstream.integrations.langgraph.readable import (
+    checkpoint_of,
+    is_checkpoint,
+    pending_questions,
+    readable_state,
+    value_offsets,
+)
+from runstream.model.errors import ConfigurationError, EventsArchived
+from runstream.model.results import Recorded, Snapshot
+from runstream.web.access import Access
+from runstream.web.problems import json_response
+from runstream.web.queries import Parameter, Query
+from runstream.web.reading import READABLE
+
+__all__ = ["SNAPSHOTS", "STATE", "States"]
+
+_MOST_SNAPSHOTS = 100
+_SNAPSHOTS = 20
+_SCANNED = 10_000  # events that are looked at for a checkpoint, or for what was asked since
+
+_LANE = Parameter("lane", "The snapshot of this lane; the run's own where it is not given.")
+
+STATE = (
+    Parameter("at", "As of this offset; the latest where it is not given.", "integer"),
+    _LANE,
+    READABLE,
+)
+
+SNAPSHOTS = (
+    _LANE,
+    Parameter("before", "Only those that cover no event from this offset on.", "integer"),
+    Parameter("limit", "How many to give at most.", "integer"),
+)
+
+
+class States:
+    """The endpoints that give states.
+
+    Args:
+        access: The runs, for those who may see them.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    async def state(self, request: Request) -> Response:
+        """The state of a run, or of one of its lanes, as it was saved last, or last before an offset."""
+        query = Query(request, STATE)
+        info = await self._access.run(request)
+        at, lane = query.number("at"), query.text("lane")
+        store = await self._access.store()
+        latest: Snapshot[Any] | None = await store.load_snapshot(info.run_id, lane_id=lane)
+        found = latest if at is None else await _kept(store, info.run_id, lane, at, latest)
+        state = None if found is None else _facts(found)
+        if query.is_on(READABLE) and latest is not None and is_checkpoint(_facts(latest)):
+            found, state = await _checkpoint(store, info.run_id, lane or "", at, found)
+        return json_response(
+            {
+                "run_id": info.run_id,
+                "lane_id": lane,
+                "at": at,
+                "offset": 0 if found is None else found.offset,
+                "revision": 0 if found is None else found.revision,
+                "state": state,
+            }
+        )
+
+    async def snapshots(self, request: Request) -> Response:
+        """The snapshots that are kept of a run, or of one of its lanes: the newest first."""
+        query = Query(request, SNAPSHOTS)
+        info = await self._access.run(request)
+        lane, limit = query.text("lane"), query.number("limit", least=1, most=_MOST_SNAPSHOTS) or _SNAPSHOTS
+        store = await self._access.store()
+        latest: Snapshot[Any] | None = await store.load_snapshot(info.run_id, lane_id=lane)
+        before = query.number("before")
+        at = info.last_offset if before is None else before - 1
+        found: list[dict[str, Any]] = []
+        while at >= 0 and len(found) < limit:
+            kept = await _kept(store, info.run_id, lane, at, latest)
+            if kept is None:
+                break
+            found.append({"offset": kept.offset, "revision": kept.revision, "fields": len(_facts(kept))})
+            at = kept.offset - 1
+        following = query.with_other(before=at + 1) if len(found) == limit and at >= 0 else None
+        return json_response({"run_id": info.run_id, "lane_id": lane, "snapshots": found, "next": following})
+
+
+async def _kept(
+    store: Any, run_id: str, lane: str | None, at: int, latest: Snapshot[Any] | None
+) -> Snapshot[Any] | None:
+    """The newest snapshot that covers no event after an offset, of those that are kept."""
+    if latest is None or latest.offset <= at or not hasattr(store, "snapshot_at"):
+        return latest if latest is not None and latest.offset <= at else None
+    kept: Snapshot[Any] | None = await store.snapshot_at(run_id, at, lane_id=lane)
+    return kept
+
+
+async def _checkpoint(
+    store: Any, run_id: str, lane: str, at: int | None, kept: Snapshot[Any] | None
+) -> tuple[Snapshot[Any] | None, Any]:
+    """The checkpoint of a lane as people read it, at an offset as its events say, and what was asked since."""
+    found = kept
+    if at is not None:
+        with suppress(ConfigurationError, EventsArchived):  # what it was made of is erased, or has left Redis
+            found = await _made_of_events(store, run_id, lane, at) or kept
+    if found is None:
+        return None, None
+    since: list[Any] = []
+    with suppress(EventsArchived):
+        before = None if at is None else at + 1
+        items = store.read(run_id, found.offset, before=before, limit=_SCANNED, on_corrupt="skip")
+        async with aclosing(items):
+            since = [item.event async for item in items]
+    state = _facts(found)
+    questions = pending_questions(state["data"]["checkpoint"].get("id"), since)
+    return found, readable_state(state, questions)
+
+
+async def _made_of_events(store: Any, run_id: str, lane: str, at: int) -> Snapshot[Any] | None:
+    saved: Recorded[Any] | None = None
+    items = store.read(run_id, before=at + 1, limit=_SCANNED, reverse=True, on_corrupt="skip")
+    async with aclosing(items):
+        async for item in items:
+            if item.event.kind == SAVED and item.event.lane_id == lane:
+                saved = item
+                break
+    if saved is None:
+        return None
+    events = await store.read_at(run_id, value_offsets(saved))
+    return checkpoint_of(saved, {item.offset: item.event.payload for item in events})
+
+
+def _facts(snapshot: Snapshot[Any]) -> Any:
+    """A state as plain values: as it is stored, with what its class does not know."""
+    state = snapshot.state
+    return dict(snapshot.stored) or (state if isinstance(state, dict) else state.to_dict())
