@@ -39,7 +39,7 @@ def client(url: str) -> Iterator[httpx.Client]:
 
 def test_the_snapshots_that_are_kept_come_page_by_page_the_newest_first(tmp_path: Path) -> None:
     hot, archive = f"fake:kept-{tmp_path}", f"sqlite:{tmp_path}/archive.db"
-    with runstream.connect(hot) as store, runstream.connect(archive) as sink, store.open_run("r") as run:
+    with runstream.connect(hot) as store, runstream.SQLiteCheckpointer(tmp_path / "archive.db") as sink, store.open_run("r") as run:
         for step in range(5):
             run.emit("tool.result")
             run.state.data["step"] = step
@@ -71,7 +71,7 @@ def fill_branch(store: Any) -> None:
 
 def test_a_branch_is_told_with_the_offsets_at_which_runs_part(tmp_path: Path) -> None:
     hot, archive = f"fake:branch-{tmp_path}", f"sqlite:{tmp_path}/archive.db"
-    with runstream.connect(hot) as store, runstream.connect(archive) as sink:
+    with runstream.connect(hot) as store, runstream.SQLiteCheckpointer(tmp_path / "archive.db") as sink:
         fill_branch(store)
         runstream.DrainWorker(store, [sink]).drain_once()
         apps = [

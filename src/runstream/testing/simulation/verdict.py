@@ -102,7 +102,9 @@ def faults_of(world: World) -> Iterator[str]:
                 yield from (f"{run_id}: {fault}" for fault in found)
             elif losses and _has_one_parent(run_id, [hot, *archives]):
                 reason = world.were_parked.get(run_id, "")
-                yield from (f"{run_id}: {fault}" for fault in _faults_of_parking(stream, copies, reason))
+                was_deleted = any(batch.may_be_deleted for batch in said[run_id].sent)
+                found = _faults_of_parking(stream, copies, reason, was_deleted=was_deleted)
+                yield from (f"{run_id}: {fault}" for fault in found)
             if run_id in parked or losses:
                 continue
             places = places_of(stream, copies)
@@ -124,9 +126,16 @@ def _faults_of_states(run_id: str, snapshot: Any, archives: Sequence[Any], *, lo
             yield f"{archive.location} has the snapshot {latest}, and is to have {expected}"
 
 
-def _faults_of_parking(stream: Copy, copies: Mapping[str, Copy], reason: str) -> Iterator[str]:
-    """Whether a run is parked for nothing: each archive has one history with Redis, and nothing is in the way."""
+def _faults_of_parking(
+    stream: Copy, copies: Mapping[str, Copy], reason: str, *, was_deleted: bool
+) -> Iterator[str]:
+    """Whether a run is parked for nothing: each archive has one history with Redis, and nothing is in the way.
+
+    A failover may bring a run back that was deleted, and not the events that had left Redis before.
+    """
     first = min((offset for offset, _ in stream), default=0)
+    if was_deleted and any(first - 1 not in {offset for offset, _ in copy} for copy in copies.values()):
+        return
     is_one = all(place in stream for copy in copies.values() for place in copy if place[0] >= first)
     if stream and is_one and not any(why in reason for why in _LATER):
         yield f"it is parked, and the archives have nothing else than Redis from {first} on: {reason}"

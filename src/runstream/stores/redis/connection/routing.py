@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 _MOST_REDIRECTIONS = 8
 _END_OF_SCAN = b"0"
-_OF_THOSE_REACHED: Collection[Command] = frozenset({(b"TIME",), (b"INFO", b"memory")})
+_OF_THOSE_REACHED: frozenset[Command] = frozenset({(b"TIME",), (b"INFO", b"memory")})
 """What workers ask now and then: while a server is gone, those go on who drain partitions of others alone."""
 
 
