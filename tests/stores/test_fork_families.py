@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -20,28 +20,32 @@ _numbers = itertools.count()
 
 Step = tuple[str, int, int]
 
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["append", "append", "known", "save", "fork", "fork", "delete", "detach", "move"]),
-        st.integers(0, 7),
-        st.integers(0, 30),
-    ),
-    max_size=25,
-)
+WHAT = ["append", "append", "known", "save", "fork", "fork", "delete", "detach", "truncate", "move"]
+STEPS = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 7), st.integers(0, 30)), max_size=25)
 
 
 @dataclass
 class Copied:
-    """A run whose history was copied when it was forked: the seq of each event, and the offset of each key."""
+    """A run whose history was copied when it was forked: the seq of each event, and the offset of each key.
+
+    It begins after ``base``. ``at``: the offset at which it was forked; ``cut``: after which it was truncated.
+    """
 
     parent: str | None = None
+    at: int = 0
+    base: int = 0
+    cut: int = 0
     seqs: list[int] = field(default_factory=list)
     keys: dict[str, int] = field(default_factory=dict)
 
     def fork(self, run_id: str, at: int) -> Copied:
         """A copy up to an offset."""
         keys = {key: offset for key, offset in self.keys.items() if offset <= at}
-        return replace(self, parent=run_id, seqs=self.seqs[:at], keys=keys)
+        return Copied(run_id, at, self.base, 0, self.seqs[:at], keys)
+
+    def detach(self) -> None:
+        """It is a fork no more."""
+        self.parent, self.at, self.cut = None, 0, self.base
 
 
 class Family:
@@ -56,24 +60,20 @@ class Family:
     def play(self, steps: Sequence[Step], move: Any) -> None:
         """Make the steps, and check every run at the end."""
         self._append(self._new(), Copied(), 0)
+        make = {
+            "append": self._append,
+            "known": self._append_known,
+            "save": self._save,
+            "fork": self._fork,
+            "delete": self._delete,
+            "detach": self._detach,
+            "truncate": self._truncate,
+            "move": lambda _, __, number: move(number),
+        }
         for what, which, number in steps:
             run_id = sorted(self.runs)[which % len(self.runs)]
-            run = self.runs[run_id]
-            if what == "append":
-                self._append(run_id, run, number)
-            elif what == "known":
-                self._append_known(run_id, run, number)
-            elif what == "save":
-                self._recover(run_id, run)
-                self.store.save_snapshot(run_id, make_state(run_id, current_step=len(run.seqs)))
-            elif what == "fork":
-                self._fork(run_id, run, number)
-            elif what == "delete" and len(self.runs) > 1:
-                self._delete(run_id)
-            elif what == "detach" and len(self.runs) > 1:
-                self._detach(run_id)
-            elif what == "move":
-                move(number)
+            if len(self.runs) > 1 or what not in {"delete", "detach"}:
+                make[what](run_id, self.runs[run_id], number)
         for run_id, run in self.runs.items():
             self._check(run_id, run)
 
@@ -98,12 +98,16 @@ class Family:
             run.keys[key] = len(run.seqs)
         assert appended.last_offset == run.keys[key]
 
+    def _save(self, run_id: str, run: Copied, _: int) -> None:
+        self._recover(run_id, run)
+        self.store.save_snapshot(run_id, make_state(run_id, current_step=len(run.seqs)))
+
     def _fork(self, run_id: str, run: Copied, number: int) -> None:
-        at, name = number % (len(run.seqs) + 1), self._new()
+        at, name = run.base + number % (len(run.seqs) - run.base + 1), self._new()
         assert self.store.fork(run_id, name, at=at).parent == (run_id, at)
         self.runs[name] = run.fork(run_id, at)
 
-    def _delete(self, run_id: str) -> None:
+    def _delete(self, run_id: str, _: Copied, __: int) -> None:
         if any(each.parent == run_id for each in self.runs.values()):
             with pytest.raises(RunHasForks):
                 self.store.delete_run(run_id)
@@ -111,25 +115,49 @@ class Family:
             assert self.store.delete_run(run_id)
             del self.runs[run_id]
 
-    def _detach(self, run_id: str) -> None:
+    def _detach(self, run_id: str, _: Copied, __: int) -> None:
         assert self.store.delete_run(run_id, detach=True)
         del self.runs[run_id]
         for each, run in self.runs.items():
             if run.parent == run_id:
-                run.parent = None
+                run.detach()
                 assert self.store.run_info(each).parent is None
+
+    def _truncate(self, run_id: str, run: Copied, number: int) -> None:
+        base = max(run.at, run.base)
+        base += number % (len(run.seqs) - base + 1)
+        moves = base > run.cut
+        needing = {
+            each: fork for each, fork in self.runs.items() if moves and fork.parent == run_id and fork.at > run.cut
+        }
+        detaches, saved = number % 2 == 0, self.store.load_snapshot(run_id)
+        if needing and not detaches:
+            with pytest.raises(RunHasForks) as refused:
+                self.store.truncate(run_id, before=base + 1)
+            assert refused.value.forks == tuple(sorted(needing))
+            return
+        if moves and saved is not None and saved.offset < base:
+            with pytest.raises(ConfigurationError, match="need events before"):
+                self.store.truncate(run_id, before=base + 1, detach=detaches)
+        else:
+            self.store.truncate(run_id, before=base + 1, detach=detaches)
+            run.base = run.cut = base
+        for each, fork in needing.items():  # also where it was refused after that
+            assert self.store.run_info(each).parent is None
+            fork.detach()
 
     def _recover(self, run_id: str, run: Copied) -> None:
         """That the snapshot and the events after it make the run: its step is how many events it has seen."""
         found = self.store.recover(run_id)
         if found.state is not None:
             assert (found.state.run_id, found.state.current_step) == (run_id, found.offset)
-        assert [item.offset for item in found.events] == list(range(found.offset + 1, len(run.seqs) + 1))
+        after = max(found.offset, run.base)
+        assert [item.offset for item in found.events] == list(range(after + 1, len(run.seqs) + 1))
 
     def _check(self, run_id: str, run: Copied) -> None:
         items = list(self.store.read(run_id))
         assert {item.event.run_id for item in items} <= {run_id}
-        assert [(item.offset, item.event.seq) for item in items] == list(enumerate(run.seqs, 1))
+        assert [(item.offset, item.event.seq) for item in items] == list(enumerate(run.seqs, 1))[run.base :]
         assert list(self.store.read(run_id, reverse=True)) == items[::-1]
         middle = len(items) // 2
         if middle:
@@ -138,7 +166,8 @@ class Family:
         every = sorted({key for each in self.runs.values() for key in each.keys})
         assert self.store.find(run_id, every) == [run.keys.get(key) for key in every]
         lanes = [(one.last_offset, one.last_seq) for one in self.store.lanes(run_id)]
-        assert lanes == ([(len(run.seqs), run.seqs[-1])] if run.seqs else [])
+        if items or not run.seqs:  # else its last event, as it was forked, is gone
+            assert lanes == ([(len(run.seqs), run.seqs[-1])] if run.seqs else [])
 
 
 @pytest.mark.one_in(2)

@@ -9,7 +9,7 @@ import pytest
 from runstream import ConfigurationError, DrainWorker, EventsArchived
 from runstream.stores.archive.facade import ArchiveStore
 from tests.stores.tiered.tiers import Hot, Tiered
-from tests.support.samples import make_event, make_state
+from tests.support.samples import make_event, make_events, make_state
 
 
 def retire(hot: Hot, archive: ArchiveStore[Any, Any]) -> None:
@@ -53,3 +53,15 @@ def test_a_lane_that_was_opened_again_goes_on_from_a_snapshot_that_needs_events(
     with pytest.raises(ConfigurationError, match="that of lane 'a'"):
         tiered.truncate("r", before=3)
     assert [item.offset for item in tiered.recover("r", lane_id="a").events] == [2, 4]
+
+
+def test_a_fork_that_was_retired_begins_with_its_own_events(
+    hot: Hot, archive: ArchiveStore[Any, Any], tiered: Tiered
+) -> None:
+    """As it has none, whoever has made it saw no other cursor than that at which it was forked."""
+    hot.append("r", make_events("r", 2))
+    tiered.fork("r", "f")
+    retire(hot, archive)
+    tiered.truncate("f", before=3)
+    assert list(tiered.read("f")) == []
+    assert [item.offset for item in tiered.read("r")] == [1, 2]

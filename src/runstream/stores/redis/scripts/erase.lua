@@ -57,11 +57,12 @@ end
 
 -- the history that it means
 local start, last = parse_cursor(ARGV[2]), parse_cursor(meta['last'])
+local mark = meta['mark'] or is_tombstone(meta['retired']) and meta['last'] or meta['start']
 if ARGV[8] ~= '' and parse_cursor(ARGV[8]) > last then return {'lost', text(last)} end
 for i = 7, 8 do
   local at = ARGV[i] ~= '' and parse_cursor(ARGV[i])
   -- what was trimmed beyond the mark cannot be compared
-  local known = at and {meta['last'], meta['mark'] or meta['start'],
+  local known = at and {meta['last'], mark,
     (call('XRANGE', KEYS[5], text(at), text(at))[1] or {})[1]} or {}
   for j = 1, 3 do
     if known[j] and parse_cursor(known[j]) == at and known[j] ~= ARGV[i] then return {'diverged', ARGV[i]} end
@@ -108,8 +109,7 @@ local function is_asked(field, value)
   if token == sound[field] or covered >= math.min(before - 1, last) then return false end
   local lane = string.match(field, '^snapshot:(.*)$')
   if not lane then return true end
-  local mark = meta['lane:' .. lane]
-  if is_ended_lane(mark, value, meta['end:' .. lane]) then return false end
+  if is_ended_lane(meta['lane:' .. lane], value, meta['end:' .. lane]) then return false end
   -- what a fork shares may have events of any lane
   return is_sharing or tonumber(meta['since:' .. lane] or before) < before
 end
@@ -158,9 +158,7 @@ local function change(field, value) changes[#changes + 1], changes[#changes + 2]
 if before then
   change('base', ARGV[7])
   change('trimmed', text(math.max(before - 1, tonumber(meta['trimmed'] or 0))))
-  if not is_tombstone(meta['retired']) and parse_cursor(meta['mark'] or meta['start']) < before then
-    change('mark', ARGV[7])
-  end
+  if not is_tombstone(meta['retired']) and parse_cursor(mark) < before then change('mark', ARGV[7]) end
 else
   change('dropped', text(dropped))
 end
