@@ -158,7 +158,9 @@ local function change(field, value) changes[#changes + 1], changes[#changes + 2]
 if before then
   change('base', ARGV[7])
   change('trimmed', text(math.max(before - 1, tonumber(meta['trimmed'] or 0))))
-  if not is_tombstone(meta['retired']) and parse_cursor(mark) < before then change('mark', ARGV[7]) end
+  if not is_tombstone(meta['retired']) and parse_cursor(mark) < before then
+    change('mark', ARGV[7])
+  end
 else
   change('dropped', text(dropped))
 end
