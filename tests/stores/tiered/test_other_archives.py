@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from runstream import ConfigurationError, DrainWorker, EventKind, RunHasForks
+from runstream import ConfigurationError, DrainWorker, EventKind, EventsArchived, RunHasForks
 from runstream.repair.verify import verify_run
 from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered
 from tests.support.archive_check import Archive
 from tests.support.backends import info_of
 from tests.support.drain_tools import due, parked
-from tests.support.samples import make_event, make_events
+from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import eventually
 
 FORGETS = {"retire_after_seconds": 0.0, "forget_after_seconds": 0.0}
@@ -37,7 +37,7 @@ def offsets(store: Any, run_id: str) -> list[int]:
 
 def make_fork(hot: Hot, pair: list[Archive], *, ends: bool) -> tuple[Tiered, Tiered]:
     """``r`` of five events and its fork ``f`` of three and two; stores with the archive at hand, and the other."""
-    hot.append("r", make_events("r", 5), keys=["a", "b", "c", "d", "e"])
+    hot.append("r", make_events("r", 5, lane_id="early"), keys=["a", "b", "c", "d", "e"])
     hot.fork("r", "f", at=3)
     kind = EventKind.RUN_FINISHED if ends else EventKind.AGENT_PROGRESS
     hot.append("f", [make_event("f", 50), make_event("f", 51, kind=kind)])
@@ -99,6 +99,10 @@ def test_a_fork_is_detached_that_another_archive_gives_a_copy_of_its_own(hot: Ho
     assert at_hand.delete_run("r", detach=True)
     assert (hot.run_info("r"), info_of(hot, "f").parent) == (None, None)
     assert offsets(at_hand, "f") == offsets(other, "f") == [1, 2, 3, 4, 5]
+    with pytest.raises(EventsArchived):  # nobody could recover from it
+        other.append("f", (), snapshot=make_state("f"), lane_id="early")
+    for tiered in (at_hand, other):
+        assert [item.offset for item in tiered.recover("f", lane_id="early").events] == [1, 2, 3]
     with pytest.raises(RunHasForks):
         other.delete_run("r")
     hot.append("f", [make_event("f", 52)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from runstream.model.errors import EventsArchived
+from contextlib import suppress
+
+from runstream.model.errors import EventsArchived, HistoryDiverged
 from runstream.model.results import E, LaneInfo, Recorded, Recovery, S
 from runstream.operations.arguments import ReadQuery
 from runstream.operations.filters import lane_of
 from runstream.operations.interface import RunElsewhere
-from runstream.operations.operation import Operation, collect
+from runstream.operations.operation import Operation, blocking, collect
 from runstream.stores.tiered.forks import head_in
 from runstream.stores.tiered.snapshots import TieredSnapshots
 
@@ -65,6 +67,16 @@ def _begin(tiers: TieredSnapshots[E, S], run_id: str) -> Operation[int]:
 
 
 def archived_lane(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str) -> Operation[LaneInfo | None]:
-    """What the archive knows of a lane; None for nothing."""
-    facts = yield from tiers.archive.own_lane_facts(run_id)
-    return next((one for one in facts.infos() if one.lane_id == lane_id), None)
+    """What the archive knows of a lane; None for nothing.
+
+    A run that was detached it may have as a fork still, until a worker has made the copy there: then also what it
+    shares.
+    """
+    infos = (yield from tiers.archive.own_lane_facts(run_id)).infos()
+    if all(one.lane_id != lane_id for one in infos):
+        head = yield from blocking(tiers.archive.head_of, run_id)
+        if head is None or head.fork_of is None:
+            return None
+        with suppress(HistoryDiverged):  # it has not got what that comes from
+            infos = yield from tiers.archive.lanes(run_id)
+    return next((one for one in infos if one.lane_id == lane_id), None)
