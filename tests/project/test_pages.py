@@ -59,6 +59,15 @@ def test_every_link_of_a_page_leads_to_a_page_and_a_heading() -> None:
         assert not anchor or anchor in names, (page.name, file, anchor)
 
 
+def test_no_command_of_a_page_has_a_password_among_its_arguments() -> None:
+    """Others on the machine see them."""
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        lines = re.findall(r"^ *(?:runstream|redis-cli) .*", page.read_text("utf-8"), re.MULTILINE)
+        assert not [line for line in lines if re.search(r"://[^/\s]*:[^/\s]*@|redis-cli.* (-a|--pass) ", line)], (
+            page
+        )
+
+
 def without_blocks(page: Path) -> str:
     return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
