@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,8 @@ from tests.support.servers import DEADLINE_SECONDS, Node, eventually
 
 pytestmark = pytest.mark.exhaustive
 RUNS = [f"run{number}" for number in range(24)]
+LAST = 3
+"""The number of the last event of each run that is followed."""
 PATIENT = "?retry_seconds=30&socket_timeout=0.5"
 """A server that hangs is given up after half a second."""
 
@@ -53,11 +56,68 @@ def hang(cluster: Cluster, node: Node) -> None:
     cluster.keep(node.stopped())
 
 
+class Followers:
+    """Of one run and of all runs, of both facades: what each has got."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.found: dict[str, list[tuple[str, int]]] = {}
+        works = (
+            self._one,
+            self._all,
+            lambda: asyncio.run(self._one_async()),
+            lambda: asyncio.run(self._all_async()),
+        )
+        self.threads = [threading.Thread(target=work, daemon=True) for work in works]
+        for thread in self.threads:
+            thread.start()
+
+    def have(self, seq: int) -> bool:
+        """Whether all of them have the events of that number."""
+        alone, of_all = {(RUNS[0], seq)}, {(run_id, seq) for run_id in RUNS}
+        return len(self.found) == len(self.threads) and all(
+            found >= (of_all if name.startswith("all") else alone) for name, found in self._sets()
+        )
+
+    def _sets(self) -> list[tuple[str, set[tuple[str, int]]]]:
+        return [(name, set(found)) for name, found in tuple(self.found.items())]
+
+    def _take(self, name: str, run_id: str, item: Any) -> bool:
+        """Returns whether that was the last."""
+        found = self.found.setdefault(name, [])
+        found.append((run_id, item.event.seq))
+        return len(found) == LAST * (len(RUNS) if name.startswith("all") else 1)
+
+    def _one(self) -> None:
+        with connect(self._url) as store:
+            for item in store.follow(RUNS[0]):
+                if self._take("one", RUNS[0], item):
+                    return
+
+    def _all(self) -> None:
+        with connect(self._url) as store:
+            for run_id, item in store.follow_runs():
+                if self._take("all", run_id, item):
+                    return
+
+    async def _one_async(self) -> None:
+        async with connect_async(self._url) as store:
+            async for item in store.follow(RUNS[0]):
+                if self._take("one async", RUNS[0], item):
+                    return
+
+    async def _all_async(self) -> None:
+        async with connect_async(self._url) as store:
+            async for run_id, item in store.follow_runs():
+                if self._take("all async", run_id, item):
+                    return
+
+
 @pytest.mark.timeout(DEADLINE_SECONDS * 2)
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("fate", [kill, hang])
 def test_calls_wait_for_the_promotion(cluster: Cluster, fate: Callable[[Cluster, Node], None]) -> None:
-    """Of both facades, for one run and for many; a follower goes on, too."""
+    """Of both facades, for one run and for many; followers go on, too, and get each event once."""
 
     async def write_all() -> None:
         async with connect_async(cluster.url + PATIENT) as tasks:
@@ -68,11 +128,19 @@ def test_calls_wait_for_the_promotion(cluster: Cluster, fate: Callable[[Cluster,
 
     with connect(cluster.url + PATIENT) as store:
         store.save_events([make_event(run_id, 1) for run_id in RUNS])
+        followers = Followers(cluster.url + PATIENT)
+        eventually(lambda: followers.have(1))
         cluster.await_replicas()
         asyncio.run(write_all())
-        store.save_events([make_event(run_id, 3) for run_id in RUNS])
+        store.save_events([make_event(run_id, LAST) for run_id in RUNS])
         for run_id in RUNS:
-            assert [event.seq for event in store.list_events(run_id)] == [1, 2, 3]
+            assert [event.seq for event in store.list_events(run_id)] == [1, 2, LAST]
+    eventually(lambda: followers.have(2) and followers.have(LAST))
+    for thread in followers.threads:
+        thread.join(DEADLINE_SECONDS)
+    for found in followers.found.values():
+        assert len(set(found)) == len(found)
+        assert [seq for run_id, seq in found if run_id == RUNS[0]] == [1, 2, LAST]
 
 
 def test_a_write_waits_for_the_replicas_of_its_own_server(cluster: Cluster) -> None:
