@@ -146,6 +146,8 @@ def test_who_has_a_role_is_named_and_may_do_what_the_role_does(node: Node) -> No
         assert (severities(said).get("scripts") == "warning") == (role is Role.READER), "it calls none"
         assert f"ACL SETUSER {role} +config|get" in said.out
         assert "default" not in said.out
+        may_write = role is not Role.READER
+        assert (severities(said)["latency"] == "note") != may_write, "it is measured by who may write"
     assert node.raw.dbsize() == 0
 
 

@@ -11,7 +11,7 @@ import inspect
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -93,6 +93,8 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._store, name)
+        if inspect.isawaitable(found):  # a count
+            return self._loop.run(_awaited(found))
         return partial(self._call, found) if inspect.ismethod(found) else found
 
     def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -128,7 +130,7 @@ async def _cancel_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-async def _awaited(opening: Opening[Any]) -> Any:
+async def _awaited(opening: Awaitable[Any]) -> Any:
     return await opening
 
 

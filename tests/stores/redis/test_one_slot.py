@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from runstream import RedisCheckpointer
 from runstream.operations.operation import Exchange
 from runstream.stores.facade import Store
 from runstream.stores.redis.command_keys import keys_of
-from runstream.stores.redis.connection.single import SingleServerTransport
+from runstream.stores.redis.connection.single import AsyncSingleServerTransport, SingleServerTransport
 from runstream.stores.redis.connection.slots import slot_of_key
 from tests.support.backends import Backend
-from tests.support.kinds import CLUSTER
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import needs_server
 
@@ -67,19 +65,21 @@ CALLS: dict[str, Callable[[Any], object]] = {
 
 
 @needs_server
+@pytest.mark.parametrize(
+    ("kind", "transport"), [("cluster", SingleServerTransport), ("async-cluster", AsyncSingleServerTransport)]
+)
 def test_no_operation_touches_two_slots_at_a_time(
-    make_backend: Callable[[str], Backend], monkeypatch: pytest.MonkeyPatch
+    make_backend: Callable[[str], Backend], monkeypatch: pytest.MonkeyPatch, kind: str, transport: Any
 ) -> None:
     sent: list[Exchange] = []
-    exchange = SingleServerTransport.exchange
+    exchange = transport.exchange
 
-    def noted(server: SingleServerTransport, asked: Exchange) -> Any:
+    def noted(server: Any, asked: Exchange) -> Any:
         sent.append(asked)
         return exchange(server, asked)
 
-    monkeypatch.setattr(SingleServerTransport, "exchange", noted)
-    store: Any = make_backend(*CLUSTER).open()
-    assert isinstance(store, RedisCheckpointer)
+    monkeypatch.setattr(transport, "exchange", noted)
+    store: Any = make_backend(kind).open()
     with store.open_run("asks") as agent:
         agent.pause("Ship it?")
     for name, call in CALLS.items():

@@ -28,12 +28,14 @@ __all__ = [
     "hash_tag",
     "namespace_config",
     "run_of_key",
+    "trial_namespace",
 ]
 
 DEFAULT_PARTITIONS = 16
 MAX_PARTITIONS = 4096
 
-_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TRIAL = "doctor-"
+_NAMESPACE = re.compile(rf"[A-Za-z0-9._-]{{1,64}}(:{_TRIAL}[A-Za-z0-9_-]*)?")
 _OF_RUN = re.compile(r"\{[^}]*\}:run:([^:]*):")
 _WHAT = re.compile(r"\{[^}]*\}:(?:run:[^:]*:)?([a-z]+)(?::|$)")
 _TYPES = {
@@ -263,6 +265,18 @@ def namespace_config(namespace: str) -> str:
     """The key of a hash with the namespace's number of partitions."""
     check_namespace(namespace)
     return f"{{{namespace}}}:config"
+
+
+def trial_namespace(beside: str, token: str) -> str:
+    """A namespace for a trial, whose keys are taken for none of another one's, and may be used by whose keys are.
+
+    Its name stands where those of the namespace have the number of a partition.
+
+    Args:
+        beside: The namespace.
+        token: What makes it another one each time; "": what the names of all begin with.
+    """
+    return f"{beside}:{_TRIAL}{token}"
 
 
 def check_namespace(namespace: str) -> None:

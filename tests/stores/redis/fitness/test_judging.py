@@ -208,9 +208,9 @@ CASES: Mapping[str, tuple[dict[str, str], dict[str, str], dict[str, Any], Severi
     "latency: not allowed": (
         {},
         {},
-        {"latency": None, "not_appended": "denied", "lacks_keys": "{x.doctor-*"},
+        {"latency": None, "not_appended": "denied", "lacks_keys": "{x:doctor-*"},
         NOTE,
-        ["ACL SETUSER agent ~{x.doctor-*"],
+        ["ACL SETUSER agent ~{x:doctor-*"],
     ),
     "scripts: denied": (
         {},

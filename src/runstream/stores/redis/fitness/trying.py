@@ -14,7 +14,7 @@ from runstream.model.events import EventKind, PAEvent, create_event
 from runstream.model.identifiers import random_token
 from runstream.operations.arguments import AppendOptions
 from runstream.operations.operation import Exchange, Operation, Refusal
-from runstream.stores.redis.keys import Keys, namespace_config
+from runstream.stores.redis.keys import Keys, namespace_config, trial_namespace
 from runstream.stores.redis.operations.client.open_namespace import open_namespace
 from runstream.stores.redis.operations.redis_operations import RedisOperations
 from runstream.stores.redis.session.session import Session
@@ -22,8 +22,6 @@ from runstream.stores.redis.session.session import Session
 __all__ = ["Trial"]
 
 _RUN = "trial"
-_MARK = ".doctor-"
-_LONGEST_NAMESPACE = 64
 _MOST_SECONDS = 3.0  # for the appends that are timed: at a distant server there are fewer
 _LIFE_MILLISECONDS = 600_000  # of what is left if the process is killed
 _TEXT = "x" * 300
@@ -33,7 +31,7 @@ class Trial:
     """Appends to a namespace that is there for this alone.
 
     Args:
-        beside: The namespace whose rights it is to have: its name begins likewise, as the pattern of an ACL may.
+        beside: The namespace whose rights it is to have: the patterns of an ACL for keys of this match its own.
         longest_wait: For how long the server may wait until a write is as durable as asked for, in seconds.
         is_there: Whether the server that is tried has the keys with a hash tag.
         is_fake: Whether the server is fakeredis.
@@ -42,8 +40,9 @@ class Trial:
     def __init__(
         self, beside: str, longest_wait: float, is_there: Callable[[str], bool], *, is_fake: bool
     ) -> None:
-        beside = beside[: _LONGEST_NAMESPACE - len(_MARK) - len(random_token())]
-        names = (f"{beside}{_MARK}{random_token()}" for _ in count())
+        self.pattern = f"{{{trial_namespace(beside, '')}*"
+        """What the names of the keys of such trials match."""
+        names = (trial_namespace(beside, random_token()) for _ in count())
         self._session: Session[PAEvent, Any] = Session.make(
             Codec(None, None, plain_data, DEFAULT_MAX_EVENT_BYTES),
             next(name for name in names if is_there(Keys(name, 1).partitions[0].tag)),
@@ -56,11 +55,6 @@ class Trial:
         self._is_fake = is_fake
         self._operations = RedisOperations(self._session)
         self._seq = 0
-
-    @property
-    def pattern(self) -> str:
-        """What the names of the keys of such trials match."""
-        return f"{{{self._session.namespace.partition(_MARK)[0]}{_MARK}*"
 
     @property
     def tag(self) -> str:
