@@ -40,23 +40,20 @@ def test_the_page_has_a_row_for_each_thing_that_is_measured(sizing: Any) -> None
 
 
 QUICK = ["an event with 150 bytes of payload", "a run with one event that is not archived"]
-LONGER = [
-    "an event with 1,000 bytes of payload",
-    "a state with 150 bytes of data",
-    "a run that has ended, retired",
-    "a tag of a run, with a value of its own",
-    "a lane with its state, archived",
-]
+LONGER = [what for what in BYTES if what not in QUICK]
+IN_STEPS = ["a lane that has ended, archived", "a process that has written to a run", "a lease on a lane"]
+"""What lies in tables of the server that double now and then: of fewer another part is empty."""
 
 
 @needs_embedded_server
 @pytest.mark.parametrize("what", [*QUICK, *(pytest.param(what, marks=pytest.mark.exhaustive) for what in LONGER)])
 def test_each_thing_takes_what_the_page_says(sizing: Any, what: str) -> None:
-    """Of a fifth as many, within a quarter of it and 40 bytes."""
+    """Of a fifth as many, or of all, within a third of it and 40 bytes."""
     thing = sizing.THINGS[what]
+    count = thing.count if what in IN_STEPS else thing.count // 5
     with sizing.bench_server(*sizing.OPTIONS) as (client, directory):
-        found = sizing.bytes_for_each(client, directory, thing, thing.count // 5)
-    assert found == pytest.approx(BYTES[what], rel=0.25, abs=40)
+        found = sizing.bytes_for_each(client, directory, thing, count)
+    assert found == pytest.approx(BYTES[what], rel=0.33, abs=40)
 
 
 def test_the_spread_of_partitions_is_that_of_their_slots(sizing: Any) -> None:
