@@ -35,6 +35,7 @@ from tests.support.backends import (
     Store,
     ThreadedBackend,
 )
+from tests.support.browser import describe_browser
 from tests.support.cluster import ClusterBackend, shared_cluster
 from tests.support.drain_tools import open_archives
 from tests.support.exhaustive import mark_exhaustive
@@ -101,10 +102,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    """The servers that the suite runs on, so that one that is missing is seen to be, and the client."""
+    """The servers and the browser that the suite runs on: one that is missing is seen to be. And the client."""
     clocks = "the machine's" if CLOCK_LIBRARY is None else "their own where they are told"
     servers = ", ".join(map(describe, REAL)) or "none, only fakeredis"
-    return f"servers: {servers}; clocks: {clocks}; redis-py: {redis.__version__}"
+    return f"servers: {servers}; clocks: {clocks}; redis-py: {redis.__version__}; browser: {describe_browser()}"
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,9 @@ class Frame(NamedTuple):
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[httpx.Client]:
-    """Serve an app on a free port of loopback while this is entered; gives a client of it."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def serving(app: Any, port: int = 0) -> Iterator[httpx.Client]:
+    """Serve an app on a port of loopback, 0: a free one, while this is entered; gives a client of it."""
+    listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -38,14 +38,15 @@ def client(url: str) -> Iterator[httpx.Client]:
 
 
 def test_the_snapshots_that_are_kept_come_page_by_page_the_newest_first(tmp_path: Path) -> None:
-    hot, archive = f"fake:kept-{tmp_path}", f"sqlite:{tmp_path}/archive.db"
-    with runstream.connect(hot) as store, runstream.SQLiteCheckpointer(tmp_path / "archive.db") as sink, store.open_run("r") as run:
+    hot, archive = f"fake:kept-{tmp_path}", tmp_path / "archive.db"
+    sink = runstream.SQLiteCheckpointer(archive)
+    with runstream.connect(hot) as store, sink, store.open_run("r") as run:
         for step in range(5):
             run.emit("tool.result")
             run.state.data["step"] = step
             run.checkpoint()
             runstream.DrainWorker(store, [sink]).drain_once()
-        with serving(runstream.web.app(runstream.connect_async(hot, archive=archive))) as client:
+        with serving(runstream.web.app(runstream.connect_async(hot, archive=f"sqlite:{archive}"))) as client:
             check_snapshots(client)
 
 
@@ -70,13 +71,13 @@ def fill_branch(store: Any) -> None:
 
 
 def test_a_branch_is_told_with_the_offsets_at_which_runs_part(tmp_path: Path) -> None:
-    hot, archive = f"fake:branch-{tmp_path}", f"sqlite:{tmp_path}/archive.db"
-    with runstream.connect(hot) as store, runstream.SQLiteCheckpointer(tmp_path / "archive.db") as sink:
+    hot, archive = f"fake:branch-{tmp_path}", tmp_path / "archive.db"
+    with runstream.connect(hot) as store, runstream.SQLiteCheckpointer(archive) as sink:
         fill_branch(store)
         runstream.DrainWorker(store, [sink]).drain_once()
         apps = [
             runstream.web.app(runstream.connect_async(hot)),
-            runstream.web.app(runstream.connect_async(hot, archive=archive)),
+            runstream.web.app(runstream.connect_async(hot, archive=f"sqlite:{archive}")),
             runstream.web.app(store),
             runstream.web.app(sink),
         ]

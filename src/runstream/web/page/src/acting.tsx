@@ -80,7 +80,7 @@ function Asked({ run, question, path }: { run: Run; question: Question; path: st
         >
           <label>
             Answer
-            <textarea name="answer" rows={2} value={text} onInput={(event) => setText(event.currentTarget.value)} />
+            <textarea rows={2} value={text} onInput={(event) => setText(event.currentTarget.value)} />
           </label>
           <label class="check">
             <input type="checkbox" checked={isJson} onChange={(event) => setIsJson(event.currentTarget.checked)} /> as JSON
@@ -133,12 +133,11 @@ function Fork({ run, path }: { run: Run; path: string }) {
       >
         <label>
           Id of the fork
-          <input name="fork" required value={name} onInput={(event) => setName(event.currentTarget.value)} />
+          <input required value={name} onInput={(event) => setName(event.currentTarget.value)} />
         </label>
         <label>
           At offset
           <input
-            name="at"
             type="number"
             min="0"
             max={run.last_offset}

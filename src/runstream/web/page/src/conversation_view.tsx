@@ -68,7 +68,7 @@ function Turn({ id, turn }: { id: string; turn: Row }) {
       <p class="by">
         <span>{event.lane_id}</span>
         <span>{turn.text === null ? event.kind : "says"}</span>
-        <a href={link(id, { offset: event.offset })} aria-label={`Event ${event.offset}`}>
+        <a href={link(id, { offset: event.offset })} title={`event ${event.offset}`}>
           {clock(event.ts)}
         </a>
         {turn.count > 1 && <span>{count(turn.count, "piece")}</span>}

@@ -39,7 +39,7 @@ export function EventList({ rows, selected, isFollowed, onSelect, onFollow, onEd
   // a row that was chosen elsewhere comes into view
   useEffect(() => {
     const element = box.current!;
-    if (chosen < 0 || isFollowed) return;
+    if (chosen < 0) return;
     const top = chosen * ROW;
     if (top < element.scrollTop || top + ROW > element.scrollTop + element.clientHeight) {
       element.scrollTop = top - element.clientHeight / 2;

@@ -27,6 +27,8 @@ export function EventsView({ id, route, log }: Properties) {
 
   const isHeld = selected === null || (log.events.length > 0 && selected >= log.events[0]!.offset && selected <= log.events.at(-1)!.offset);
   useEffect(() => {
+    if (selected === null) return;
+    setIsFollowed(false);
     if (!isHeld && log.state !== "loading") void log.open(selected);
   }, [selected]);
 

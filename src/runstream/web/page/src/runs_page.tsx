@@ -60,19 +60,19 @@ function Search({ route }: { route: Route }) {
     <form class="search" role="search" onSubmit={(event) => event.preventDefault()}>
       <label>
         Run id
-        <input name="contains" type="search" value={text("contains")} onInput={note("contains")} placeholder="part of it" />
+        <input type="search" value={text("contains")} onInput={note("contains")} placeholder="part of it" />
       </label>
       <label>
         Session
-        <input name="session" type="search" value={text("session")} onChange={note("session")} />
+        <input type="search" value={text("session")} onChange={note("session")} />
       </label>
       <label>
         Tags
-        <input name="tag" type="search" value={text("tag")} onChange={note("tag")} placeholder="NAME=VALUE" />
+        <input type="search" value={text("tag")} onChange={note("tag")} placeholder="NAME=VALUE" />
       </label>
       <label>
         Status
-        <select name="status" value={text("status")} onChange={note("status")}>
+        <select value={text("status")} onChange={note("status")}>
           <option value="">any</option>
           {STATUSES.map((status) => (
             <option key={status}>{status}</option>
@@ -81,7 +81,7 @@ function Search({ route }: { route: Route }) {
       </label>
       <label>
         Updated within
-        <select name="within" value={text("within")} onChange={note("within")}>
+        <select value={text("within")} onChange={note("within")}>
           {TIMES.map(([seconds, name]) => (
             <option key={seconds} value={seconds}>
               {name}
@@ -91,7 +91,6 @@ function Search({ route }: { route: Route }) {
       </label>
       <label class="check">
         <input
-          name="waiting"
           type="checkbox"
           checked={text("waiting") === "1"}
           onChange={(event) => goWith(route, { waiting: event.currentTarget.checked ? "1" : null })}
