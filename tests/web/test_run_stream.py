@@ -146,9 +146,9 @@ def test_an_archive_alone_gives_a_run_that_has_ended(tmp_path: Path) -> None:
         store.open_run("open").emit("tool.result")
         with serving(runstream.web.app(store)) as client:
             assert [frame.name for frame in received(client, "", most=9)] == ["message", "message", "end"]
-            (only,) = received(client, "", most=9, path=f"/runs/{path_id('open')}/stream")
-            assert (only.name, only.data["status"]) == ("problem", 501)
-            assert str(tmp_path) not in str(only.data)
+            _, last = received(client, "", most=9, path=f"/runs/{path_id('open')}/stream")
+            assert (last.name, last.data["status"]) == ("problem", 501)
+            assert str(tmp_path) not in str(last.data)
 
 
 @pytest.mark.parametrize("last_id", ["x", "1-", "1-2-3", "-1", "99999999999999999999-1", "1;2"])

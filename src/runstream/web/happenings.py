@@ -15,7 +15,6 @@ from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnav
 from runstream.model.results import Recorded, RunInfo
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.follow_runs import UNREADABLE, Position
-from runstream.web.frames import patiently
 from runstream.web.problems import LOST, Refused
 
 __all__ = ["Failed", "Given", "Happening", "Lost", "Quiet", "Unreadable", "all_given", "happenings"]
@@ -62,16 +61,15 @@ Happening: TypeAlias = Given | Unreadable | Lost | Quiet | Failed
 async def happenings(
     store: Any,
     positions: MutableMapping[str, Position],
-    begin: Callable[[], AsyncGenerator[tuple[str, Recorded[Any]], None]],
-    seconds: float,
+    begin: Callable[[], AsyncGenerator[tuple[str, Recorded[Any]] | None, None]],
 ) -> AsyncGenerator[Happening, None]:
     """What happens in some runs.
 
     Args:
         store: The store.
         positions: How far each run has been given. It is kept up to date.
-        begin: Reads or follows the runs from there; called again after what went wrong.
-        seconds: After how many without anything to tell of that.
+        begin: Reads or follows the runs from there, and gives None when nothing has come for a while; called
+            again after what went wrong.
 
     Returns:
         What happens, until what ``begin`` gives ends.
@@ -79,7 +77,7 @@ async def happenings(
     pause = _SHORTEST_PAUSE_SECONDS
     while True:
         try:
-            async with aclosing(patiently(begin(), seconds)) as pairs:
+            async with aclosing(begin()) as pairs:
                 async for pair in pairs:
                     pause = _SHORTEST_PAUSE_SECONDS
                     if pair is None:

@@ -18,7 +18,7 @@ from runstream.model.results import Recorded
 from runstream.operations.filters import EventFilter, field_of, text_of
 from runstream.web.access import Access
 from runstream.web.followed import FollowedRuns
-from runstream.web.frames import KEEP_ALIVE_SECONDS, StreamLimit, frame
+from runstream.web.frames import KEEP_ALIVE_SECONDS, StreamLimit, frame, patiently
 from runstream.web.happenings import Failed, Given, Happening, Lost, Quiet, Unreadable, happenings
 from runstream.web.problems import Refused, document
 from runstream.web.queries import Parameter, Query
@@ -100,7 +100,7 @@ class _Stream:
     async def _part(self) -> AsyncGenerator[bytes, None]:
         """What comes in the runs that are held, until others come too, or all of them have ended."""
         self._begins_anew = False
-        async with aclosing(happenings(self._store, self._runs.positions, self._follow, _LOOK_SECONDS)) as here:
+        async with aclosing(happenings(self._store, self._runs.positions, self._begin)) as here:
             async for happening in here:
                 for one in self._tell(happening):
                     yield one
@@ -115,6 +115,9 @@ class _Stream:
             yield one
         if not self._runs.open_ids:
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def _begin(self) -> AsyncGenerator[tuple[str, Recorded[Any]] | None, None]:
+        return patiently(self._follow(), _LOOK_SECONDS)
 
     async def _follow(self) -> AsyncGenerator[tuple[str, Recorded[Any]], None]:
         """The events of the runs that are held, until all of them have ended."""

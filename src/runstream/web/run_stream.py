@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from importlib import import_module
@@ -25,6 +26,7 @@ from runstream.web.happenings import Failed, Given, Happening, Lost, Unreadable,
 from runstream.web.problems import Refused, document
 from runstream.web.queries import Parameter, Query, position_in
 from runstream.web.reading import FILTERS, READABLE, filter_of, shown_facts
+from runstream.web.tails import Framed, Tails
 
 __all__ = ["STREAM", "RunStream", "last_event_id", "told"]
 
@@ -55,6 +57,7 @@ class RunStream:
     def __init__(self, access: Access, limit: StreamLimit) -> None:
         self._access = access
         self._limit = limit
+        self._tails = Tails()
 
     async def stream(self, request: Request) -> Response:
         """The stream; 204, which ends a browser's reconnecting, where the run has ended and all was given."""
@@ -66,7 +69,7 @@ class RunStream:
         if header and await all_given(await self._access.store(), info, after):
             return Response(status_code=204)
         encoding = _encoding(request, query, info, str(after or ""), sent)
-        stream = _Stream(self._access, request, info.run_id, after, filter_of(query), encoding)
+        stream = _Stream(self._access, self._tails, request, info.run_id, after, filter_of(query), encoding)
         return self._limit.response(stream.frames(), is_head=request.method == "HEAD")
 
 
@@ -75,6 +78,7 @@ class _Stream:
 
     Args:
         access: The runs.
+        tails: What comes in them.
         request: Who reads.
         run_id: The run.
         after: Where to begin.
@@ -85,13 +89,14 @@ class _Stream:
     def __init__(
         self,
         access: Access,
+        tails: Tails,
         request: Request,
         run_id: str,
         after: Position,
         wanted: EventFilter,
         encoding: _Encoding,
     ) -> None:
-        self._access, self._request = access, request
+        self._access, self._tails, self._request = access, tails, request
         self._run_id, self._wanted = run_id, wanted
         self._positions: dict[str, Position] = {run_id: after}
         self._encoding, self._is_noted = encoding, after == 0 or not encoding.needs_history
@@ -138,21 +143,24 @@ class _Stream:
         store = await self._access.store()
         has_ended = info.status in ENDED_STATUSES
 
-        async def begin() -> AsyncGenerator[tuple[str, Recorded[Any]], None]:
-            read = store.read if has_ended else store.follow  # an archive has no live end
-            async with aclosing(read(self._run_id, self._positions[self._run_id])) as items:
+        async def begin() -> AsyncGenerator[tuple[str, Recorded[Any]] | None, None]:
+            follow = self._tails.read if has_ended else self._tails.follow  # an archive has no live end
+            position = self._positions[self._run_id]
+            async with aclosing(follow(store, self._run_id, position, KEEP_ALIVE_SECONDS)) as items:
                 async for item in items:
-                    yield self._run_id, item
+                    yield None if item is None else (self._run_id, item)
 
         await self._note(store)
-        unsent = 0
-        async with aclosing(happenings(store, self._positions, begin, KEEP_ALIVE_SECONDS)) as here:
+        unsent, sent_at = 0, time.monotonic()
+        async with aclosing(happenings(store, self._positions, begin)) as here:
             async for happening in here:
                 if isinstance(happening, Given) and not self._wanted(happening.item.event):
                     unsent += 1
-                    if unsent % _UNSENT == 0:
+                    if unsent == _UNSENT or time.monotonic() > sent_at + KEEP_ALIVE_SECONDS:
                         yield frame(position=self._position)
+                        unsent, sent_at = 0, time.monotonic()
                     continue
+                unsent, sent_at = 0, time.monotonic()
                 for one in self._encoding.tell(happening, self._position):
                     yield one
                 is_lost = isinstance(happening, Lost)
@@ -199,7 +207,8 @@ class _Plain:
     def tell(self, happening: Happening, position: str) -> Iterable[bytes]:
         """The frame that tells what happens."""
         if self._is_readable and isinstance(happening, Given):
-            return (frame(shown_facts(happening.item), position=position),)
+            item = happening.item
+            return (item.readable if isinstance(item, Framed) else frame(shown_facts(item), position=position),)
         return (told(happening, position),)
 
     def end(self, info: RunInfo, position: str) -> Iterable[bytes]:
@@ -236,6 +245,8 @@ def told(happening: Happening, position: str) -> bytes:
         position: Where a browser goes on that had this last.
     """
     if isinstance(happening, Given):
+        if isinstance(happening.item, Framed) and position == happening.item.cursor:
+            return happening.item.frame
         return frame(event_facts(happening.item), position=position)
     if isinstance(happening, Unreadable):
         facts = {"run_id": happening.run_id, "offset": happening.offset, "problem": type(happening.error).__name__}
