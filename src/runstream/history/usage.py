@@ -22,6 +22,8 @@ _TOTAL = ("total_tokens", "gen_ai.usage.total_tokens")
 _COST = ("cost", "cost_usd", "total_cost", "total_cost_usd", "estimated_cost_usd", "gen_ai.usage.cost")
 _WITHIN = ("usage", "token_usage", "usage_metadata")
 
+_KNOWN = frozenset((*_INPUT, *_OUTPUT, *_TOTAL, *_COST, *_WITHIN))
+
 _SUMS = ("run.", "agent.", "state.", "checkpoint.", "memory.", "skill.")
 """What begins with these tells sums of what came before, or a state that holds some: it is not counted again."""
 
@@ -52,7 +54,7 @@ def usage_of(event: Any) -> Usage:
         event: An event of whatever type.
     """
     kind, payload = str(text_of(field_of(event, "kind"))), payload_of(event)
-    if not isinstance(payload, Mapping) or kind.startswith(_SUMS):
+    if not isinstance(payload, Mapping) or _KNOWN.isdisjoint(payload) or kind.startswith(_SUMS):
         return NOTHING_USED
     within = list(_within(payload))
     read, written, total = (int(_first(within, names)) for names in (_INPUT, _OUTPUT, _TOTAL))
