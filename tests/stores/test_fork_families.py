@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ class Family:
     def play(self, steps: Sequence[Step], move: Any) -> None:
         """Make the steps, and check every run at the end."""
         self._append(self._new(), Copied(), 0)
-        make = {
+        make: dict[str, Callable[[str, Copied, int], None]] = {
             "append": self._append,
             "known": self._append_known,
             "save": self._save,
