@@ -109,7 +109,7 @@ def test_a_namespace_moves_to_more_partitions_by_the_steps_of_the_page(
     monkeypatch.setenv("OLD", old)
     monkeypatch.setenv("NEW", new)
     states = {run_id: make_state(run_id) for run_id in RUNS}
-    with connect(old) as hot, SQLiteCheckpointer("runs.db") as archive:
+    with connect(old) as hot, SQLiteCheckpointer[Any, Any]("runs.db") as archive:
         for name in ("ended", "left"):
             hot.append(name, make_events(name, 2), keys=["a", "b"], tags={"user": name}, snapshot=make_state(name))
         hot.append("ended", [make_event("ended", 3, kind=EventKind.RUN_FINISHED)])

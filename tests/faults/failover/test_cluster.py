@@ -220,7 +220,7 @@ def test_where_a_part_of_the_slots_is_served_runs_of_that_part_go_on(cluster: Cl
             lease.save_event(make_event(others[0], 3))
         assert [item.offset for item in islice(store.follow(others[1]), 2)] == [1, 2]
         with (
-            SQLiteCheckpointer(tmp_path / "a.db") as archive,
+            SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive,
             running(DrainWorker(store, [archive], partitions=served)),
         ):
             eventually(lambda: sorted(archive.list_runs()) == sorted(others))
