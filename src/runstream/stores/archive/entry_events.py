@@ -114,14 +114,17 @@ def _fields(run_id: str, entry: ArchiveEntry, given_as: str | None, origins: Ori
 
 
 def _in_parts(entries: Iterable[ArchiveEntry], limit: int | None, size: int) -> Iterator[list[ArchiveEntry]]:
-    """Gather entries into lists: of few, and of few bytes, as their events take many times that."""
+    """Gather entries into lists: of few, and of few bytes, as their events take many times that.
+
+    As many as the limit are given before the next one is fetched, which comes with many others.
+    """
     part: list[ArchiveEntry] = []
     room, most = TOGETHER_BYTES, TOGETHER if limit is None else min(limit, TOGETHER)
     try:
-        for entry in entries:
+        for count, entry in enumerate(entries, 1):
             part.append(entry)
             room -= len(entry.data or entry.raw or "")
-            if len(part) == size or room <= 0:
+            if len(part) == size or room <= 0 or count == limit:
                 yield part
                 part, room, size = [], TOGETHER_BYTES, min(size * _GROWTH, most)
     except Exception:
