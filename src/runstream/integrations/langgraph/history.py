@@ -29,6 +29,7 @@ from runstream.operations.operation import Items, Operation, collect
 __all__ = ["Backward", "Found", "list_checkpoints", "threads"]
 
 _FIRST_PAGE, _LARGEST_PAGE = 16, 512  # events
+_EVENTS_EACH, _EVENTS_MORE = 3, 2  # a checkpoint, and what mostly is written after one; and some for the latest
 _TOGETHER = 32  # checkpoints whose values are loaded at once
 
 
@@ -64,6 +65,9 @@ class Backward:
         place: The place whose checkpoints are wanted; None: all of the thread.
         end: The offset before which to begin; None: the end of the log.
         with_cleared: Whether to give those too that are there no more, as far as they are.
+
+    Attributes:
+        read: How many events were read.
     """
 
     def __init__(
@@ -76,20 +80,26 @@ class Backward:
         self._is_from_end = end is None
         self._with_cleared = with_cleared
         self._size = _FIRST_PAGE
+        self.read = 0
         self._following: dict[Place, list[Written]] = {}
         self._apart: dict[tuple[Place, str], list[Written]] = {}
         self._passed: set[tuple[Place, str]] = set()
 
-    def page(self) -> Operation[list[Found] | None]:
+    def page(self, most: int | None = None) -> Operation[list[Found] | None]:
         """The next checkpoints, the latest first; none, or some; None where the log begins.
 
         What is wanted of them is to be :meth:`completed`.
+
+        Args:
+            most: How many events to read at most; None: as many as a page has.
         """
-        query = ReadQuery(before=self._end, limit=self._size, reverse=True)
+        size = self._size if most is None else min(most, self._size)
+        query = ReadQuery(before=self._end, limit=size, reverse=True)
         items: list[Recorded[Any]] = yield from collect(self._context.operations.read(self._thread_id, query))
         if not items:
             return None
         self._end, self._size = items[-1].offset, min(2 * self._size, _LARGEST_PAGE)
+        self.read += len(items)
         return [each for each in map(self._look, items) if each is not None]
 
     def _look(self, item: Recorded[Any]) -> Found | None:
@@ -195,7 +205,7 @@ def _list_place(
     whose, end = (place, None) if older_than is None else (yield from _position_of(context, place, older_than))
     log = Backward(context, place.thread_id, None if in_all else place, end)
     count, used = 0, dict[int, Mapping[str, Any]]()
-    while (page := (yield from log.page())) is not None:
+    while (page := (yield from log.page(_events_for(limit, count, log.read)))) is not None:
         chosen = [each for each in page if _matches(context, each.saved, wanted)]
         if older_than is not None and end is None:  # nobody knows it here: then only its name can tell
             chosen = [each for each in chosen if each.saved.id < older_than]
@@ -217,6 +227,20 @@ def _list_place(
     if limit == 1 and older_than is not None and not count:
         context.known.note_given(place, "", None)  # there was nothing yet: a replay begins anew
     return count
+
+
+def _events_for(limit: int | None, count: int, read: int) -> int | None:
+    """How many events the checkpoints take that are still wanted, as far as those before tell; None: who knows.
+
+    Args:
+        limit: How many checkpoints are wanted in all.
+        count: How many were found.
+        read: How many events were read for these.
+    """
+    if limit is None or (read and not count):
+        return None
+    each = max(_EVENTS_EACH, -(-read // count)) if count else _EVENTS_EACH
+    return (limit - count) * each + _EVENTS_MORE
 
 
 def _whole(
