@@ -109,36 +109,40 @@ async def _kept(
 async def _checkpoint(
     store: Any, run_id: str, lane: str, at: int | None, kept: Snapshot[Any] | None
 ) -> tuple[Snapshot[Any] | None, Any]:
-    """The checkpoint of a lane as people read it, at an offset as its events say, and what was asked since."""
+    """The checkpoint of a lane as people read it, at an offset as its events say, and what it asks."""
+    saved: Recorded[Any] | None = None
+    since: list[Any] = []
     found = kept
-    if at is not None:
-        with suppress(ConfigurationError, EventsArchived):  # what it was made of is erased, or has left Redis
-            found = await _made_of_events(store, run_id, lane, at) or kept
+    with suppress(ConfigurationError, EventsArchived):  # what it was made of is erased, or has left Redis
+        saved, since = await _last_saved(store, run_id, lane, at)
+        if at is not None and saved is not None:
+            events = await store.read_at(run_id, value_offsets(saved))
+            found = checkpoint_of(saved, {item.offset: item.event.payload for item in events})
     if found is None:
         return None, None
-    since: list[Any] = []
-    with suppress(EventsArchived):
-        before = None if at is None else at + 1
-        items = store.read(run_id, found.offset, before=before, limit=_SCANNED, on_corrupt="skip")
-        async with aclosing(items):
-            since = [item.event async for item in items]
     state = _facts(found)
-    questions = pending_questions(state["data"]["checkpoint"].get("id"), since)
-    return found, readable_state(state, questions)
+    return found, readable_state(state, pending_questions(state["data"]["checkpoint"].get("id"), since))
 
 
-async def _made_of_events(store: Any, run_id: str, lane: str, at: int) -> Snapshot[Any] | None:
+async def _last_saved(
+    store: Any, run_id: str, lane: str, at: int | None
+) -> tuple[Recorded[Any] | None, list[Any]]:
+    """The event that saved a lane's last checkpoint, and all events since the one before.
+
+    What a checkpoint's tasks asked may stand before the checkpoint: LangGraph saves both in threads of their own.
+    """
     saved: Recorded[Any] | None = None
-    items = store.read(run_id, before=at + 1, limit=_SCANNED, reverse=True, on_corrupt="skip")
+    since: list[Any] = []
+    before = None if at is None else at + 1
+    items = store.read(run_id, before=before, limit=_SCANNED, reverse=True, on_corrupt="skip")
     async with aclosing(items):
         async for item in items:
             if item.event.kind == SAVED and item.event.lane_id == lane:
+                if saved is not None:
+                    break
                 saved = item
-                break
-    if saved is None:
-        return None
-    events = await store.read_at(run_id, value_offsets(saved))
-    return checkpoint_of(saved, {item.offset: item.event.payload for item in events})
+            since.append(item.event)
+    return saved, since[::-1]
 
 
 def _facts(snapshot: Snapshot[Any]) -> Any:

@@ -28,7 +28,7 @@ def test_a_run_is_searched_opened_and_followed_and_nothing_of_it_runs(
         shown.store.open_run("other").emit("tool.result")
         run.emit(HOSTILE, text=HOSTILE, **{HOSTILE: {"deep": [HOSTILE]}})
         page.goto(str(client.base_url))
-        page.get_by_text("2 runs").wait_for()
+        page.get_by_text("2 runs", exact=True).wait_for()
         page.get_by_label("Run id").fill("onerror")
         page.get_by_text("1 run", exact=True).wait_for()
         page.get_by_role("link", name=HOSTILE).first.click()
