@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -208,6 +210,33 @@ def test_a_silent_stream_is_kept_alive_and_notices_who_is_gone(monkeypatch: pyte
                 assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
             store.open_run("r").finish()
             eventually(lambda: client.get(STREAM).status_code == 200)
+
+
+def test_a_stream_is_kept_alive_while_only_what_it_does_not_want_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runstream.web.run_stream.KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("runstream.web.run_stream._UNSENT", 10**9)
+    is_over = threading.Event()
+    with runstream.InMemoryCheckpointer() as store:
+        run = store.open_run("r")
+
+        def write() -> None:
+            while not is_over.is_set():
+                run.emit("agent.progress")
+                time.sleep(0.001)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            with (
+                serving(runstream.web.app(store)) as client,
+                client.stream("GET", f"{STREAM}?kind=tool.result") as response,
+            ):
+                seen = [line for line, _ in zip(response.iter_lines(), range(12), strict=False)]
+        finally:
+            is_over.set()
+            writer.join()
+    positions = [line for line in seen if line.startswith("id: ")]
+    assert len(set(positions)) == len(positions) > 1  # each goes on from further on
 
 
 def test_a_client_that_does_not_read_holds_one_frame_and_no_more() -> None:
