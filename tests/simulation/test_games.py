@@ -55,6 +55,7 @@ def test_a_late_request_is_applied_once_however_the_clock_is_set(seed: int) -> N
         ("lost erasures", 830036),  # one archive has what a failover has lost whole before the other one got it
         ("lost erasures", 1000004),  # a run is truncated while a worker loads it
         ("deletions", 1000011),  # a run is made anew, and archived, while a worker loads it
+        ("lost branches", 2000095),  # an archive has less of a run than a fork of it shares, and is to detach it
         ("cluster", 2000074),  # a failover brings a run back that was deleted, without what had left Redis
         ("idle", 2000043),  # a run leaves Redis while a question is sent again, and the question is refused
         ("failovers", 1000013),  # who wrote what a failover has lost puts it back once the run is parked

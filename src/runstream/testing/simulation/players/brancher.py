@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-from runstream.model.errors import ConfigurationError, EventsArchived, RunHasForks
+from runstream.model.errors import AcknowledgedWritesLost, ConfigurationError, EventsArchived, RunHasForks
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
 from runstream.testing.simulation.players.operator import OperatorPlayer
 
@@ -174,8 +174,10 @@ class BrancherPlayer(OperatorPlayer):
         for number, store in enumerate(self._stores):
             try:
                 self._until_told(partial(store.delete_run, parent.run_id, detach=True))
-            except (ConfigurationError, EventsArchived):  # some has left Redis, for several archives
-                if number and not self._has_lost():  # else one may be a fork again, of what is deleted
+            except (ConfigurationError, EventsArchived, AcknowledgedWritesLost) as error:
+                # some has left Redis, for several archives; else one may be a fork again, of what is deleted, or
+                # share what is lost
+                if (number or isinstance(error, AcknowledgedWritesLost)) and not self._has_lost():
                     raise
                 self.world.scheduler.note(f"keeps {parent.run_id}")
                 if not number:
