@@ -46,7 +46,7 @@ class AsyncRunstreamSaver(SaverBase, AsyncClosing):
     Args:
         store: The store: what ``await runstream.connect_async(url)`` gives.
         serde: LangGraph's serializer for the values of channels; None: its own.
-        cache_bytes: How many bytes of the latest checkpoints of threads to hold, about.
+        cache_bytes: How many bytes of the latest checkpoints of threads to hold, about, and as many of messages.
 
     Raises:
         ConfigurationError: It is no async store. The methods that are not awaited raise it too.
@@ -83,7 +83,8 @@ class AsyncRunstreamSaver(SaverBase, AsyncClosing):
             url: As ``runstream.connect_async`` takes it; None: the one in ``RUNSTREAM_URL``.
             archive: The archive that a drain worker writes from that server.
             serde: LangGraph's serializer for the values of channels; None: its own.
-            cache_bytes: How many bytes of the latest checkpoints of threads to hold, about.
+            cache_bytes: How many bytes of the latest checkpoints of threads to hold, about, and as many of
+                messages.
             **options: As ``connect_async`` takes them. On a server ``namespace`` is ``langgraph`` if nothing is
                 said.
 

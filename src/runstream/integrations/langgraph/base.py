@@ -20,7 +20,7 @@ from runstream.operations.interface import KeepsSnapshots, StoreOperations
 __all__ = ["CACHE_BYTES", "SaverBase", "lease_request", "own_options"]
 
 CACHE_BYTES = 64 * 2**20
-"""How many bytes of the latest checkpoints a saver holds, about, if nothing is said."""
+"""How many bytes of the latest checkpoints a saver holds, about, and as many of messages, if nothing is said."""
 _NAMESPACE = "langgraph"
 _MAX_EVENT_BYTES = 64 * 2**20
 """How large a checkpoint may be in a store that is opened for a saver: states may hold whole documents."""
@@ -33,7 +33,7 @@ class SaverBase(BaseCheckpointSaver[Any]):
     Args:
         store: The store; its operations are the same, sync or async.
         serde: LangGraph's serializer; None: its own.
-        cache_bytes: How many bytes of the latest checkpoints to hold, about.
+        cache_bytes: How many bytes of the latest checkpoints to hold, about, and as many of messages.
     """
 
     def __init__(self, store: Any, serde: SerializerProtocol | None, cache_bytes: int) -> None:
