@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from runstream import (
@@ -347,6 +349,34 @@ def test_the_demo_kills_an_agent_and_the_worker_and_finds_everything(tmp_path: P
         assert took < 20
     with connect(facts["archives"]["SQLite"]) as archive:  # it is still there, for its user to look at
         assert sorted(archive.list_runs()) == ["invoices", "orders", "support"]
+
+
+@pytest.mark.exhaustive
+@needs_embedded_server
+@looks_into_proc
+def test_the_runs_of_a_demo_are_shown_in_a_page_until_it_is_interrupted(tmp_path: Path) -> None:
+    directory = tmp_path / "demo"
+    with start_demo(directory, "--web", "--rm") as demo:
+        try:
+            assert demo.stderr is not None
+            url = next(found[0] for line in demo.stderr if (found := re.search(r"http://\S+", line)))
+            with httpx.Client(follow_redirects=True, headers={"accept": "text/html"}) as client:
+                assert '<div id="page">' in client.get(url).text
+                assert any("until Ctrl-C" in line for line in demo.stderr)
+                runs = client.get(url.replace("/?", "/runs?"), headers={"accept": "application/json"}).json()[
+                    "runs"
+                ]
+            assert {(run["run_id"], run["status"]) for run in runs} == {
+                (name, "completed") for name in ("orders", "invoices", "support")
+            }
+            demo.send_signal(signal.SIGINT)
+            out, errors = demo.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            demo.kill()
+    assert demo.returncode == 0, errors
+    assert "✓" in out
+    assert processes_of(directory) == []
+    assert not directory.exists()
 
 
 @pytest.mark.exhaustive

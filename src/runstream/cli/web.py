@@ -16,7 +16,15 @@ from urllib.parse import quote
 
 import typer
 
-from runstream.cli.support.options import OfArchive, OfUpcasts, Url, open_existing, open_to_read
+from runstream.cli.support.options import (
+    EndWithParent,
+    OfArchive,
+    OfUpcasts,
+    Url,
+    ending_with_parent,
+    open_existing,
+    open_to_read,
+)
 from runstream.cli.support.output import say
 from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait_for_server
 from runstream.cli.support.upcasts import load_upcasts
@@ -66,6 +74,7 @@ def web(
         ),
     ] = None,
     start_timeout: StartTimeout = START_SECONDS,
+    end_with_parent: EndWithParent = False,
 ) -> None:
     """Show runs in the browser, and serve them over HTTP: documents, and streams that go on where a reader was.
 
@@ -83,7 +92,7 @@ def web(
     wait_for_server(url, start_timeout)
     with open_to_read(url, archive, upcasts):  # so that what does not fit is told before anything listens
         pass
-    with _listen(host, port) as listener:
+    with _listen(host, port) as listener, ending_with_parent(end_with_parent):
         say(f"serves {_address(host, listener)}/?token={quote(token, safe='')}; Ctrl-C ends it")
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by them, and raises them again at its end
             signal.signal(number, lambda *_: None)

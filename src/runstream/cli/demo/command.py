@@ -18,6 +18,7 @@ from runstream.cli.demo.agent import Task
 from runstream.cli.demo.checks import Check, check
 from runstream.cli.demo.display import Display
 from runstream.cli.demo.journal import read_journal
+from runstream.cli.demo.page import shown_page
 from runstream.cli.demo.processes import Interruption
 from runstream.cli.demo.scenario import DemoFiles, Scenario, ScenarioResult, plan
 from runstream.cli.support.exit_codes import ExitCode
@@ -35,8 +36,11 @@ EPILOG = """Examples:
 
 runstream demo
 
+runstream demo --web
+
 runstream demo --rm --json"""
 
+_POLL_SECONDS = 0.1
 _SHOWN_PROBLEMS = 5  # of each check, in the table's words
 _QUERY = "SELECT kind, count(*) FROM events GROUP BY kind"
 
@@ -63,6 +67,10 @@ def demo(
         int | None,
         typer.Option(help="Who is killed, and what the agents say, follows from it.", show_default="random"),
     ] = None,
+    web: Annotated[
+        bool,
+        typer.Option("--web", help="Show the runs in the browser, live, and after the checks until Ctrl-C."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Kill agents and the drain worker, and check that no acknowledged event is lost, doubled or out of order.
@@ -79,20 +87,27 @@ def demo(
         say(f"starts a server of its own in {files.directory}, and agents; all takes about 10 seconds")
         with _removed_if_interrupted(files, not keep), ExitStack() as opened:
             store = _open_server(opened, files)
+            if web:
+                say(f"the page of its runs: {opened.enter_context(shown_page(files))}")
             with Display(tasks) as display:
                 scenario = Scenario(files, store, tasks, seed=seed, display=display, interruption=interruption)
                 outcome = scenario.run()
             checks = [_agent_resumed(outcome), *_check(files, store, tasks)]
             interruption.check()
-    holds = all(one.holds for one in checks)
-    is_kept = keep or not holds
+            holds = all(one.holds for one in checks)
+            is_kept = keep or not holds
+            if as_json:
+                facts = {"seed": seed, "holds": holds, "directory": str(files.directory), "kept": is_kept}
+                took = round(time.monotonic() - began, 2)
+                emit_json({**facts, **_facts(files, outcome, checks), "seconds": took})
+            else:
+                _print(files, outcome, checks, is_kept=is_kept)
+            if web:
+                say("the page is there until Ctrl-C")
+                while not interruption.has_come:
+                    time.sleep(_POLL_SECONDS)
     if not is_kept:
         shutil.rmtree(files.directory)
-    if as_json:
-        facts = {"seed": seed, "holds": holds, "directory": str(files.directory), "kept": is_kept}
-        emit_json({**facts, **_facts(files, outcome, checks), "seconds": round(time.monotonic() - began, 2)})
-    else:
-        _print(files, outcome, checks, is_kept=is_kept)
     if not holds:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
 

@@ -124,6 +124,11 @@ class Interruption:
         self._number = 0
         self._former: dict[int, Any] = {}
 
+    @property
+    def has_come(self) -> bool:
+        """Whether a signal has come."""
+        return self._number != 0
+
     def check(self) -> None:
         """Exit if a signal has come."""
         if self._number:
