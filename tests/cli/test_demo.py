@@ -354,6 +354,7 @@ def test_the_demo_kills_an_agent_and_the_worker_and_finds_everything(tmp_path: P
 @pytest.mark.exhaustive
 @needs_embedded_server
 @looks_into_proc
+@pytest.mark.timeout(300)
 def test_the_runs_of_a_demo_are_shown_in_a_page_until_it_is_interrupted(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     with start_demo(directory, "--web", "--rm") as demo:
