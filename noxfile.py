@@ -34,7 +34,7 @@ def exhaustive(session: nox.Session) -> None:
 
     With the combinations that CI has no time for.
     """
-    session.install("-e", ".[dev]")
+    session.install("-e", ".[dev,browser]")
     env = {"RUNSTREAM_TEST_ROUNDS": "2"}
     session.run("pytest", "-n", "auto", "-m", "exhaustive", *session.posargs, env=env)
 

@@ -25,7 +25,8 @@ AXE = Path(runstream.web.__file__).parent / "page/node_modules/axe-core/axe.min.
 _HAS_DRIVER = importlib.util.find_spec("playwright") is not None
 
 needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or not _HAS_DRIVER, reason="no Chromium, or no playwright: apt-get install chromium"
+    CHROMIUM is None or not _HAS_DRIVER,
+    reason="no Chromium, or no playwright: apt-get install chromium; pip install -e '.[browser]'",
 )
 
 needs_axe = pytest.mark.skipif(not AXE.exists(), reason="no axe-core: npm ci in src/runstream/web/page")

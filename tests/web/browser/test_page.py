@@ -15,7 +15,7 @@ from tests.support.browser import faults_of, needs_axe, needs_browser, offsets_i
 from tests.support.web_server import serving
 from tests.web.browser.conftest import Shown
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.exhaustive]
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>\';alert(3)//'
 
@@ -67,7 +67,6 @@ def test_a_state_is_shown_at_any_offset_and_what_changed_between_two(
     assert page.locator('[data-path="data.html"]').count() == 0
 
 
-@pytest.mark.exhaustive
 def test_a_page_goes_on_after_its_server_has_started_again_without_a_gap_and_without_a_double(
     page: Any, shown: Shown
 ) -> None:
@@ -101,7 +100,6 @@ def shown_log(shown: Shown) -> list[Any]:
     return list(shown.archive.read("r"))
 
 
-@pytest.mark.exhaustive
 def test_many_events_are_followed_and_few_of_them_are_in_the_document(page: Any) -> None:
     url = f"memory:{uuid.uuid4().hex}"
     with (
@@ -123,7 +121,6 @@ def test_many_events_are_followed_and_few_of_them_are_in_the_document(page: Any)
         page.locator('.event[data-offset="22001"]').wait_for()
 
 
-@pytest.mark.exhaustive
 def test_a_question_is_answered_and_a_run_is_forked_and_cancelled(
     page: Any, client: httpx.Client, shown: Shown
 ) -> None:
@@ -152,7 +149,6 @@ def test_a_question_is_answered_and_a_run_is_forked_and_cancelled(
     assert shown.store.run_info("asks again").last_offset == 1
 
 
-@pytest.mark.exhaustive
 @needs_axe
 @pytest.mark.parametrize(("scheme", "width"), [("light", 400), ("dark", 1100)])
 def test_every_view_can_be_used_by_those_who_do_not_see_it_or_have_a_small_screen(
@@ -195,7 +191,6 @@ def fill_all(shown: Shown) -> None:
         shown.drain()
 
 
-@pytest.mark.exhaustive
 def test_a_part_of_the_lanes_is_shown_closer_and_an_event_of_it_leads_to_the_list(
     page: Any, client: httpx.Client, shown: Shown
 ) -> None:
@@ -212,7 +207,6 @@ def test_a_part_of_the_lanes_is_shown_closer_and_an_event_of_it_leads_to_the_lis
     page.locator(".details h2", has_text="tool.error").wait_for()
 
 
-@pytest.mark.exhaustive
 def test_the_list_is_walked_by_keys(page: Any, client: httpx.Client, shown: Shown) -> None:
     with shown.store.open_run("r") as run:
         for number in range(100):
