@@ -148,6 +148,7 @@ def test_a_serializer_that_takes_more_classes_reads_the_same_threads() -> None:
     with connect("memory:") as store:
         saver = RunstreamSaver(store)
         clone = saver.with_allowlist([("some.module", "Class")])
+        assert clone._context.values.held_bytes == saver._context.values.held_bytes > 0
         save(clone, "t", {"x": 1}, -1)
         found = saver.get_tuple(config_of("t"))
         assert found is not None

@@ -55,7 +55,8 @@ class SaverBase(BaseCheckpointSaver[Any]):
         """A saver whose serializer takes further classes, over the same store and with what this one knows."""
         clone = cast("Self", super().with_allowlist(extra_allowlist))
         if clone is not self:
-            clone._context = self._context._replace(values=Values(clone.serde))
+            values = Values(clone.serde, self._context.values.held_bytes)
+            clone._context = self._context._replace(values=values)
         return clone
 
 

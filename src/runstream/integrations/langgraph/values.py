@@ -123,6 +123,7 @@ class Values:
 
     def __init__(self, serde: Serializer, held_bytes: int = 0) -> None:
         self.serde = serde
+        self.held_bytes = held_bytes
         self._messages = Messages(held_bytes)
         of: Any = serde
         name = type(serde).__module__, type(serde).__qualname__
