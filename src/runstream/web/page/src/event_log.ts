@@ -27,6 +27,8 @@ export class EventLog {
   private pending: RunEvent[] = [];
   private isScheduled = false;
   private isAsking = false;
+  /** How often it was opened: what was asked for before is not wanted any more. */
+  private turn = 0;
   private isClosed = false;
   private timer = 0;
 
@@ -48,8 +50,10 @@ export class EventLog {
     this.pending = [];
     this.state = "loading";
     this.note = "";
+    this.turn += 1;
+    this.isAsking = false;
     await this.ask(async () => {
-      const run = await get<Run>(runPath(this.id));
+      const run = await this.wanted(get<Run>(runPath(this.id)));
       const around = at !== null && at < run.last_offset ? at : null;
       const before = around === null ? {} : { before: around + 1 };
       const page = await this.page(this.query({ order: "desc", limit: around === null ? PAGE : 100, ...before }));
@@ -94,7 +98,19 @@ export class EventLog {
   }
 
   private page(query: string): Promise<EventPage> {
-    return get<EventPage>(runPath(this.id, `/events${query}`));
+    return this.wanted(get<EventPage>(runPath(this.id, `/events${query}`)));
+  }
+
+  /** An answer, unless the log was opened anew meanwhile. */
+  private async wanted<T>(answer: Promise<T>): Promise<T> {
+    const turn = this.turn;
+    const outcome = await answer.then(
+      (value) => ({ value }),
+      (problem: Error) => ({ problem }),
+    );
+    if (turn !== this.turn) throw new Unwanted();
+    if ("problem" in outcome) throw outcome.problem;
+    return outcome.value;
   }
 
   /** One question at a time; what goes wrong is shown. */
@@ -104,6 +120,7 @@ export class EventLog {
     try {
       await work();
     } catch (problem) {
+      if (problem instanceof Unwanted) return;
       if (!this.events.length) this.state = "failed";
       this.note = (problem as Error).message;
     }
@@ -162,12 +179,13 @@ export class EventLog {
     if (this.isClosed || this.state !== "away") return;
     this.flush();
     try {
-      const run = await get<Run>(runPath(this.id));
-      const last = this.last?.offset ?? Number.parseInt(after, 10);
-      const isWhole = this.filter.lane === null && this.filter.kinds.length === 0;
-      if (ENDED.has(run.status) && (!isWhole || last >= run.last_offset)) this.state = "ended";
+      const run = await this.wanted(get<Run>(runPath(this.id)));
+      const page = await this.page(this.query({ after: this.last?.cursor ?? after, limit: PAGE }));
+      this.append(eventsOf(page));
+      if (ENDED.has(run.status) && page.next === null) this.state = "ended";
       else this.connect(this.last?.cursor ?? after);
     } catch (problem) {
+      if (problem instanceof Unwanted) return;
       if (problem instanceof Problem && problem.status < 500) this.fail(problem.message);
       else this.timer = window.setTimeout(() => void this.again(after), AGAIN_MILLISECONDS);
     }
@@ -230,6 +248,8 @@ export class EventLog {
     this.state = "apart";
   }
 }
+
+class Unwanted extends Error {}
 
 function eventsOf(page: EventPage): RunEvent[] {
   if (page.unreadable.length === 0) return page.events;
