@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,15 @@ def test_a_note_of_another_run_or_history_is_refused(url: str, receiver: SpanRec
         store.delete_run("trip")
         store.append("trip", [event(7, "tool.result")])
         assert "another history" in export(url, receiver, *noted).err
+
+
+def test_what_is_not_installed_is_asked_for(
+    url: str, receiver: SpanReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(url) as store:
+        store.append("trip", EVENTS)
+    for module in ("runstream.integrations.opentelemetry.otlp", "opentelemetry.trace"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert "runstream[otel]" in export(url, receiver).err
+    with pytest.raises(runstream.ConfigurationError, match=r"runstream\[otel\]"):
+        connect("fake:untraced", trace_context=True)
