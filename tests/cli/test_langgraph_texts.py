@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.types import Command
 
 from runstream.integrations.langgraph import RunstreamSaver
+from runstream.integrations.langgraph.readable import readable_payload
 from tests.integrations.langgraph import graphs
 from tests.support.commands import run
 from tests.support.servers import Server, needs_server
@@ -91,13 +92,23 @@ def test_a_chat_is_shown_as_it_was_after_each_turn(url: str, asked: str) -> None
 
 
 def test_values_of_every_kind_are_shown(url: str) -> None:
-    values = {"date": Decimal("1.5"), "raw": b"x", "none": None, "set": {1}, "keys": {1: "one"}}
+    values = {"date": Decimal("1.5"), "raw": b"x", "none": None, "set": {1}, "keys": {1: "one", (1, 2): "two"}}
     with RunstreamSaver.from_url(url) as saver:
         graphs.steps().compile(checkpointer=saver).update_state(config("plain"), {"note": values}, as_node="one")
         saver.put_writes({"configurable": {"thread_id": "plain", "checkpoint_id": "x"}}, [("a", b"raw")], "task")
     text = shown(url, "plain")
-    assert 'note {"date": "1.5", "raw": b\'x\', "none": null, "set": [1], "keys": {1: "one"}}' in text
+    assert (
+        'note {"date": "1.5", "raw": b\'x\', "none": null, "set": [1], "keys": {1: "one", [1, 2]: "two"}}' in text
+    )
     assert "a=b'raw'" in text
+
+
+@pytest.mark.parametrize("stored", [b"\x91" * 250 + b"\x90", b"\xc7", b"\xc7\x01\x00\x90", 5, ["msgpack", 5]])
+def test_a_value_that_cannot_be_shown_is_told_as_such(stored: Any) -> None:
+    payload = {"checkpoint": "x", "task": "t", "writes": [[0, "a", stored], [1, "b", ["json", "1"]]]}
+    shown = readable_payload("checkpoint.writes", payload)
+    assert "does not read" in shown["a"]
+    assert shown["b"] == 1
 
 
 @needs_server

@@ -14,7 +14,7 @@ import uvicorn
 
 from tests.support.servers import eventually
 
-__all__ = ["Frame", "fits", "frames_of", "serving"]
+__all__ = ["Frame", "asked", "fits", "frames_of", "serving"]
 
 
 class Frame(NamedTuple):
@@ -42,6 +42,13 @@ def serving(app: Any, port: int = 0) -> Iterator[httpx.Client]:
         thread.join(20)
         listener.close()
         assert not thread.is_alive()
+
+
+async def asked(app: Any, *paths: str) -> list[httpx.Response]:
+    """What an app answers, without a server: one path after the other."""
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://runs") as client:
+        return [await client.get(path) for path in paths]
 
 
 def frames_of(response: httpx.Response) -> Iterator[Frame]:

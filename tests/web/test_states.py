@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import runstream.web
 from runstream.integrations.langgraph import RunstreamSaver
 from runstream.web.path_ids import path_id
 from tests.integrations.langgraph import graphs
-from tests.support.web_server import serving
+from tests.integrations.langgraph.checkpoints import checkpoint, config_of, save
+from tests.support.commands import run
+from tests.support.web_server import asked, serving
 
 
 @pytest.fixture
@@ -113,3 +116,44 @@ def test_a_langgraph_thread_is_read_at_any_offset_with_what_it_asks(client: http
     events = client.get(f"{path}/events", params={"readable": "true"}).json()["events"]
     assert any(event["payload"].get("said") == ["draft"] for event in events)
     assert "$bytes" not in str([event["payload"].get("said") for event in events])
+
+
+def test_what_a_checkpoint_asks_is_found_before_the_one_that_precedes_it(tmp_path: Path) -> None:
+    url, path = f"sqlite:{tmp_path}/runs.db", f"/runs/{path_id('t')}/state?lane=main&readable=true"
+    with RunstreamSaver.from_url(url) as saver:
+        later = checkpoint({"said": ["b"]}, {"said": 2})
+        saver.put_writes(config_of("t", later["id"]), [("__interrupt__", [{"value": "go on?"}])], "task")
+        first = save(saver, "t", {"said": ["a"]}, 0)
+        saver.put(config_of("t", first), later, {"source": "loop", "step": 1, "parents": {}}, {"said": 2})
+        kinds = [item.event.kind for item in saver.store.read("t")]
+    assert kinds == ["checkpoint.writes", "checkpoint.saved", "checkpoint.saved"]
+    with runstream.connect(url) as store:
+        for answer in asyncio.run(asked(runstream.web.app(store), path, f"{path}&at=3")):
+            assert answer.json()["state"]["asks"] == ["go on?"]
+    for options in ([], ["--at", "3"]):
+        assert "go on?" in run("show", "t", "--url", url, *options).out.partition("state of")[2]
+
+
+def test_what_no_checkpointer_wrote_under_its_kinds_is_given_as_it_is() -> None:
+    fields = {"checkpoint": {"id": "x"}, "metadata": {}, "channels": {"c": 1, "d": [[1, 2]], "e": "f"}}
+    payloads: list[Any] = [
+        {"checkpoint": "x", "channels": {"c": 1}, "values": {"c": 5}, "metadata": {}},
+        {"checkpoint": "x", "channels": 1, "values": [], "metadata": None},
+        {**fields, "values": {"c": 5}},
+    ]
+    with runstream.connect("memory:") as store:
+        for payload in payloads:
+            event = runstream.create_event("r", "checkpoint.saved", **payload)
+            state = runstream.RunState("r")
+            state.data.update(fields)
+            store.append("r", [event], snapshot=state, lane_id="main")
+        for writes in (["a"], 1, [[0, "c", 5]]):
+            event = runstream.create_event("r", "checkpoint.writes", checkpoint="x", writes=writes)
+            store.append("r", [event])
+        path = f"/runs/{path_id('r')}"
+        queries = ["events?", "state?lane=main&", "state?lane=main&at=6&"]
+        answers = asyncio.run(
+            asked(runstream.web.app(store), *(f"{path}/{query}readable=true" for query in queries))
+        )
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert [event["payload"] for event in answers[0].json()["events"]][:2] == payloads[:2]

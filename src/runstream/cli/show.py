@@ -24,9 +24,8 @@ from runstream.codec.json_facts import event_facts, iso_time, run_facts
 from runstream.integrations.langgraph.readable import (
     checkpoint_at,
     is_checkpoint,
-    pending_questions,
+    last_checkpoint,
     readable_payload,
-    readable_state,
 )
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, EventsArchived
 from runstream.model.protocols import SnapshotHistory
@@ -181,7 +180,7 @@ def _snapshots(
             say(str(error))
         else:
             if snapshot is not None:
-                found[lane_id] = _as_read(store, run_id, snapshot, at) if as_read else snapshot
+                found[lane_id] = _as_read(store, run_id, lane_id, snapshot, at) if as_read else snapshot
     return found
 
 
@@ -196,16 +195,14 @@ def _snapshot(store: RunStore[Any, Any], run_id: str, lane_id: str | None, at: i
     return known if known is not None and known.offset <= at else None
 
 
-def _as_read(store: RunStore[Any, Any], run_id: str, snapshot: Snapshot[Any], at: int | None) -> Snapshot[Any]:
+def _as_read(
+    store: RunStore[Any, Any], run_id: str, lane_id: str | None, snapshot: Snapshot[Any], at: int | None
+) -> Snapshot[Any]:
     """A snapshot as people read it: of a checkpointer's, the channels, and what was asked since."""
     if not is_checkpoint(snapshot.state):
         return snapshot
-    since: list[Any] = []
-    with suppress(EventsArchived):
-        before = None if at is None else at + 1
-        since = [item.event for item in store.read(run_id, snapshot.offset, before=before, on_corrupt="skip")]
-    questions = pending_questions(snapshot.state["data"]["checkpoint"].get("id"), since)
-    return replace(snapshot, state=readable_state(snapshot.state, questions))
+    last = last_checkpoint(store, run_id, lane_id or "", at)
+    return replace(snapshot, state=last.readable(snapshot.state))
 
 
 def _begin(snapshots: _Snapshots, lane: str | None) -> int:

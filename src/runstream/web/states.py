@@ -8,16 +8,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runstream.integrations.langgraph.mapping import SAVED
 from runstream.integrations.langgraph.readable import (
+    LastCheckpoint,
     checkpoint_of,
     is_checkpoint,
-    pending_questions,
-    readable_state,
     value_offsets,
 )
 from runstream.model.errors import ConfigurationError, EventsArchived
-from runstream.model.results import Recorded, Snapshot
+from runstream.model.results import Snapshot
 from runstream.web.access import Access
 from runstream.web.problems import json_response
 from runstream.web.queries import Parameter, Query
@@ -110,39 +108,20 @@ async def _checkpoint(
     store: Any, run_id: str, lane: str, at: int | None, kept: Snapshot[Any] | None
 ) -> tuple[Snapshot[Any] | None, Any]:
     """The checkpoint of a lane as people read it, at an offset as its events say, and what it asks."""
-    saved: Recorded[Any] | None = None
-    since: list[Any] = []
-    found = kept
-    with suppress(ConfigurationError, EventsArchived):  # what it was made of is erased, or has left Redis
-        saved, since = await _last_saved(store, run_id, lane, at)
-        if at is not None and saved is not None:
-            events = await store.read_at(run_id, value_offsets(saved))
-            found = checkpoint_of(saved, {item.offset: item.event.payload for item in events})
-    if found is None:
-        return None, None
-    state = _facts(found)
-    return found, readable_state(state, pending_questions(state["data"]["checkpoint"].get("id"), since))
-
-
-async def _last_saved(
-    store: Any, run_id: str, lane: str, at: int | None
-) -> tuple[Recorded[Any] | None, list[Any]]:
-    """The event that saved a lane's last checkpoint, and all events since the one before.
-
-    What a checkpoint's tasks asked may stand before the checkpoint: LangGraph saves both in threads of their own.
-    """
-    saved: Recorded[Any] | None = None
-    since: list[Any] = []
+    last = LastCheckpoint(lane)
     before = None if at is None else at + 1
     items = store.read(run_id, before=before, limit=_SCANNED, reverse=True, on_corrupt="skip")
-    async with aclosing(items):
-        async for item in items:
-            if item.event.kind == SAVED and item.event.lane_id == lane:
-                if saved is not None:
+    with suppress(EventsArchived):  # what was found by then holds
+        async with aclosing(items):
+            async for item in items:
+                if not last.take(item):
                     break
-                saved = item
-            since.append(item.event)
-    return saved, since[::-1]
+    found = kept
+    if at is not None and last.saved is not None:
+        with suppress(ConfigurationError, EventsArchived):  # what it was made of is erased, or has left Redis
+            events = await store.read_at(run_id, value_offsets(last.saved))
+            found = checkpoint_of(last.saved, events) or kept
+    return (None, None) if found is None else (found, last.readable(_facts(found)))
 
 
 def _facts(snapshot: Snapshot[Any]) -> Any:
