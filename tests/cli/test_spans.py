@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
 import runstream
 from runstream import PAEvent, RunState, connect
+from runstream.cli.support import spans_export
 from runstream.integrations.opentelemetry import otlp
+from runstream.model.errors import ConfigurationError, StoreUnavailable
 from tests.support.commands import Said, run
 from tests.support.span_receiver import SpanReceiver, attributes_of, receiving
 
@@ -148,8 +152,112 @@ def test_what_is_not_taken_is_sent_by_the_next_command(
     assert export(url, receiver, *noted).code == 0
     assert receiver.headers["x-key"] == "a b"
     assert len(receiver.spans) == 5
-    receiver.rejects = 1
-    assert "refuses 1 spans" in export(url, receiver).err
+
+
+@pytest.mark.parametrize("status", [200, 301, 302, 303, 307, 308])
+def test_what_is_no_receiver_has_taken_nothing(
+    url: str, receiver: SpanReceiver, tmp_path: Path, status: int
+) -> None:
+    receiver.statuses = [status]
+    receiver.adds = {"Location": "/login?key=hidden", "Content-Type": "text/html"}
+    with connect(url) as store:
+        store.append("trip", EVENTS[-1:])
+    said = export(url, receiver, "--cursor-file", str(tmp_path / "sent"))
+    assert said.code != 0
+    assert ("with text/html" if status == 200 else f"redirects to {receiver.url}/login (") in said.err
+    assert (receiver.visits, (tmp_path / "sent").exists()) == (0, False)
+
+
+def test_what_speaks_another_protocol_is_no_receiver() -> None:
+    def greet() -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(b"\0\0\x18\4\0\0\0\0\0" + bytes(24))  # as HTTP/2 begins
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=greet, daemon=True).start()
+        with pytest.raises(ConfigurationError, match="4318, not 4317"):
+            otlp.Receiver(f"http://127.0.0.1:{listener.getsockname()[1]}").send([])
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "http://h:abc",
+        "http://h:0",
+        "http://[::1",
+        "http://a b",
+        "ftp://h",
+        "me:hidden@h",
+        "http://me:hidden@h:4318",
+    ],
+)
+def test_a_url_of_no_receiver_is_refused_and_not_told(to: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        otlp.Receiver(to)
+    assert "hidden" not in str(caught.value)
+
+
+def test_what_a_url_asks_is_sent_and_not_told(url: str, receiver: SpanReceiver, tmp_path: Path) -> None:
+    with connect(url) as store:
+        store.append("trip", EVENTS)
+    noted = tmp_path / "sent"
+    to = f"otlp:{receiver.url}?key=hidden"
+    said = run("export", "trip", "--url", url, "--to", to, "--cursor-file", str(noted))
+    assert f"went to {receiver.url}/v1/traces\n" in said.err
+    assert "hidden" not in said.err + noted.read_text()
+    assert receiver.path == "/v1/traces?key=hidden"
+    for option in (["--force"], ["--format", "csv"]):
+        assert "not for otlp" in export(url, receiver, *option).err
+
+
+@pytest.mark.parametrize("one_is", ["rejected", "too large"])
+def test_a_span_that_is_refused_holds_no_other_up(
+    url: str, receiver: SpanReceiver, tmp_path: Path, one_is: str
+) -> None:
+    noted = ("--cursor-file", str(tmp_path / "sent"))
+    events = [*EVENTS[:6], event(7, "tool.error", error="x" * 2000), *EVENTS[7:]]
+    with connect(url) as store:
+        store.append("trip", events)
+    receiver.rejects, receiver.largest = (1, None) if one_is == "rejected" else (0, 1500)
+    said = export(url, receiver, *noted)
+    assert said.code != 0
+    assert "refuses 1 span" in said.err
+    assert "OTEL_EXPORTER_OTLP_HEADERS" not in said.err
+    assert len({span.span_id for span in receiver.spans}) == (5 if one_is == "rejected" else 4)
+    before = len(receiver.spans)
+    assert export(url, receiver, *noted).code == 0
+    assert len(receiver.spans) == before
+
+
+def test_spans_are_sent_by_so_many_bytes(
+    url: str, receiver: SpanReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans_export, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(otlp, "_PAUSES", ())
+    noted = ("--cursor-file", str(tmp_path / "sent"))
+    with connect(url) as store:
+        store.append("trip", EVENTS)
+    receiver.statuses = [200, 200, 200, 503]  # what one event has ended is not noted by halves
+    assert export(url, receiver, *noted).code != 0
+    assert json.loads((tmp_path / "sent").read_text())["cursor"].startswith("8-")
+    assert export(url, receiver, *noted).code == 0
+    assert len(receiver.requests) == len(receiver.spans) == 3
+    assert list(named(receiver)) == ["invoke_agent planner", "invoke_agent helper", "invoke_workflow"]
+
+
+def test_a_receiver_that_names_a_pause_is_given_it_within_bounds(
+    receiver: SpanReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(otlp, "sleep", waited.append)
+    receiver.adds, receiver.statuses = {"Retry-After": "7"}, [429, 503]
+    assert otlp.Receiver(receiver.url).send([]) == []
+    assert waited == [7.0, 7.0]
+    receiver.adds, receiver.statuses = {"Retry-After": "3600"}, [429]
+    with pytest.raises(StoreUnavailable):
+        otlp.Receiver(receiver.url).send([])
+    assert waited == [7.0, 7.0]
 
 
 def test_a_note_of_another_run_or_history_is_refused(url: str, receiver: SpanReceiver, tmp_path: Path) -> None:

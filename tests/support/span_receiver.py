@@ -23,17 +23,25 @@ class SpanReceiver:
     Attributes:
         url: Where it listens.
         requests: The requests that it took, in order.
+        path: That of the latest one.
         headers: Those of the latest one.
         statuses: What it answers to the next requests instead of taking them.
+        adds: The headers that its answers have besides.
         rejects: How many spans of each request it says that it rejects.
+        largest: The largest request that it takes, in bytes, uncompressed; None: any.
+        visits: How often it was asked for a page, which it has.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.requests: list[ExportTraceServiceRequest] = []
+        self.path = ""
         self.headers: dict[str, str] = {}
         self.statuses: list[int] = []
+        self.adds: dict[str, str] = {}
         self.rejects = 0
+        self.largest: int | None = None
+        self.visits = 0
 
     @property
     def spans(self) -> list[Any]:
@@ -48,12 +56,15 @@ class SpanReceiver:
 
     def take(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         """Take a request, and answer."""
-        self.headers = headers
+        self.path, self.headers = path, headers
         if self.statuses:
             return self.statuses.pop(0), b""
-        if (path, headers.get("content-type")) != ("/v1/traces", "application/x-protobuf"):
+        if (path.partition("?")[0], headers.get("content-type")) != ("/v1/traces", "application/x-protobuf"):
             return 404, b""
-        self.requests.append(ExportTraceServiceRequest.FromString(gzip.decompress(body)))
+        request = gzip.decompress(body)
+        if self.largest is not None and len(request) > self.largest:
+            return 413, b""
+        self.requests.append(ExportTraceServiceRequest.FromString(request))
         answer = ExportTraceServiceResponse()
         answer.partial_success.rejected_spans = self.rejects
         return 200, answer.SerializeToString()
@@ -73,9 +84,18 @@ def receiving() -> Iterator[SpanReceiver]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
             status, answer = receiver.take(self.path, headers, body)
+            self._answer(status, {"Content-Type": "application/x-protobuf"} | receiver.adds, answer)
+
+        def do_GET(self) -> None:
+            receiver.visits += 1
+            self._answer(200, {"Content-Type": "text/html"}, b"<p>Who are you?")
+
+        def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(answer)
+            self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -100,8 +100,9 @@ def export(
     """
     is_spans = to.startswith(OTLP)
     made: Format | None = None if is_spans else _format_of(to, file_format)
-    if not is_spans and (cursor_file is not None or content):
-        raise typer.BadParameter("--cursor-file and --content are for otlp:", param_hint="--to")
+    _check_options(
+        is_spans, of_spans=cursor_file is not None or content, of_files=file_format is not None or force
+    )
     with ExitStack() as opened:
         store = opened.enter_context(open_to_read(url, archive))
         run = run_named(store, run)
@@ -127,9 +128,16 @@ def export(
     if exported.corrupt or merged.broken:
         say(_left_out(exported))
     if is_spans:
-        say(f"{counted(sent, 'span')} of run {run!r} went to {to}")
+        say(f"{counted(sent.spans, 'span')} of run {run!r} went to {sent.to}")
     elif to != _STDOUT:
         say(f"{counted(exported.events, 'event')} of run {run!r} are in {to}")
+
+
+def _check_options(is_spans: bool, *, of_spans: bool, of_files: bool) -> None:
+    if of_spans and not is_spans:
+        raise typer.BadParameter("--cursor-file and --content are for otlp:", param_hint="--to")
+    if of_files and is_spans:
+        raise typer.BadParameter("--format and --force are for files, not for otlp:", param_hint="--to")
 
 
 def _format_of(to: str, asked: Format | None) -> Format:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runstream.cli.support.export_formats import Export
+from runstream.cli.support.output import say
 from runstream.integrations.opentelemetry.spans import RunIdentity, RunSpans, Span
 from runstream.model.errors import ConfigurationError, HistoryDiverged
 from runstream.model.results import Cursor, RunInfo
@@ -22,6 +23,9 @@ OTLP = "otlp:"
 """What begins with this names a receiver, and no file."""
 
 _BATCH = 512
+_BATCH_BYTES = 4 * 2**20
+"""What a request has at most before it is compressed, unless a single span is larger: receivers take no more than
+some megabytes."""
 
 
 class _Note(NamedTuple):
@@ -61,8 +65,17 @@ class _Note(NamedTuple):
         partial.replace(path)
 
 
-def send_spans(exported: Export, info: RunInfo, to: str, noted_in: Path | None, *, has_content: bool) -> int:
+class Sent(NamedTuple):
+    """How many spans were sent, and the name of the receiver."""
+
+    spans: int
+    to: str
+
+
+def send_spans(exported: Export, info: RunInfo, to: str, noted_in: Path | None, *, has_content: bool) -> Sent:
     """Send the spans of a run that have ended since, and note after each batch how far that is.
+
+    What the receiver says that it will never take is told and passed over: all others are sent.
 
     Args:
         exported: The run.
@@ -71,27 +84,70 @@ def send_spans(exported: Export, info: RunInfo, to: str, noted_in: Path | None, 
         noted_in: The file that says how far it was sent; None: from the beginning, and it is not noted.
         has_content: See :class:`~runstream.integrations.opentelemetry.spans.RunSpans`.
 
-    Returns:
-        How many were sent.
-
     Raises:
-        ConfigurationError: The extra is missing, or the receiver refuses them.
+        ConfigurationError: The extra is missing, or the receiver refuses spans.
         HistoryDiverged: The run has another history than what was sent.
         StoreUnavailable: The receiver does not answer.
     """
     try:
-        receiver = import_module("runstream.integrations.opentelemetry.otlp").Receiver(to)
+        otlp = import_module("runstream.integrations.opentelemetry.otlp")
     except ImportError as error:
         raise ConfigurationError("spans need opentelemetry-proto; run: pip install 'runstream[otel]'") from error
-    note = last = _Note.read(noted_in, info.run_id, receiver.url)
-    sent, spans = 0, list[Span]()
-    for last, found in _ended(exported, info, note, has_content=has_content):
-        spans += found
-        if len(spans) >= _BATCH:
-            sent += _send(receiver, spans, last, noted_in)
-    if last != note or spans:
-        sent += _send(receiver, spans, last, noted_in)
-    return sent
+    receiver = otlp.Receiver(to)
+    sending = _Sending(receiver, noted_in)
+    for last, found in _ended(
+        exported, info, _Note.read(noted_in, info.run_id, receiver.name), has_content=has_content
+    ):
+        for span in found:
+            sending.add(otlp.encoded(span))
+        sending.last = last
+    sending.flush()
+    if sending.has_refusals:
+        raise ConfigurationError(
+            f"{receiver.name} does not take all spans of run {info.run_id!r}, as said above; it has all"
+            " others, and a command that goes on from --cursor-file does not send them again"
+        )
+    return Sent(sending.sent, receiver.name)
+
+
+class _Sending:
+    """Spans on their way in batches, of so many and so many bytes.
+
+    Attributes:
+        last: Of the last event whose spans have all been added, what is to be noted when they are sent.
+        sent: How many spans were sent.
+        has_refusals: Whether the receiver has refused some.
+    """
+
+    def __init__(self, receiver: Any, noted_in: Path | None) -> None:
+        self.last: _Note | None = None
+        self.sent = 0
+        self.has_refusals = False
+        self._receiver, self._noted_in = receiver, noted_in
+        self._spans: list[Any] = []
+        self._bytes = 0
+
+    def add(self, span: Any) -> None:
+        """Add an encoded span, and send those before it if it goes beyond their batch."""
+        size = span.ByteSize()
+        if self._spans and (len(self._spans) == _BATCH or self._bytes + size > _BATCH_BYTES):
+            self.flush()
+        self._spans.append(span)
+        self._bytes += size
+
+    def flush(self) -> None:
+        """Send what has been added, note how far that is, and then say what was refused."""
+        refused: list[str] = []
+        if self._spans:
+            refused = self._receiver.send(self._spans)
+            self.sent += len(self._spans)
+            self._spans, self._bytes = [], 0
+        if self._noted_in is not None and self.last is not None:
+            self.last.write(self._noted_in)
+            self.last = None
+        for why in refused:
+            say(f"{self._receiver.name} refuses {why}")
+            self.has_refusals = True
 
 
 def _ended(
@@ -121,16 +177,6 @@ def _ended(
     # what came since it was looked says itself whether the run has ended
     if info.status in ENDED_STATUSES and info.last_offset == run.last.offset and (found := spans.end()):
         yield note._replace(cursor=str(run.last), ended=True), found
-
-
-def _send(receiver: Any, spans: list[Span], last: _Note, noted_in: Path | None) -> int:
-    count = len(spans)
-    if spans:
-        receiver.send(spans)
-        spans.clear()
-    if noted_in is not None:
-        last.write(noted_in)
-    return count
 
 
 def _other_history(run_id: str, offset: int) -> HistoryDiverged:
