@@ -242,3 +242,17 @@ def test_a_fork_of_a_truncated_run_is_forked_where_that_begins_and_not_before(st
     for run_id in ("r", "f"):
         with pytest.raises(ConfigurationError, match="cannot be forked at offset 0: it has 1 to 2"):
             store.fork(run_id, "h", at=0)
+
+
+def test_a_detached_fork_of_nothing_that_is_left_has_all_of_its_own(store: Store) -> None:
+    """Where its parent begins later than it by now: nobody stood in the way, as it shares none of that."""
+    store.save_events(make_events("r", 4))
+    store.fork("r", "f", at=0)
+    store.truncate("r", before=3)
+    store.fork("r", "g", at=2)
+    store.truncate("r", before=5)
+    for fork in "fg":
+        store.save_events(make_events(fork, 2, first=7))
+    assert store.delete_run("r", detach=True)
+    assert [[item.offset for item in store.read(fork)] for fork in "fg"] == [[1, 2], [3, 4]]
+    assert store.fork("f", "h", at=0).parent == ("f", 0)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from runstream import ConfigurationError, DrainWorker, EventsArchived
+from runstream.repair.verify import verify_run
 from runstream.stores.archive.facade import ArchiveStore
 from tests.stores.tiered.tiers import Hot, Tiered
 from tests.support.samples import make_event, make_events, make_state
@@ -65,3 +66,21 @@ def test_a_fork_that_was_retired_begins_with_its_own_events(
     tiered.truncate("f", before=3)
     assert list(tiered.read("f")) == []
     assert [item.offset for item in tiered.read("r")] == [1, 2]
+
+
+@pytest.mark.parametrize("by", ["worker", "tiered store"])
+def test_an_archive_gets_the_copy_of_a_fork_that_shares_nothing_of_what_was_truncated(
+    hot: Hot, archive: ArchiveStore[Any, Any], tiered: Tiered, by: str
+) -> None:
+    hot.append("r", make_events("r", 4))
+    hot.fork("r", "f", at=0)
+    hot.truncate("r", before=3)
+    hot.append("f", make_events("f", 2, first=7))
+    worker = DrainWorker(hot, [archive], trim="never")
+    worker.drain_once()
+    assert (hot if by == "worker" else tiered).delete_run("r", detach=True)
+    assert worker.drain_once().parked == 0
+    if by == "worker":
+        assert archive.delete_run("r")
+    assert [item.offset for item in archive.read("f")] == [1, 2]
+    assert verify_run("f", hot=hot, sinks=[archive]).is_sound

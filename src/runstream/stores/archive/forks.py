@@ -12,7 +12,7 @@ from runstream.codec.archive_entries import renamed, unread
 from runstream.codec.kept_states import state_text
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch, RunHeader
 from runstream.model.erasures import ErasureNote
-from runstream.model.errors import AcknowledgedWritesLost, ArchiveGap, HistoryDiverged
+from runstream.model.errors import AcknowledgedWritesLost, ArchiveGap, ConfigurationError, HistoryDiverged
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor, E, S
 from runstream.model.run_head import RunHead, SnapshotHead, written_as
@@ -146,8 +146,8 @@ class ArchiveForks(LocalOperations[E, S]):
         try:
             root = self._segments(ancestor, there)[0].run_id
             start = self._cursor_of(ancestor, there, at)
-        except (HistoryDiverged, AcknowledgedWritesLost):  # the archive lacks some of what it comes from
-            return RunHead(), there.before_first
+        except (ConfigurationError, HistoryDiverged, AcknowledgedWritesLost):
+            return RunHead(), there.before_first  # the archive lacks what it comes from, or that was truncated
         was = RunHead(start, start, parent=(ancestor, at), parent_identity=there.creation)
         return was, (self._load_head(root) or there).before_first
 

@@ -130,7 +130,7 @@ class LocalForks(LookUps[E, S]):
         if base is None:
             *shared, _ = self._segments(run_id, head)
             heads = [self._load_head(segment.run_id) or RunHead() for segment in shared]
-            base = heads[0].before_first
+            base = min(heads[0].before_first, head.start)  # it shares nothing of what was truncated since
             origins = joined_origins(zip(shared, heads, strict=True))
         return replace(head, parent=None, parent_identity=0, base=base, origins=origins)
 

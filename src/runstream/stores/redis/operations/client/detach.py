@@ -83,7 +83,8 @@ class _Shared:
     def base(self) -> Cursor:
         """The cursor before the first event of the fork's history."""
         read = self.read
-        return read[0].run.head.before_first if read else self.head.before_first
+        # it shares nothing of what was truncated since
+        return min(read[0].run.head.before_first, self.head.start) if read else self.head.before_first
 
     def add(self, made_as: str, at: Cursor, record: bytes) -> None:
         """Add the next entry of what Redis has."""
