@@ -42,6 +42,7 @@ from tests.support.exhaustive import mark_exhaustive
 from tests.support.kinds import BACKENDS, LIVE, REAL, REDIS, SHARED, short
 from tests.support.processes.template import end_template
 from tests.support.servers import CLOCK_LIBRARY, Server, Servers, describe
+from tests.support.their_connections import close_theirs
 
 # `--hypothesis-profile deep` looks longer
 for profile, examples in (("suite", 25), ("deep", 2000)):
@@ -80,6 +81,7 @@ _scripting._get_server_runtime = lambda connection, server: ParsesOnce(_make_run
 
 # In a cluster each command and script must find all that it touches on one server.
 one_slot.watch()
+close_theirs()
 
 # The files of tests lie in memory where there is room for them: thousands of tests wait for an fsync otherwise.
 # What a loss of power leaves of files is told by disks of the tests' own.
