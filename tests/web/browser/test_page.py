@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from langchain_core.messages import HumanMessage
 
 import runstream
 import runstream.web
+from runstream.integrations.langgraph import RunstreamSaver
 from runstream.web.path_ids import path_id
+from tests.integrations.langgraph import graphs
 from tests.support.browser import faults_of, needs_axe, needs_browser, offsets_in
 from tests.support.web_server import serving
 from tests.web.browser.conftest import Shown
@@ -220,3 +224,24 @@ def test_the_list_is_walked_by_keys(page: Any, client: httpx.Client, shown: Show
         page.locator(f'.event[data-offset="{offset}"][aria-selected="true"]').wait_for()
     page.get_by_role("button", name="Close the details").click()
     assert page.locator(".details").count() == 0
+
+
+def test_a_langgraph_thread_is_read_as_a_conversation_and_its_question_in_its_state(
+    page: Any, tmp_path: Path
+) -> None:
+    """An archive alone is read, and it is said that it is not followed."""
+    url = f"sqlite:{tmp_path}/threads.db"
+    with RunstreamSaver.from_url(url) as saver:
+        chat = graphs.chat().compile(checkpointer=saver)
+        chat.invoke({"messages": [HumanMessage(HOSTILE, id="q")]}, {"configurable": {"thread_id": "chat"}})
+        asks = graphs.approval().compile(checkpointer=saver)
+        asks.invoke({"said": ["begin"]}, {"configurable": {"thread_id": "asks"}})
+    with serving(runstream.web.app(runstream.connect_async(url))) as client:
+        page.goto(f"{client.base_url}#/runs/{path_id('chat')}")
+        page.locator('[data-state="still"]').wait_for()
+        page.goto(f"{client.base_url}#/runs/{path_id('chat')}?view=talk")
+        page.locator(".turn dd", has_text="answer 1").first.wait_for()
+        assert page.locator(".turn dt").all_inner_texts() == ["human", "ai"]
+        assert page.locator(".turn dd").first.inner_text() == HOSTILE
+        page.goto(f"{client.base_url}#/runs/{path_id('asks')}?view=state")
+        page.get_by_text("send it?").wait_for()

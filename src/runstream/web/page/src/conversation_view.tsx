@@ -51,13 +51,13 @@ function turnsOf(rows: Row[]): Row[] {
       said.delete(event.lane_id);
       return before === undefined && typeof event.payload.text === "string";
     }
-    return /^(tool|human|model|run|agent)\./.test(event.kind) || messagesIn(event).length > 0;
+    return /^(tool|human|model|run|agent)\./.test(event.kind) || messagesIn(event).length > 0 || event.payload.asks !== undefined;
   });
 }
 
-/** The messages of a LangGraph checkpoint: who said what. */
+/** The messages that are new in a LangGraph checkpoint: who said what. What its tasks wrote before says the same. */
 function messagesIn(event: RunEvent): Fields[] {
-  const { messages } = event.payload;
+  const messages = event.kind === "checkpoint.saved" ? event.payload.messages : null;
   return Array.isArray(messages) ? messages.filter((one): one is Fields => typeof one === "object" && one !== null && !Array.isArray(one)) : [];
 }
 
