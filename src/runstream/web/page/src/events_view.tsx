@@ -43,7 +43,7 @@ export function EventsView({ id, route, log }: Properties) {
   return (
     <>
       <Filters id={id} route={route} />
-      <p class="sum" role="status">
+      <p class="sum">
         <State log={log} />
         <label class="check">
           <input type="checkbox" checked={isFollowed} onChange={(change) => follow(change.currentTarget.checked)} /> follow
@@ -93,7 +93,7 @@ function State({ log }: { log: EventLog }) {
   const last = log.events.at(-1)?.offset ?? 0;
   return (
     <>
-      <span class={`state ${log.state}`} data-state={log.state}>
+      <span class={`state ${log.state}`} data-state={log.state} role="status">
         {words[log.state]}
       </span>
       {last > 0 && (
@@ -101,7 +101,7 @@ function State({ log }: { log: EventLog }) {
           offsets {count(first)} to {count(last)}
         </span>
       )}
-      {log.note && <strong>{log.note}</strong>}
+      {log.note && <strong role="alert">{log.note}</strong>}
     </>
   );
 }
