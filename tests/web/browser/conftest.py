@@ -16,8 +16,9 @@ from tests.support.browser import opened_browser
 from tests.support.web_server import serving
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def browser() -> Iterator[Any]:
+    """One for each test: as long as it is open its driver runs a loop in this thread, where others want theirs."""
     with opened_browser() as browser:
         yield browser
 
