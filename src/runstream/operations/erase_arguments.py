@@ -9,7 +9,7 @@ from runstream.model.erasures import Spans
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id, shown
 from runstream.model.protocols import Leased
-from runstream.model.results import E, S
+from runstream.model.results import Cursor, E, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.arguments import check_count, grant_of
 
@@ -17,6 +17,8 @@ __all__ = [
     "EraseOptions",
     "EraseRequest",
     "MayNeedEvents",
+    "SnapshotsAway",
+    "TruncateBeside",
     "TruncateOptions",
     "begins_elsewhere",
     "check_before",
@@ -53,6 +55,19 @@ class TruncateOptions(NamedTuple):
     clean: frozenset[str] = frozenset()
 
 
+class TruncateBeside(NamedTuple):
+    """What is known of an archive by one who truncates a run of which some has left Redis.
+
+    Attributes:
+        at: The cursor before the history's new beginning; None where it was not asked for.
+        away: What Redis noted of the latest snapshots that had left it, before these were looked at: none of them
+            needs what goes. b"": they were not looked at.
+    """
+
+    at: Cursor | None = None
+    away: bytes = b""
+
+
 class MayNeedEvents(Exception):
     """Latest snapshots may need events that are to be truncated: nothing was.
 
@@ -63,6 +78,18 @@ class MayNeedEvents(Exception):
     def __init__(self, holding: Sequence[SnapshotHead]) -> None:
         super().__init__(holding)
         self.holding = holding
+
+
+class SnapshotsAway(Exception):
+    """Latest snapshots that have left Redis may need events that are to be truncated: nothing was.
+
+    Args:
+        noted: What Redis notes of those that have left it; it changes as others do.
+    """
+
+    def __init__(self, noted: bytes) -> None:
+        super().__init__(noted)
+        self.noted = noted
 
 
 class EraseRequest(NamedTuple, Generic[E, S]):

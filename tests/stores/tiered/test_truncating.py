@@ -9,7 +9,9 @@ import pytest
 from runstream import ConfigurationError, DrainWorker, EventsArchived
 from runstream.repair.verify import verify_run
 from runstream.stores.archive.facade import ArchiveStore
+from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered
+from tests.support.operations import hooked
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -54,6 +56,27 @@ def test_a_lane_that_was_opened_again_goes_on_from_a_snapshot_that_needs_events(
     with pytest.raises(ConfigurationError, match="that of lane 'a'"):
         tiered.truncate("r", before=3)
     assert [item.offset for item in tiered.recover("r", lane_id="a").events] == [2, 4]
+
+
+def test_what_leaves_redis_while_the_archive_is_looked_at_is_not_truncated(
+    hot: Hot, archive: ArchiveStore[Any, Any]
+) -> None:
+    """What was looked at was another snapshot; that which is away by now needs an event that would go."""
+    for lane in "ab":
+        hot.append("r", [make_event("r", 1, lane_id=lane)], snapshot=make_state("r"), lane_id=lane)
+    retire(hot, archive)
+    tiered = TieredCheckpointer(hot, archive)
+    tiered.append("r", [make_event("r", 2, lane_id="b")], snapshot=make_state("r"), lane_id="b")
+    tiered.append("r", [make_event("r", 3, lane_id="b")])
+
+    def leave(*args: Any) -> None:
+        if args[-1].away:
+            retire(hot, archive)
+
+    looking = hooked(hot, truncate_beside=leave)
+    with pytest.raises(ConfigurationError, match=r"that of lane 'b' \(revision 2, covers 3\); save"):
+        TieredCheckpointer(looking, archive).truncate("r", before=5)
+    assert [item.offset for item in tiered.recover("r", lane_id="b").events] == [4]
 
 
 def test_a_fork_that_was_retired_begins_with_its_own_events(

@@ -13,6 +13,8 @@ from runstream.model.run_head import SnapshotHead
 from runstream.operations.erase_arguments import (
     EraseOptions,
     MayNeedEvents,
+    SnapshotsAway,
+    TruncateBeside,
     TruncateOptions,
     begins_elsewhere,
     check_before,
@@ -44,15 +46,22 @@ def truncate(tiers: HotAndArchive[E, S], run_id: str, before: int, options: Trun
     cut = [head.begin for head in heads if head is not None and begins_elsewhere(head, before - 1)]
     if cut and (forks := [fork for fork in archived if fork.at > min(cut)]):
         raise has_forks(run_id, forks, "truncated")
-    try:
-        return (yield from tiers.hot.truncate(run_id, before, options))
-    except EventsArchived:
-        # of the same history, as was checked above
-        at = yield from blocking(_cursor_at, tiers, run_id, before - 1)
-    away = yield from _away(tiers, run_id)
-    if needing := [saved for saved in away if saved.offset < before - 1 and saved.token not in options.clean]:
-        raise MayNeedEvents(needing)
-    return (yield from tiers.hot.truncate_beside(run_id, before, options, at))
+    beside = TruncateBeside()
+    while True:
+        try:
+            return (yield from tiers.hot.truncate_beside(run_id, before, options, beside))
+        except EventsArchived:
+            # of the same history, as was checked above
+            at = None if beside.at else (yield from blocking(_cursor_at, tiers, run_id, before - 1))
+            if at is None:
+                raise
+            beside = beside._replace(at=at)
+        except SnapshotsAway as error:
+            # what leaves Redis after that is noted, too, and looked at the next time
+            beside = beside._replace(away=error.noted)
+            away = yield from _away(tiers, run_id)
+            if needing := [one for one in away if one.offset < before - 1 and one.token not in options.clean]:
+                raise MayNeedEvents(needing) from None
 
 
 def _away(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[SnapshotHead]]:

@@ -10,7 +10,7 @@ from runstream.model.erasures import Erasure
 from runstream.model.results import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.arguments import ReadQuery, StateChange
-from runstream.operations.erase_arguments import TruncateOptions
+from runstream.operations.erase_arguments import TruncateBeside, TruncateOptions
 from runstream.operations.interface import StoreOperations
 from runstream.operations.lane_facts import HotLanes
 from runstream.operations.operation import Operation, Stream
@@ -131,15 +131,19 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
         """
 
     def truncate_beside(
-        self, run_id: str, before: int, options: TruncateOptions, at: Cursor | None
+        self, run_id: str, before: int, options: TruncateOptions, beside: TruncateBeside
     ) -> Operation[Erasure]:
-        """``truncate``, given what an archive knows: also that no latest snapshot in it needs these events.
+        """``truncate``, given what is known of an archive.
 
         Args:
             run_id: The run.
             before: As in ``truncate``.
             options: As in ``truncate``.
-            at: The cursor before the history's new beginning; None where the archive has not got that far.
+            beside: What is known.
+
+        Raises:
+            SnapshotsAway: Look at the snapshots of which the archive alone knows.
+            EventsArchived: The cursor before the history's new beginning is not here.
         """
 
     def was_deleted(self, run_id: str) -> Operation[bool]:

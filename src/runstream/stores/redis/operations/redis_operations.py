@@ -23,7 +23,7 @@ from runstream.operations.arguments import (
     StateChange,
     group_by_run,
 )
-from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
+from runstream.operations.erase_arguments import EraseOptions, TruncateBeside, TruncateOptions
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.lane_facts import HotLanes
@@ -267,10 +267,10 @@ class RedisOperations(Generic[E, S]):
         return recover.head_of(self.session, run_id)
 
     def truncate_beside(
-        self, run_id: str, before: int, options: TruncateOptions, at: Cursor | None
+        self, run_id: str, before: int, options: TruncateOptions, beside: TruncateBeside
     ) -> Operation[Erasure]:
-        """``truncate``, given what an archive knows of the run."""
-        return erase.truncate(self.session, run_id, before, options, at=at, knows_archived=True)
+        """``truncate``, given what is known of an archive."""
+        return erase.truncate(self.session, run_id, before, options, beside)
 
     def creation_to_delete(self, run_id: str) -> Operation[int | None]:
         """Names the run that is to be deleted; where it is not there any more, the last one that was."""

@@ -19,6 +19,8 @@ from runstream.operations.arguments import check_leased, grant_of
 from runstream.operations.erase_arguments import (
     EraseOptions,
     MayNeedEvents,
+    SnapshotsAway,
+    TruncateBeside,
     TruncateOptions,
     begins_elsewhere,
     check_before,
@@ -55,7 +57,7 @@ class _Asked(NamedTuple):
     """What is asked for: the offsets, or the cursor before the event with which the history is to begin.
 
     Of these latest snapshots it is known that they hold, or need, nothing of it: ``sound`` are their tokens by
-    lane, ``clean`` only their tokens; or (``knows_archived``) of all that are in an archive alone.
+    lane, ``clean`` only their tokens; and of those that had left Redis when ``beside.away`` was noted.
     """
 
     what: str
@@ -65,7 +67,7 @@ class _Asked(NamedTuple):
     drops_snapshots: bool = False
     sound: Mapping[str | None, str] = {}
     clean: frozenset[str] = frozenset()
-    knows_archived: bool = False
+    beside: TruncateBeside | None = None
 
     @property
     def offset(self) -> int | None:
@@ -91,9 +93,7 @@ def truncate(
     run_id: str,
     before: int,
     options: TruncateOptions,
-    *,
-    at: Cursor | None = None,
-    knows_archived: bool = False,
+    beside: TruncateBeside | None = None,
 ) -> Operation[Erasure]:
     """Remove the events before an offset: the history begins with it from then on.
 
@@ -102,11 +102,11 @@ def truncate(
         run_id: The run.
         before: The offset.
         options: How.
-        at: The cursor before that offset, for one who knows it from an archive.
-        knows_archived: Whether it is known of latest snapshots in an archive alone that they need none of these.
+        beside: What is known of an archive, by one who asks it.
 
     Raises:
         MayNeedEvents: Latest snapshots may need some of them.
+        SnapshotsAway: Some that left Redis may, and the archive can be asked.
         EventsArchived: What is needed to tell has left Redis.
     """
     grant = _grant(session, run_id, options.lease)
@@ -118,8 +118,8 @@ def truncate(
     if not begins_elsewhere(run.head, before - 1):
         known = [one for _, one in (yield from _state(session, run_id)) if one.before == before]
         return known[0] if known else Erasure(run_id, 0.0, before=before)
-    cursor = at or (yield from _cursor_before(session, run, before))
-    asked = _Asked(f"<{before}", grant, before=cursor, clean=options.clean, knows_archived=knows_archived)
+    cursor = (beside and beside.at) or (yield from _cursor_before(session, run, before))
+    asked = _Asked(f"<{before}", grant, before=cursor, clean=options.clean, beside=beside)
     return (yield from _request(session, run_id, asked))
 
 
@@ -194,7 +194,8 @@ def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Op
             lease=asked.grant,
             before=asked.before,
             seen=seen,
-            drops_snapshots=asked.drops_snapshots or asked.knows_archived,
+            drops_snapshots=asked.drops_snapshots,
+            away=b"" if asked.beside is None else asked.beside.away,
             dropped=dropped,
             sound={**asked.sound, **known},
         )
@@ -247,10 +248,14 @@ def _refusal(
     if outcome == b"outside":
         check_offsets(run_id, asked.spans, int(facts[0]), int(facts[1]))
         check_truncated(run_id, asked.offset or 1, int(facts[1]))
+    if outcome == b"away":
+        if asked.beside is not None:
+            return SnapshotsAway(facts[0])
+        return (yield from retired_away(session, run_id, None))
     holding = [_snapshot_in(field, noted) for field, noted in zip(facts[::2], facts[1::2], strict=True)]
     if asked.before is None:
         return held_by(run_id, holding, "may hold what is to be erased", _LET)
-    return MayNeedEvents(holding) if all(facts[1::2]) else (yield from retired_away(session, run_id, None))
+    return MayNeedEvents(holding)
 
 
 def _snapshot_in(field: bytes, noted: bytes) -> SnapshotHead:
