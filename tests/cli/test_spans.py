@@ -16,6 +16,7 @@ import runstream
 from runstream import PAEvent, RunState, connect
 from runstream.cli.support import spans_export
 from runstream.integrations.opentelemetry import otlp
+from runstream.integrations.opentelemetry.spans import RunIdentity, RunSpans, Span
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from tests.support.commands import Said, run
 from tests.support.span_receiver import SpanReceiver, attributes_of, receiving
@@ -258,6 +259,28 @@ def test_a_receiver_that_names_a_pause_is_given_it_within_bounds(
     with pytest.raises(StoreUnavailable):
         otlp.Receiver(receiver.url).send([])
     assert waited == [7.0, 7.0]
+
+
+def spans_of(*events: PAEvent) -> list[Span]:
+    made = RunSpans(RunIdentity("trip", 1))
+    return [span for offset, one in enumerate(events, 1) for span in made.add(offset, one.to_dict())] + made.end()
+
+
+def test_what_a_lane_does_lies_in_its_agent_wherever_that_was_called_from() -> None:
+    of_helper = [event(number, "tool.started", "helper", parent="e1", call_id=f"c{number}") for number in (2, 3)]
+    first, second, agent, outer, main, root = spans_of(
+        event(1, "tool.started"), *of_helper, event(4, "agent.error", "helper")
+    )
+    assert first.parent_id == second.parent_id == agent.span_id
+    assert (agent.parent_id, outer.parent_id, main.parent_id) == (outer.span_id, main.span_id, root.span_id)
+
+
+@pytest.mark.parametrize("end", ["run.finished", "agent.finished"])
+def test_a_result_is_of_no_call_that_its_agent_or_run_left_open(end: str) -> None:
+    spans = spans_of(
+        event(1, "tool.started", tool="old", call_id="c"), event(2, end), event(3, "tool.result", tool="new")
+    )
+    assert [span.attributes["gen_ai.tool.name"] for span in spans if "execute_tool" in span.name] == ["old", "new"]
 
 
 def test_a_note_of_another_run_or_history_is_refused(url: str, receiver: SpanReceiver, tmp_path: Path) -> None:

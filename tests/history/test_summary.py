@@ -10,6 +10,7 @@ import pytest
 
 from runstream import PAEvent, create_event
 from runstream.history.summary import RunSummary
+from runstream.history.tool_calls import ToolCalls
 from runstream.history.usage import usage_of
 
 
@@ -66,6 +67,20 @@ def test_lanes_and_tools_have_their_own_totals() -> None:
         3.0,
         0.5,
     )
+
+
+@pytest.mark.parametrize("end", ["run.error", "agent.error"])
+def test_a_call_that_its_agent_or_run_left_open_has_no_later_result(end: str) -> None:
+    calls = [event("tool.started", 1e9, tool="old"), event(end, 1e9), event("tool.result", 1e9 + 5, tool="new")]
+    assert [(tool["tool"], tool["seconds"]) for tool in summary(calls)["tools"]] == [("new", 0.0)]
+
+
+def test_a_call_is_known_by_a_name_of_bounded_size() -> None:
+    calls = ToolCalls()
+    begun = [calls.note(event("tool.started", call_id="x" * 10**6 + end, tool="t" * 10**6)).call for end in "ab"]
+    assert all(len(call.call_id) <= 200 and len(call.tool) <= 200 for call in begun)
+    ended = [calls.note(event("tool.result", call_id="x" * 10**6 + end)) for end in "ab"]
+    assert [(step.call, step.begins) for step in ended] == [(call, False) for call in begun]
 
 
 def test_it_stays_small_whatever_a_run_holds() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from ag_ui.core import Event
+from ag_ui.core import Event, ToolCallStartEvent
 from pydantic import TypeAdapter
 
 import runstream
 import runstream.web
+from runstream.web.agui import AgUiRun
 from runstream.web.path_ids import path_id
 from tests.support.web_server import Frame, frames_of, serving
 
@@ -132,6 +133,14 @@ def test_a_run_that_a_snapshot_has_ended_ends(store: Any, replicas: list[httpx.C
     check_order([frame.data for frame in found])
     assert found[-1].data["type"] == "RUN_ERROR"
     assert received(replicas[1], found[-1].last_id) == []
+
+
+def test_a_result_is_of_no_call_that_its_agent_left_open() -> None:
+    told = AgUiRun("r", "")
+    kinds = ("tool.started", "agent.finished", "tool.result")
+    events = [each for kind in kinds for each in told.tell(runstream.create_event("r", kind, seq=1, tool=kind))]
+    starts = [each.tool_call_name for each in events if isinstance(each, ToolCallStartEvent)]
+    assert starts == ["tool.started", "tool.result"]
 
 
 def test_a_run_whose_history_is_another_one_fails_and_comes_anew(store: Any, replicas: list[httpx.Client]) -> None:

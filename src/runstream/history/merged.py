@@ -109,6 +109,13 @@ class MergedRun:
     def __len__(self) -> int:
         return self.last.offset - self.header.before_first.offset + sum(map(len, self.shared))
 
+    def parent(self) -> MergedRun | None:
+        """Load the run that it comes from, but not what that shares; None where there is none, or no more."""
+        if self.header.parent is None or not self.header.parent_identity:
+            return None
+        found = self._load_own(self._store, self.header.parent[0])
+        return found if found is not None and found.header.creation == self.header.parent_identity else None
+
     def entries(self) -> Iterator[ArchiveEntry]:
         """Read all entries in order, those that it shares as its own; see ``own_entries``."""
         for part in self.shared:

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runstream.history.tool_calls import ToolCalls, tool_of
+from runstream.history.tool_calls import AGENT_ENDS, RUN_ENDS, ToolCalls, tool_of
 from runstream.history.usage import NOTHING_USED, Usage, number_in, usage_of
 from runstream.operations.filters import field_of, payload_of, text_of
 
@@ -115,6 +115,10 @@ class RunSummary:
         self._kinds[kind_name] = self._kinds.get(kind_name, 0) + 1
         if kind.startswith("tool."):
             self._add_tool(event, ts, used, is_error=is_error)
+        elif kind in RUN_ENDS:
+            self._calls.end()
+        elif kind in AGENT_ENDS:
+            self._calls.end(str(field_of(event, "lane_id")))
 
     def facts(self) -> dict[str, Any]:
         """The numbers, for JSON."""

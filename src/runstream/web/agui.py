@@ -29,7 +29,7 @@ from ag_ui.core import (
 from pydantic import ValidationError
 
 from runstream.codec.lossless_json import dump_json
-from runstream.history.tool_calls import ToolCalls, first_text
+from runstream.history.tool_calls import AGENT_ENDS, RUN_ENDS, ToolCalls, first_text
 from runstream.model.events import EventKind
 from runstream.operations.filters import field_of, payload_of, text_of
 
@@ -78,11 +78,13 @@ class AgUiRun:
             yield from self._end_text(lane, payload if kind == EventKind.TEXT_DONE else {}, event)
         if kind == EventKind.TEXT_DELTA:
             yield from self._text(lane, first_text(payload, _TEXTS), event)
-        elif kind in {EventKind.RUN_FINISHED, EventKind.RUN_ERROR}:
+        elif kind in RUN_ENDS:
             yield from self._end(kind == EventKind.RUN_FINISHED, _message(payload))
         elif kind.startswith("tool."):
             yield from self._tool(kind, payload, event)
         elif kind not in {EventKind.RUN_STARTED, EventKind.TEXT_DONE}:
+            if kind in AGENT_ENDS:
+                yield from self._end_calls(lane)
             yield _state(kind, payload) or CustomEvent(name=kind, value=_plain(payload))
 
     def _begin(self) -> Iterator[BaseEvent]:
@@ -93,13 +95,16 @@ class AgUiRun:
     def _end(self, is_fine: bool, message: str) -> Iterator[BaseEvent]:
         for lane in list(self._texts):
             yield TextMessageEndEvent(message_id=self._texts.pop(lane))
-        for call in self._calls.end():
-            yield ToolCallEndEvent(tool_call_id=call.call_id)
+        yield from self._end_calls()
         self._is_running = False
         if is_fine:
             yield RunFinishedEvent(run_id=self._run_id, thread_id=self._thread_id)
         else:
             yield RunErrorEvent(message=message or "the run has failed")
+
+    def _end_calls(self, lane: str | None = None) -> Iterator[BaseEvent]:
+        for call in self._calls.end(lane):
+            yield ToolCallEndEvent(tool_call_id=call.call_id)
 
     def _text(self, lane: str, text: str | None, event: Any) -> Iterator[BaseEvent]:
         if not text:

@@ -78,3 +78,18 @@ def test_a_run_that_was_traced_is_a_part_of_that_trace(tmp_path: Path) -> None:
     assert spans["invoke_workflow"].parent_span_id == (0xA).to_bytes(8)
     assert [link.span_id for link in spans["execute_tool t"].links] == [(0xB).to_bytes(8)]
     assert attributes_of(spans["execute_tool t"])["runstream.offset"] == 2
+
+
+def test_links_lead_to_the_trace_that_a_traced_run_is_in(tmp_path: Path) -> None:
+    url = f"fake:{tmp_path}"
+    with connect(f"{url}?trace_context=true") as store, receiving() as receiver:
+        with within(0xA):
+            store.append("r", [create_event("r", "run.started"), create_event("r", "run.finished")])
+        store.append("r", [create_event("r", "run.started"), create_event("r", "run.finished")])
+        store.fork("r", "f", at=1)
+        store.append("f", [create_event("f", "run.finished")])
+        for run_id in ("r", "f"):
+            assert run("export", run_id, "--url", url, "--to", f"otlp:{receiver.url}").code == 0
+    first, reopened, fork = receiver.spans
+    for span in (reopened, fork):
+        assert [(link.trace_id, link.span_id) for link in span.links] == [(TRACE.to_bytes(16), first.span_id)]

@@ -6,14 +6,17 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runstream.cli.support.export_formats import Export
 from runstream.cli.support.output import say
-from runstream.integrations.opentelemetry.spans import RunIdentity, RunSpans, Span
-from runstream.model.errors import ConfigurationError, HistoryDiverged
+from runstream.codec.archive_entries import entry_fields
+from runstream.history.merged import MergedRun
+from runstream.integrations.opentelemetry.spans import Attributes, Link, RunIdentity, RunSpans, Span
+from runstream.model.errors import ConfigurationError, CorruptRecordError, HistoryDiverged
 from runstream.model.results import Cursor, RunInfo
 from runstream.model.state import ENDED_STATUSES
 
@@ -154,12 +157,9 @@ def _ended(
     exported: Export, info: RunInfo, note: _Note, *, has_content: bool
 ) -> Iterator[tuple[_Note, list[Span]]]:
     """How far a run has come, event by event, and the spans that end there: those that were not sent."""
-    run, header = exported.run, exported.run.header
-    parent = None
-    if header.parent is not None and header.parent_identity:
-        parent = RunIdentity(header.parent[0], header.parent_identity), header.parent[1]
-    identity = RunIdentity(run.run_id, header.creation)
-    spans = RunSpans(identity, info.session_id, parent, has_content=has_content)
+    run = exported.run
+    identity = RunIdentity(run.run_id, run.header.creation)
+    spans = RunSpans(identity, info.session_id, _to_parent(run), has_content=has_content)
     noted = Cursor.parse(note.cursor) if note.cursor else None
     last = 0
     for entry, fields in exported.own_entries(run):
@@ -177,6 +177,21 @@ def _ended(
     # what came since it was looked says itself whether the run has ended
     if info.status in ENDED_STATUSES and info.last_offset == run.last.offset and (found := spans.end()):
         yield note._replace(cursor=str(run.last), ended=True), found
+
+
+def _to_parent(run: MergedRun) -> Link | None:
+    """Of a fork, the link to the run that it comes from, in whatever trace that is."""
+    parent = run.parent()
+    if parent is None or run.header.parent is None:
+        return None
+    identity, first = RunIdentity(parent.run_id, parent.header.creation), dict[str, Any]()
+    for entry in parent.own_entries():
+        with suppress(CorruptRecordError):
+            if (fields := entry_fields(parent.run_id, entry)) is not None:
+                first = fields
+                break
+    about: Attributes = {"runstream.forked_at": run.header.parent[1]}
+    return Link(identity.trace_id(first), identity.span_id("run", 0), about)
 
 
 def _other_history(run_id: str, offset: int) -> HistoryDiverged:

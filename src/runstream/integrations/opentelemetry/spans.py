@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from runstream.codec.lossless_json import dump_json
 from runstream.codec.record import TRACEPARENT
-from runstream.history.tool_calls import ToolCalls, first_text, tool_of
+from runstream.history.tool_calls import AGENT_ENDS, RUN_ENDS, ToolCalls, first_text, tool_of
 from runstream.history.usage import number_in, usage_of
 from runstream.model.events import EventKind, PAEvent
 
@@ -36,8 +36,6 @@ _PROVIDERS = ("gen_ai.provider.name", "provider", "gen_ai.system")
 _AGENTS = ("gen_ai.agent.name", "agent", "agent_name")
 _TYPES = ("type", "error_type", "error.type")
 _MESSAGES = ("error", "message", "reason")
-_RUN_ENDS = frozenset({EventKind.RUN_FINISHED, EventKind.RUN_ERROR})
-_AGENT_ENDS = frozenset({EventKind.AGENT_FINISHED, EventKind.AGENT_ERROR})
 _IN_SPANS = ("text.", "tool.", "model.", "run.")
 """What begins with these is told by spans, or is pieces of a text; all else is an event of its agent's span."""
 
@@ -48,9 +46,10 @@ class RunIdentity(NamedTuple):
     run_id: str
     creation: int
 
-    def trace_id(self) -> bytes:
-        """The trace that the run is, where it is no part of another one."""
-        return self._digest("trace", 0)[:16]
+    def trace_id(self, first: Mapping[str, Any]) -> bytes:
+        """The trace that the run is in by its first event's fields: its caller's, or one that is the run."""
+        context = _context(first)
+        return self._digest("trace", 0)[:16] if context is None else context[0]
 
     def span_id(self, role: _Role, offset: int) -> bytes:
         """The span that begins with the event at an offset; 0: the run's first."""
@@ -116,7 +115,7 @@ class RunSpans:
     Args:
         run: The run.
         session_id: Its session.
-        parent: Of a fork, the run that it comes from, and up to which offset.
+        parent: Of a fork, the link to the run that it comes from.
         has_content: Whether spans have what models and tools were given and gave, which may be confidential.
     """
 
@@ -124,18 +123,18 @@ class RunSpans:
         self,
         run: RunIdentity,
         session_id: str = "",
-        parent: tuple[RunIdentity, int] | None = None,
+        parent: Link | None = None,
         *,
         has_content: bool = False,
     ) -> None:
         self._run, self._session_id, self._parent, self._has_content = run, session_id, parent, has_content
         self._root: Span | None = None
-        self._is_first = True
+        self._trace: bytes | None = None  # of the first root
         self._agents: dict[str, Span] = {}
         self._chats: dict[str, list[tuple[str, Span]]] = {}
         self._tools: dict[str, Span] = {}
         self._calls = ToolCalls()
-        self._open: dict[str, bytes] = {}  # spans, by the span_id of the event that each began with
+        self._open: dict[str, Span] = {}  # by the span_id of the event that each began with
         self._begun_with: dict[bytes, str] = {}
         self._now = 0
 
@@ -158,7 +157,7 @@ class RunSpans:
 
     def _added(self, offset: int, event: PAEvent, fields: Mapping[str, Any]) -> Iterator[Span]:
         kind, lane = str(event.kind), event.lane_id
-        if kind in _RUN_ENDS:
+        if kind in RUN_ENDS:
             yield from self._end_run(event)
             return
         if not kind.startswith("run."):
@@ -169,7 +168,7 @@ class RunSpans:
             self._chats.setdefault(lane, []).append((event.span_id, self._chat(offset, event, fields)))
         elif kind == EventKind.MODEL_RESPONSE:
             yield self._end_chat(offset, event, fields)
-        elif kind in _AGENT_ENDS:
+        elif kind in AGENT_ENDS:
             yield from self._end_agent(lane, event)
         elif kind != EventKind.AGENT_STARTED and not kind.startswith(_IN_SPANS):
             self._note(self._agents[lane], kind, offset)
@@ -179,21 +178,18 @@ class RunSpans:
     def _begin_run(self, offset: int, event: PAEvent, fields: Mapping[str, Any]) -> None:
         if self._root is not None:
             return
-        trace, caller = self._run.trace_id(), b""
-        if (found := _context(fields)) is not None:  # it is part of what called it
-            trace, caller = found
-        span_id = self._run.span_id("run", 0 if self._is_first else offset)
-        self._root = Span(trace, span_id, caller, "invoke_workflow", self._now)
+        is_first, trace, caller = self._trace is None, self._run.trace_id(fields), _context(fields)
+        span_id = self._run.span_id("run", 0 if is_first else offset)
+        self._root = Span(trace, span_id, b"" if caller is None else caller[1], "invoke_workflow", self._now)
         self._root.attributes |= {"gen_ai.operation.name": "invoke_workflow", "runstream.run_id": self._run.run_id}
         if session := self._session_id or event.session_id:
             self._root.attributes["gen_ai.conversation.id"] = session
-        if self._parent is not None and self._is_first:
-            (parent, at), about = self._parent, "runstream.forked_at"
-            self._root.links.append(Link(parent.trace_id(), parent.span_id("run", 0), {about: at}))
-        if not self._is_first:
+        if self._trace is None:
+            self._trace = trace
+            self._root.links += [] if self._parent is None else [self._parent]
+        else:
             again: Attributes = {"runstream.reopened_at": offset}
-            self._root.links.append(Link(self._run.trace_id(), self._run.span_id("run", 0), again))
-        self._is_first = False
+            self._root.links.append(Link(self._trace, self._run.span_id("run", 0), again))
 
     def _end_run(self, event: PAEvent | None) -> Iterator[Span]:
         for lane in list(self._agents):
@@ -213,8 +209,8 @@ class RunSpans:
     def _end_agent(self, lane: str, event: PAEvent | None) -> Iterator[Span]:
         for _, chat in self._chats.pop(lane, ()):
             yield self._ended(chat, None)
-        for call_id in [one for one, tool in self._tools.items() if tool.attributes["runstream.lane_id"] == lane]:
-            yield self._ended(self._tools.pop(call_id), None)
+        for call in self._calls.end(lane):
+            yield self._ended(self._tools.pop(call.call_id), None)
         has_failed = event is not None and event.kind == EventKind.AGENT_ERROR
         yield self._ended(self._agents.pop(lane), event, has_failed=has_failed)
 
@@ -251,7 +247,7 @@ class RunSpans:
     def _tool(self, offset: int, event: PAEvent, fields: Mapping[str, Any]) -> Iterator[Span]:
         call, begins, ends = self._calls.note(event)
         name = call.tool or tool_of(event.payload)
-        if begins or call.call_id not in self._tools:
+        if begins:
             span = self._begin("tool", offset, event, fields, f"execute_tool {name}".strip())
             span.attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.id": call.call_id}
             self._tools[call.call_id] = span
@@ -272,16 +268,16 @@ class RunSpans:
 
     def _begin(self, role: _Role, offset: int, event: PAEvent, fields: Mapping[str, Any], name: str) -> Span:
         assert self._root is not None  # noqa: S101 - an event begins the run, if nothing has
-        parent = self._open.get(event.parent_span_id or "")
-        if parent is None:
-            around = self._root if role == "agent" else self._agents[event.lane_id]
-            parent = around.span_id
-        span = Span(self._root.trace_id, self._run.span_id(role, offset), parent, name, self._now)
+        around = self._open.get(event.parent_span_id) if event.parent_span_id else None
+        if role != "agent" and (around is None or around.attributes["runstream.lane_id"] != event.lane_id):
+            around = self._agents[event.lane_id]  # what its lane was called from is around the agent
+        parent = self._root if around is None else around
+        span = Span(self._root.trace_id, self._run.span_id(role, offset), parent.span_id, name, self._now)
         span.attributes |= {"runstream.lane_id": event.lane_id, "runstream.offset": offset}
         context = _context(fields)
         if context is not None and context[1] != self._root.parent_id:
             span.links.append(Link(*context, {}))
-        self._open[event.span_id], self._begun_with[span.span_id] = span.span_id, event.span_id
+        self._open[event.span_id], self._begun_with[span.span_id] = span, event.span_id
         return span
 
     def _ended(self, span: Span, event: PAEvent | None, *, has_failed: bool = False) -> Span:
