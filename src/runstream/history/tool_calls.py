@@ -6,6 +6,7 @@ What is known of a call is of bounded size, whatever its producer names it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from runstream.history.usage import number_in
@@ -112,11 +113,13 @@ def _bounded(name: str) -> str:
     return f"{name[:100]}…{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()}"
 
 
-def tool_of(payload: dict[str, Any]) -> str:
-    """The name of the tool that a payload is about, of at most 200 characters; empty where it has none."""
+def tool_of(payload: Any) -> str:
+    """The tool that a payload is about, in at most 200 characters; empty where it has none, or is no mapping."""
     return (first_text(payload, _TOOLS) or "")[:_LONGEST]
 
 
-def first_text(payload: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    """The first of some fields that is a text."""
+def first_text(payload: Any, names: tuple[str, ...]) -> str | None:
+    """The first of some fields that is a text; None where the payload is no mapping."""
+    if not isinstance(payload, Mapping):
+        return None
     return next((value for name in names if isinstance(value := payload.get(name), str)), None)

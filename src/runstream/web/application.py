@@ -90,7 +90,7 @@ def app(
         try:
             yield
         finally:
-            await opened.close()
+            await access.close()
 
     routes = [Route(one.path, one.handler, methods=[one.method]) for one in there]
     handlers: dict[Any, Any] = {

@@ -5,7 +5,6 @@ Its source is in ``page/``; ``npm ci && npm run build`` there makes ``assets/`` 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cache, partial
 from importlib.resources import files
@@ -13,6 +12,8 @@ from importlib.resources import files
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from runstream.web.tagged import Tagged
 
 __all__ = ["page_routes"]
 
@@ -32,14 +33,9 @@ def page_routes() -> Sequence[Route]:
 
 async def _file(name: str, request: Request) -> Response:
     """A file of the page; a browser that has it asks each time, and is told that it has the newest."""
-    content, tag = _read(name)
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if tag in (one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")):
-        return Response(status_code=304, headers=headers)
-    return Response(content, headers=headers, media_type=_TYPES[name])
+    return _read(name).response(request)
 
 
 @cache
-def _read(name: str) -> tuple[bytes, str]:
-    content = files("runstream.web").joinpath("assets", name).read_bytes()
-    return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+def _read(name: str) -> Tagged:
+    return Tagged(files("runstream.web").joinpath("assets", name).read_bytes(), _TYPES[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from contextlib import aclosing
@@ -11,15 +12,19 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from runstream.codec.lossless_json import dump_json
 from runstream.history.summary import RunSummary
 from runstream.model.errors import RunstreamError
 from runstream.model.results import RunInfo
 from runstream.operations.follow_runs import Position
 from runstream.web.access import Access
-from runstream.web.problems import LOST, json_response
+from runstream.web.problems import LOST, Refused
 from runstream.web.queries import Query
+from runstream.web.tagged import Tagged
 
 __all__ = ["Summaries"]
+
+_log = logging.getLogger("runstream.web")
 
 _MOST_RUNS = 32
 _ANSWER_SECONDS = 0.25
@@ -46,10 +51,13 @@ class Summaries:
         info = await self._access.run(request)
         store = await self._access.store()
         known = self._known.pop(info.run_id, None)
-        if known is None or known.is_old:
-            known = _Summarized()
+        if known is not None and (known.is_old or known.created_at != info.created_at):
+            known.end()  # of a run that was made anew, another reader may have known the former one
+            known = None
+        if known is None:
+            known = _Summarized(info.created_at)
         self._known[info.run_id] = known
-        reading = known.read(store, info, self._turns)
+        reading = known.read(self._access, store, info, self._turns)
         while len(self._known) > _MOST_RUNS:
             self._known.popitem(last=False)[1].end()
         await asyncio.wait([reading], timeout=_ANSWER_SECONDS)
@@ -58,24 +66,28 @@ class Summaries:
             if isinstance(error, LOST) and self._known.get(info.run_id) is known:
                 del self._known[info.run_id]
             raise error
-        last_offset = max(info.last_offset, known.offset)
-        facts = {"offset": known.offset, "last_offset": last_offset, "complete": known.offset == last_offset}
-        return json_response({"run_id": info.run_id, **facts, **known.summary.facts()})
+        return known.document(info).response(request)
 
 
 class _Summarized:
     """A run in numbers, as far as it has been read.
 
+    Args:
+        created_at: When it was created.
+
     Attributes:
+        created_at: The same.
         offset: How far it has been read.
         summary: The numbers.
         error: What its reading ended with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, created_at: float) -> None:
+        self.created_at = created_at
         self.offset = 0
         self.summary = RunSummary()
-        self.error: RunstreamError | None = None
+        self.error: Exception | None = None
+        self._document: tuple[tuple[int, int], Tagged] | None = None
         self._position: Position = 0
         self._reading: asyncio.Task[None] | None = None
         self._began_at = self._asked_at = time.monotonic()
@@ -85,11 +97,20 @@ class _Summarized:
         """Whether it is to be read anew: some of it may have been erased since."""
         return time.monotonic() > self._began_at + _OLD_SECONDS
 
-    def read(self, store: Any, info: RunInfo, turns: asyncio.Semaphore) -> asyncio.Task[None]:
+    def document(self, info: RunInfo) -> Tagged:
+        """The numbers for those who ask: however many do, they are put together once for each offset."""
+        upto = self.offset, max(info.last_offset, self.offset)
+        if self._document is None or self._document[0] != upto:
+            facts = {"offset": upto[0], "last_offset": upto[1], "complete": upto[0] == upto[1]}
+            text = dump_json({"run_id": info.run_id, **facts, **self.summary.facts()})
+            self._document = upto, Tagged(text.encode(), "application/json", "private, no-cache")
+        return self._document[1]
+
+    def read(self, access: Access, store: Any, info: RunInfo, turns: asyncio.Semaphore) -> asyncio.Task[None]:
         """Read on to the end of the run, as long as it is asked for: its history is checked to be the same."""
         self._asked_at = time.monotonic()
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read(store, info, turns))
+            self._reading = access.begin(self._read(store, info, turns))
         return self._reading
 
     def end(self) -> None:
@@ -105,17 +126,21 @@ class _Summarized:
                         return
         except RunstreamError as error:
             self.error = error
+        except Exception as error:  # noqa: BLE001 - events are of an application's class, which may raise anything
+            _log.exception("run %r cannot be counted", info.run_id)
+            self.error = Refused(500, f"event {self.offset + 1} or one soon after is none that this app can count")
+            self.error.__cause__ = error
         else:
             self.offset = max(self.offset, info.last_offset)  # what was erased at its end is not given
 
     async def _take_some(self, items: Any, turns: asyncio.Semaphore) -> bool:
         """Take the next events, in turn with other runs and after the app's other tasks; whether more may come."""
-        async with turns:
+        for _ in range(_STEP):
+            item = await anext(items, None)
+            if item is None:
+                return False
+            self.summary.add(item.offset, item.event)
+            self._position, self.offset = item.cursor, item.offset
+        async with turns:  # not while it reads: a store that is slow to give one run holds up no other
             await asyncio.sleep(0)
-            for _ in range(_STEP):
-                item = await anext(items, None)
-                if item is None:
-                    return False
-                self.summary.add(item.offset, item.event)
-                self._position, self.offset = item.cursor, item.offset
         return True
