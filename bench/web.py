@@ -19,7 +19,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ from bench import bench_server, event
 from runstream.web.path_ids import path_id
 
 PAUSE_SECONDS = 0.005
+LONGEST_WAIT_SECONDS = 60.0
 _STAMP = re.compile(rb'"sent": ?([0-9.]+)[,}]')
 
 
@@ -56,7 +57,7 @@ class Took(list[float]):
     async def wait_for(self, count: int) -> None:
         self._awaited, self._is_there = count, asyncio.Event()
         if len(self) < count:
-            await self._is_there.wait()
+            await in_time(self._is_there.wait(), "the last events")
 
 
 @dataclass
@@ -217,6 +218,14 @@ async def one_round(make: Any, port: int, namespace: str, streams: int, runs: in
     return found
 
 
+async def in_time(waited: Awaitable[Any], what: str) -> None:
+    """Wait, but not without end: RuntimeError where what is waited for was lost."""
+    try:
+        await asyncio.wait_for(waited, LONGEST_WAIT_SECONDS)
+    except TimeoutError as error:
+        raise RuntimeError(f"{what} did not come within {LONGEST_WAIT_SECONDS:.0f} s: one may be lost") from error
+
+
 async def open_streams(loop: Any, port: int, paths: list[str], took: Took) -> list[Any]:
     opened = []
     for first in range(0, len(paths), 100):
@@ -225,7 +234,7 @@ async def open_streams(loop: Any, port: int, paths: list[str], took: Took) -> li
             for path in paths[first : first + 100]
         ]
         for _, reader in pairs:
-            await reader.begun.wait()
+            await in_time(reader.begun.wait(), "the first frame of a stream")
         opened += [transport for transport, _ in pairs]
     return opened
 
@@ -248,12 +257,12 @@ async def followed(port: int, namespace: str, events: int) -> Figures:
                     return
 
         task = asyncio.create_task(follow())
-        await begun.wait()
+        await in_time(begun.wait(), "the follower's first event")
         for seq in range(1, events + 1):
             await writer.append(run_id, seq, time.time())
             await found.took.wait_for(seq)
             await asyncio.sleep(PAUSE_SECONDS)
-        await task
+        await in_time(task, "the follower's last event")
     return found
 
 
