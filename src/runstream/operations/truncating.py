@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from runstream.model.erasures import Erasure
-from runstream.model.errors import EventsArchived
 from runstream.model.results import E, Recorded, S
 from runstream.model.run_head import SnapshotHead
 from runstream.operations.arguments import ReadQuery
@@ -21,7 +20,10 @@ __all__ = ["truncating"]
 def truncating(
     operations: StoreOperations[E, S], run_id: str, before: int, options: TruncateOptions
 ) -> Operation[Erasure]:
-    """Let the store truncate, and look at the events where it cannot tell whether a snapshot needs them."""
+    """Let the store truncate, and look at the events where it cannot tell whether a snapshot needs them.
+
+    Raises EventsArchived where these have left the store.
+    """
     while True:
         try:
             return (yield from operations.truncate(run_id, before, options))
@@ -47,8 +49,5 @@ def _needing(
         return ()
 
     query = ReadQuery(min(saved.offset for saved in holding), before=before, on_corrupt="skip")
-    try:
-        yield from pass_on(operations.read(run_id, query), look)
-    except EventsArchived:  # nobody can tell here
-        return list(holding)
+    yield from pass_on(operations.read(run_id, query), look)
     return [saved for saved in holding if saved.token in needing]

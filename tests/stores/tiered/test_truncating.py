@@ -10,7 +10,7 @@ from runstream import ConfigurationError, DrainWorker, EventsArchived
 from runstream.repair.verify import verify_run
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.tiered import TieredCheckpointer
-from tests.stores.tiered.tiers import Hot, Tiered
+from tests.stores.tiered.tiers import Hot, Tiered, drain
 from tests.support.operations import hooked
 from tests.support.samples import make_event, make_events, make_state
 
@@ -77,6 +77,19 @@ def test_what_leaves_redis_while_the_archive_is_looked_at_is_not_truncated(
     with pytest.raises(ConfigurationError, match=r"that of lane 'b' \(revision 2, covers 3\); save"):
         TieredCheckpointer(looking, archive).truncate("r", before=5)
     assert [item.offset for item in tiered.recover("r", lane_id="b").events] == [4]
+
+
+def test_whether_a_snapshot_needs_what_left_redis_is_told_by_the_archive_alone(
+    hot: Hot, archive: ArchiveStore[Any, Any], tiered: Tiered
+) -> None:
+    hot.append("r", [make_event("r", 1)], snapshot=make_state("r"))
+    hot.append("r", [make_event("r", 2)])
+    drain(hot, archive)
+    hot.append("r", [make_event("r", 3)])
+    with pytest.raises(EventsArchived, match="have left Redis"):
+        hot.truncate("r", before=3)
+    with pytest.raises(ConfigurationError, match=r"its own \(revision 1, covers 1\); save"):
+        tiered.truncate("r", before=3)
 
 
 def test_a_fork_that_was_retired_begins_with_its_own_events(
