@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +16,10 @@ from starlette.routing import Mount
 
 import runstream
 import runstream.web
+from runstream.web import reading
 from runstream.web.path_ids import path_id
 from runstream.web.token_guard import guarded
-from tests.support.web_server import frames_of, serving
+from tests.support.web_server import asked, frames_of, serving
 
 MINE, THEIRS = f"/runs/{path_id('mine')}", f"/runs/{path_id('theirs')}"
 
@@ -50,6 +52,41 @@ def client(store: Any) -> Iterator[httpx.Client]:
         client.base_url = client.base_url.join("/api")
         client.headers["x-user"] = "anna"
         yield client
+
+
+def test_a_fork_names_no_run_that_its_reader_may_not_see() -> None:
+    with runstream.connect("memory:") as store:
+        store.append("root", [runstream.create_event("root", "tool.result")])
+        for child, parent in (("fork", "root"), ("leaf", "fork")):
+            store.fork(parent, child, at=1)
+        app = runstream.web.app(store, authorize=lambda _, __, run: run.run_id != "root")
+        fork, leaf, runs = asyncio.run(asked(app, f"/runs/{path_id('fork')}", f"/runs/{path_id('leaf')}", "/runs"))
+        everything = runstream.web.app(store)
+        (whole,) = asyncio.run(asked(everything, f"/runs/{path_id('fork')}"))
+    assert (fork.json()["parent"], leaf.json()["parent"]["run_id"]) == (None, "fork")
+    assert "root" not in runs.text
+    assert whole.json()["parent"]["run_id"] == "root"
+
+
+def test_a_list_looks_at_so_many_runs_whoever_may_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_SCANNED_RUNS", 3)
+    asked_of = []
+
+    def may(_: Any, __: str, info: runstream.RunInfo) -> bool:
+        asked_of.append(info.run_id)
+        return info.run_id in {"run-4", "run-5"}
+
+    with runstream.connect("memory:") as store:
+        for number in range(8):
+            store.append(f"run-{number}", [runstream.create_event(f"run-{number}", "tool.result")])
+        app, query, seen = runstream.web.app(store, authorize=may), "?page=", []
+        assert (asyncio.run(asked(app, "/runs"))[0].json()["more"], len(asked_of)) == (True, 3)
+        while query:
+            (answer,) = asyncio.run(asked(app, f"/runs{query}"))
+            seen += [run["run_id"] for run in answer.json()["runs"]]
+            query = answer.json()["next"]
+            assert not query or not any(f"run-{number}" in query for number in (0, 1, 2, 3, 6, 7))
+    assert seen == ["run-4", "run-5"]
 
 
 def test_a_reader_of_one_session_sees_nothing_of_another(client: httpx.Client, store: Any) -> None:

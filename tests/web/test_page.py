@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.routing import Mount
 
 import runstream
 import runstream.web
+from runstream.model.errors import StoreUnavailable
+from runstream.web.health import Health
 from tests.support.web_server import serving
 
 ASSETS = Path(runstream.web.__file__).parent / "assets"
@@ -83,6 +87,23 @@ def test_health_tells_that_nobody_archives_what_is_due_and_names_no_run(client: 
     assert found.json()["alarms"] == ["no-worker"]
     assert (found.json()["due"], found.json()["backlog_events"], found.json()["workers"]) == (1, 1, 0)
     assert "secret" not in found.text
+
+
+def test_a_server_that_is_away_is_asked_once_by_all_who_look() -> None:
+    class Away:
+        times = 0
+
+        async def ask(self, _: Any) -> Any:
+            self.times += 1
+            raise StoreUnavailable("away")
+
+    async def look(access: Any) -> list[Any]:
+        health, request = Health(access), Request({"type": "http", "query_string": b"", "headers": []})
+        return await asyncio.gather(*(health.health(request) for _ in range(3)), return_exceptions=True)
+
+    away = Away()
+    assert [type(answer) for answer in asyncio.run(look(away))] == [StoreUnavailable] * 3
+    assert away.times == 1
 
 
 def test_an_archive_alone_has_nothing_that_waits(tmp_path: Path) -> None:

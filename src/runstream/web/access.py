@@ -102,6 +102,10 @@ class Access:
         info: RunInfo | None = await (await self.store()).run_info(run_id)
         return info if info is not None and await self.may(request, "read", info) else None
 
+    async def may_name(self, request: Request, run_id: str) -> bool:
+        """Whether the sender of a request may know that there is such a run."""
+        return self._authorize is None or await self.readable(request, run_id) is not None
+
     async def run(self, request: Request) -> RunInfo:
         """The run that the path names.
 

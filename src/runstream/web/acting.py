@@ -55,7 +55,8 @@ class Acting:
         body = await _body(request, {"run_id": str, "at": int, "tags": dict}, "run_id")
         store = await self._access.store()
         made = await store.fork(info.run_id, body["run_id"], at=body.get("at"), tags=body.get("tags"))
-        return json_response(facts_of(made))
+        (facts,) = await facts_of(self._access, request, made)
+        return json_response(facts)
 
 
 class _Nothing:

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from runstream.model.errors import RunstreamError
 from runstream.stores.redis.operations.admin.alarms import alarms_of
 from runstream.stores.redis.operations.admin.status import NamespaceStatus, namespace_status
 from runstream.web.access import Access
@@ -31,7 +32,7 @@ class Health:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._turn = asyncio.Lock()
-        self._known: dict[str, Any] = {}
+        self._known: dict[str, Any] | RunstreamError = {}
         self._until = 0.0
 
     async def health(self, request: Request) -> Response:
@@ -39,8 +40,13 @@ class Health:
         Query(request, ())
         async with self._turn:  # however many look, the server is asked once in a while
             if time.monotonic() > self._until:
-                self._known = _facts(await self._access.ask(namespace_status))
+                try:
+                    self._known = _facts(await self._access.ask(namespace_status))
+                except RunstreamError as error:  # who waits meanwhile is told so, too, and does not try in turn
+                    self._known = error
                 self._until = time.monotonic() + _KNOWN_SECONDS
+        if isinstance(self._known, RunstreamError):
+            raise self._known.with_traceback(None)
         return json_response(self._known)
 
 
@@ -52,5 +58,5 @@ def _facts(status: NamespaceStatus | None) -> dict[str, Any]:
         "due": status.due,
         "backlog_events": status.backlog_events,
         "oldest_due_seconds": status.oldest_due_seconds,
-        "alarms": [alarm.name for alarm in alarms_of(status, _LAG_SECONDS)],
+        "alarms": sorted({alarm.name for alarm in alarms_of(status, _LAG_SECONDS)}),
     }

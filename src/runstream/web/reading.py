@@ -91,7 +91,7 @@ class Reading:
         page, contains = query.text("page"), query.text("contains") or ""
         store = await self._access.store()
         found: list[RunInfo] = []
-        last: RunInfo | None = None
+        passed = ""
         more, left = False, _SCANNED_RUNS
         asked = {
             "session_id": query.text("session"),
@@ -104,22 +104,26 @@ class Reading:
         }
         async with aclosing(store.runs(**asked)) as infos:
             async for info in infos:
-                if not await self._access.may(request, "read", info):
-                    continue
                 if len(found) == limit or left == 0:
                     more = True
                     break
-                last, left = info, left - 1
-                if contains in info.run_id:
-                    found.append(info)
-        following = query.with_other(page=last.page) if more and last is not None and page is not None else None
-        return json_response({"runs": [facts_of(info) for info in found], "next": following})
+                left -= 1
+                if await self._access.may(request, "read", info):
+                    passed = info.page
+                    if contains in info.run_id:
+                        found.append(info)
+                elif not passed.startswith(f"{info.created_at!r}:"):
+                    passed = f"{info.created_at!r}:\0"  # before all of that time: the run's id is not told
+        following = query.with_other(page=passed) if more and page is not None else None
+        runs = await facts_of(self._access, request, *found)
+        return json_response({"runs": runs, "more": more, "next": following})
 
     async def run(self, request: Request) -> Response:
         """What is known of a run."""
         Query(request, ())
         info = await self._access.run(request)
-        return json_response(facts_of(info))
+        (facts,) = await facts_of(self._access, request, info)
+        return json_response(facts)
 
     async def lanes(self, request: Request) -> Response:
         """The lanes of a run."""
@@ -183,6 +187,15 @@ class _EventPage:
             self.events.append(self._facts(item))
 
 
-def facts_of(info: RunInfo) -> dict[str, Any]:
-    """What is known of a run, with its name in paths."""
-    return {"id": path_id(info.run_id), **run_facts(info, is_hot=True)}
+async def facts_of(access: Access, request: Request, *infos: RunInfo) -> list[dict[str, Any]]:
+    """What is known of runs, with their names in paths.
+
+    Where a run comes from is told to who may read that run.
+    """
+    parents = {info.parent[0] for info in infos if info.parent is not None}
+    hidden = {one for one in parents if not await access.may_name(request, one)}
+    found = [{"id": path_id(info.run_id), **run_facts(info, is_hot=True)} for info in infos]
+    for facts in found:
+        if facts["parent"] is not None and facts["parent"]["run_id"] in hidden:
+            facts["parent"] = None
+    return found

@@ -40,7 +40,10 @@ class QuestionFacts(TypedDict):
 
 
 class RunFacts(TypedDict):
-    """What is known of a run without reading it. ``id`` is its name in paths."""
+    """What is known of a run without reading it. ``id`` is its name in paths.
+
+    ``parent`` is null also where the sender may not read that run.
+    """
 
     id: str
     run_id: str
@@ -57,9 +60,13 @@ class RunFacts(TypedDict):
 
 
 class RunPage(TypedDict):
-    """Runs. ``next`` is the query of the next page; null where there is none."""
+    """Runs. ``next`` is the query of the next page; null where there is none.
+
+    ``more``: there are more runs than were given, or looked at. Where few may be read a page may have none.
+    """
 
     runs: list[RunFacts]
+    more: bool
     next: str | None
 
 
