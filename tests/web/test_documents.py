@@ -14,6 +14,7 @@ import pytest
 
 import runstream
 import runstream.web
+from runstream.web import reading
 from runstream.web.path_ids import path_id
 from tests.support.web_server import fits, serving
 
@@ -101,6 +102,13 @@ def test_pages_keep_their_filter_and_their_bounds(client: httpx.Client) -> None:
     found = [event for page in pages(client, f"{RUN}/events", **asked) for event in page["events"]]
     assert [event["offset"] for event in found] == list(range(13, 28))
     assert {event["kind"] for event in found} == {"agent.progress"}
+
+
+def test_a_page_has_so_many_bytes_and_goes_on(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_MOST_BYTES", 1000)
+    found = list(pages(client, f"{RUN}/events"))
+    assert len(found) > 1
+    assert [event["offset"] for page in found for event in page["events"]] == list(range(1, 31))
 
 
 def test_a_page_goes_on_after_a_cursor_of_this_history_and_of_no_other(client: httpx.Client) -> None:

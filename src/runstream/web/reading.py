@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstream.codec.json_facts import event_facts, run_facts
+from runstream.codec.lossless_json import dump_json
 from runstream.integrations.langgraph.readable import readable_payload
 from runstream.model.results import Recorded, RunInfo
 from runstream.operations.arguments import FollowQuery
@@ -24,6 +25,7 @@ __all__ = ["EVENTS", "FILTERS", "READABLE", "RUNS", "Reading", "facts_of", "filt
 
 _MOST_RUNS = 1000
 _MOST_EVENTS = 1000
+_MOST_BYTES = 8 * 2**20  # of the events of a page, and one event; about, where text is not ASCII
 _SCANNED = 10_000  # how many events one request looks at, whatever few of them are wanted
 _SCANNED_RUNS = 10_000  # likewise
 _RUNS, _EVENTS = 100, 200
@@ -160,23 +162,26 @@ class Reading:
         if page.more and page.cursor is not None:
             offset = int(page.cursor.partition("-")[0])
             following = query.with_other(before=offset) if is_reverse else query.with_other(after=page.cursor)
-        facts = {"run_id": info.run_id, "events": page.events, "unreadable": page.unreadable}
-        return json_response({**facts, "cursor": page.cursor, "next": following})
+        facts = {"run_id": info.run_id, "unreadable": page.unreadable, "cursor": page.cursor, "next": following}
+        text = f'{{"events":[{",".join(page.events)}],{dump_json(facts)[1:]}'
+        return Response(text, media_type="application/json")
 
 
 class _EventPage:
-    """A page of events: what is wanted of those that it looks at."""
+    """A page of events, as JSON: what is wanted of those that it looks at, up to some MiB and an event."""
 
     def __init__(self, limit: int, scanned: int, facts: Callable[[Recorded[Any]], dict[str, Any]]) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: list[str] = []
         self.unreadable: list[int] = []
         self.cursor: str | None = None
         self.more = False
         self._left, self._limit, self._facts = scanned, limit, facts
+        self._bytes = 0
 
     @property
     def is_full(self) -> bool:
-        return self._left == 0 or len(self.events) + len(self.unreadable) >= self._limit
+        given = len(self.events) + len(self.unreadable)
+        return self._left == 0 or given >= self._limit or self._bytes >= _MOST_BYTES
 
     def take(self, item: Any, wanted: EventFilter) -> None:
         self._left -= 1
@@ -184,7 +189,9 @@ class _EventPage:
         if isinstance(item.event, dict | bytes):
             self.unreadable.append(item.offset)
         elif wanted(item.event):
-            self.events.append(self._facts(item))
+            text = dump_json(self._facts(item))
+            self.events.append(text)
+            self._bytes += len(text)
 
 
 async def facts_of(access: Access, request: Request, *infos: RunInfo) -> list[dict[str, Any]]:
