@@ -256,7 +256,7 @@ def test_a_receiver_that_names_a_pause_is_given_it_within_bounds(
     assert otlp.Receiver(receiver.url).send([]) == []
     assert waited == [7.0, 7.0]
     receiver.adds, receiver.statuses = {"Retry-After": "3600"}, [429]
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match="Retry-After: 3600"):
         otlp.Receiver(receiver.url).send([])
     assert waited == [7.0, 7.0]
 

@@ -103,6 +103,7 @@ class Receiver:
             ConfigurationError: It refuses them, or is no receiver.
         """
         body = gzip.compress(self._request(spans).SerializeToString())
+        hint = f"; {_ITS_PORT}" if urlsplit(self._url).port == 4317 else ""
         for pause in (*_PAUSES, None):
             wait = pause
             try:
@@ -114,7 +115,10 @@ class Receiver:
                 if error.code not in _AGAIN:
                     raise self._refused(error) from error
                 why: Exception = error
-                wait = None if pause is None else _pause(error.headers.get("Retry-After"), pause)
+                asked = error.headers.get("Retry-After")
+                wait = None if pause is None else _pause(asked, pause)
+                if wait is None and asked:
+                    hint = f" (Retry-After: {asked:.40})"
             except (OSError, EOFError, IncompleteRead) as error:
                 why = error
             except HTTPException as error:
@@ -122,7 +126,6 @@ class Receiver:
             if wait is None:
                 break
             sleep(wait)
-        hint = f"; {_ITS_PORT}" if urlsplit(self._url).port == 4317 else ""
         raise StoreUnavailable(
             f"{self.name} does not take spans: {why}{hint}; the same command goes on from there"
         ) from why
