@@ -93,6 +93,56 @@ async def test_a_stream_that_falls_behind_reads_by_itself_and_misses_nothing() -
         assert [first.offset, second.offset, *await take(slow)] == list(range(1, 503))
 
 
+async def test_a_tail_waits_while_all_its_streams_are_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "_MOST_EVENTS", 3)
+    async with runstream.connect_async(f"fake:{uuid.uuid4().hex}") as store:
+        await store.append("r", events(1))
+        shared, watched = Tails(), Watched(store)
+        slow = shared.follow(watched, "r", 0, 9.0)
+        first, waiting = await anext(slow), asyncio.create_task(anext(slow))
+        await watched.followed.wait()
+        (tail,) = shared._tails.values()
+        await store.append("r", events(60, 2))
+        second = await waiting
+        assert first is not None
+        assert second is not None
+        last = await anext(aiter(store.read("r", reverse=True)))
+        assert tail._count <= 5 < last.offset  # what was given, what is kept, and the one that leaves it behind
+        quick = asyncio.create_task(take(shared.follow(watched, "r", 61, 9.0)))
+        await store.append("r", [create_event("r", "run.finished", seq=999)])
+        assert await quick == [62]
+        assert [first.offset, second.offset, *await take(slow)] == list(range(1, 63))
+
+
+async def test_who_waits_ahead_of_a_tail_is_told_that_it_lives() -> None:
+    async with runstream.connect_async(f"fake:{uuid.uuid4().hex}") as store:
+        await store.append("r", events(1))
+        shared, watched = Tails(), Watched(store)
+        there = shared.follow(watched, "r", 1, 0.01)
+        assert await anext(there) is None
+        ahead = shared.follow(watched, "r", 500, 0.01)
+        assert await anext(ahead) is None
+        for stream in (ahead, there):
+            await stream.aclose()
+
+
+async def test_what_a_tail_keeps_has_its_bytes_in_both_forms() -> None:
+    async with runstream.connect_async(f"fake:{uuid.uuid4().hex}") as store:
+        writes = [[0, "said", b"\xa1a"]]
+        wrote = create_event("r", "checkpoint.writes", checkpoint="x", task="t", writes=writes)
+        await store.append("r", [*events(1), wrote])
+        tail = tails._Tail(store, "r", 0, 9.0)
+        tail.streams += 1
+        async with aclosing(tail.after(0)) as items:
+            same, other = await anext(items), await anext(items)
+        assert same is not None
+        assert other is not None
+        assert same.readable is same.frame
+        assert other.readable != other.frame
+        assert tail._kept_bytes == len(same.frame) + len(other.frame) + len(other.readable)
+        await tail.end()
+
+
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in (1, 2, 3))])
 async def test_streams_that_come_and_go_at_any_time_get_each_event_once(seed: int) -> None:
     chance = random.Random(seed)

@@ -8,8 +8,10 @@ and comes back: so it costs no more than where it stands.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from functools import cached_property
 from typing import Any
@@ -35,21 +37,35 @@ class Framed(Recorded[Any]):
 
     Attributes:
         frame: The server-sent event of it as it is.
+        note: Told of the bytes of what is made of it later.
     """
 
     frame: bytes
+    note: Callable[[int], None] | None
 
     @classmethod
     def of(cls, item: Recorded[Any]) -> Framed:
         """An event, encoded."""
         made = cls(*item)
         made.frame = frame(event_facts(item), position=item.cursor)
+        made.note = None
         return made
 
     @cached_property
     def readable(self) -> bytes:
         """The server-sent event of it as people read it."""
-        return frame(shown_facts(self), position=self.cursor)
+        made = frame(shown_facts(self), position=self.cursor)
+        if made == self.frame:
+            return self.frame
+        if self.note is not None:
+            self.note(len(made))
+        return made
+
+    @property
+    def size(self) -> int:
+        """The bytes of the frames that are made."""
+        readable = self.__dict__.get("readable", self.frame)
+        return len(self.frame) + (0 if readable is self.frame else len(readable))
 
 
 class Tails:
@@ -137,7 +153,9 @@ class _Tail:
         self._count = 0  # of all that came
         self._quiet = 0
         self._error: Exception | None = None
-        self._news = asyncio.Event()
+        self._seconds = seconds
+        self._places: dict[object, float] = {}  # where those who take from it are, as numbers of what came
+        self._news, self._wanted = asyncio.Event(), asyncio.Event()
         self._following = asyncio.create_task(self._follow(store, run_id, start, seconds))
 
     async def end(self) -> None:
@@ -158,26 +176,46 @@ class _Tail:
         Raises:
             Exception: What following the run has raised.
         """
-        at = await self._find(position)
-        while at is not None and at >= self._count - len(self._kept):
-            if at < self._count:
-                yield self._kept[at - self._count]
-                at += 1
-            elif self._error is not None:
-                raise self._error
-            elif self.is_over:
-                return
-            else:
-                quiet, news = self._quiet, self._news
-                await news.wait()
-                if self._quiet > quiet and at == self._count and not self.is_over:
+        place = object()
+        self._places[place] = math.inf
+        self._wanted.set()
+        try:
+            async with aclosing(self._until_at(position)) as quiet:
+                async for nothing in quiet:
+                    yield nothing
+            at = self._find(position)
+            if at is not None:
+                self._places[place] = at
+            while at is not None and at >= self._count - len(self._kept):
+                if at < self._count:
+                    at += 1
+                    self._places[place] = at  # it is behind only where it would find that itself
+                    yield self._kept[at - 1 - self._count]
+                elif self._error is not None:
+                    raise self._error
+                elif self.is_over:
+                    return
+                elif await self._is_quiet() and at == self._count and not self.is_over:
                     yield None
+        finally:
+            del self._places[place]
 
-    async def _find(self, position: Position) -> int | None:
-        """How many had come up to a position; None where it is not known, or not any more."""
-        offset = parse_position(position)[0]
+    async def _until_at(self, position: Position) -> AsyncGenerator[None, None]:
+        """Wait until a position has come, which who reads may be ahead with; None is given now and then."""
+        offset, told_at = parse_position(position)[0], time.monotonic()
         while parse_position(self._last)[0] < offset and not self.is_over:
-            await self._news.wait()  # who reads is ahead
+            if await self._is_quiet() or time.monotonic() > told_at + self._seconds:
+                told_at = time.monotonic()
+                yield None
+
+    async def _is_quiet(self) -> bool:
+        """Wait for what comes. Returns whether nothing has come for a while."""
+        quiet, news = self._quiet, self._news
+        await news.wait()
+        return self._quiet > quiet
+
+    def _find(self, position: Position) -> int | None:
+        """How many had come up to a position; None where it is not known, or not any more."""
         if _is_same(position, self._before):
             return self._count - len(self._kept)
         for number, item in enumerate(reversed(self._kept)):
@@ -194,25 +232,37 @@ class _Tail:
                     else:
                         self._keep(Framed.of(item))
                     self._tell()
+                    await self._until_wanted()
         except Exception as error:  # noqa: BLE001 - it is raised in every stream
             self._error = error
         finally:
             self.is_over = True
             self._tell()
 
+    async def _until_wanted(self) -> None:
+        """Wait while all who take from it are behind what it keeps: each will read by itself, and come back."""
+        while self._places and max(self._places.values()) < self._count - len(self._kept):
+            self._wanted.clear()
+            await self._wanted.wait()
+
     def _keep(self, item: Framed) -> None:
         self._kept.append(item)
-        self._kept_bytes += len(item.frame)
+        item.note = self._note
+        self._note(item.size)
         self._count += 1
         self._last = item.cursor
         while len(self._kept) > 1 and (len(self._kept) > _MOST_EVENTS or self._kept_bytes > _MOST_BYTES):
             gone = self._kept.popleft()
-            self._kept_bytes -= len(gone.frame)
+            gone.note = None
+            self._kept_bytes -= gone.size
             self._before = gone.cursor
 
     def _tell(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+    def _note(self, size: int) -> None:
+        self._kept_bytes += size
 
 
 def _is_same(position: Position, other: Position) -> bool:
