@@ -103,7 +103,7 @@ def test_values_of_every_kind_are_shown(url: str) -> None:
     assert "a=b'raw'" in text
 
 
-@pytest.mark.parametrize("stored", [b"\x91" * 250 + b"\x90", b"\xc7", b"\xc7\x01\x00\x90", 5, ["msgpack", 5]])
+@pytest.mark.parametrize("stored", [b"\x91" * 500 + b"\x90", b"\xc7", b"\xc7\x01\x00\x90", 5, ["msgpack", 5]])
 def test_a_value_that_cannot_be_shown_is_told_as_such(stored: Any) -> None:
     payload = {"checkpoint": "x", "task": "t", "writes": [[0, "a", stored], [1, "b", ["json", "1"]]]}
     shown = readable_payload("checkpoint.writes", payload)

@@ -139,10 +139,10 @@ def checkpoint_at(store: RunStore[Any, Any], run_id: str, lane_id: str, at: int)
 
 def value_offsets(saved: Recorded[Any]) -> list[int]:
     """The offsets of the events that have the values of a checkpoint's channels, given the event that saved it."""
-    entries = saved.event.payload["channels"].values()
     try:
+        entries = saved.event.payload["channels"].values()
         return sorted({offset for entry in entries for offset in located(entry, saved.offset)})
-    except (TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         return []  # it is no checkpointer's
 
 
@@ -155,15 +155,15 @@ def checkpoint_of(saved: Recorded[Any], events: Iterable[Recorded[Any]]) -> Snap
     """
     own, offset = saved.event.payload, saved.offset
     payloads = {item.offset: item.event.payload for item in events}
-    data = {name: own[name] for name in ("checkpoint", "metadata", "channels")}
     try:
+        data = {name: own[name] for name in ("checkpoint", "metadata", "channels")}
         for name, entry in own["channels"].items():
             channel = read_channel(entry, offset, partial(_part_at, payloads, name))
             count = 0
             for part in channel.parts:
                 data[f"{count}:{name}"] = part.stored
                 count += part.count
-    except (LookupError, TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         return None
     return Snapshot({"run_id": saved.event.run_id, "data": data}, offset, 0)
 
