@@ -32,3 +32,8 @@ class EncodedEvent(NamedTuple):
     def given(self) -> bytes:
         """The record as far as it is the caller's, who may repeat the event in another trace context."""
         return self.untraced or self.record
+
+    @property
+    def size(self) -> int:
+        """The bytes of its records, for who holds it."""
+        return len(self.record) + len(self.untraced or b"")

@@ -62,3 +62,15 @@ def test_what_shows_that_lost_events_are_not_back_is_in_no_history_before() -> N
     assert book.last_since_loss("r") is None
     book.add("r", 0, [(Cursor(4, 7), events[4])])
     assert book.last_since_loss("r") == (4, 7)
+
+
+def test_what_is_held_of_events_with_the_span_of_their_writer_is_counted_whole() -> None:
+    """Each is held twice: as it is written, and as the caller may repeat it."""
+    (event,) = Codec[Any, Any]().encode_events("r", make_events("r", 1))
+    book, traced = RecentAppends(max_bytes=4 * len(event.record)), event._replace(untraced=event.record)
+    for number in range(1, 4):
+        book.add("r", 0, [(Cursor(number, number), traced)])
+    assert [at.offset for at, _ in book.get("r")] == [2, 3]
+    book.forget("r")
+    book.add("s", 0, [(Cursor(number, number), event) for number in range(1, 6)])
+    assert [at.offset for at, _ in book.get("s")] == [2, 3, 4, 5]

@@ -35,7 +35,7 @@ W = TypeVar("W")
 _MAX_KEPT_BYTES = 64 * 2**20
 _KEPT_BYTES = 1000  # what Python holds for a batch without events, about
 _MOST_DELETIONS = 10_000
-_EVENT_BYTES = 500  # and for an event beside its record
+_EVENT_BYTES = 500  # and for an event beside its records
 
 
 @dataclass(slots=True)
@@ -154,7 +154,7 @@ class InFlight(Generic[W]):
         """Keep the outcome of a batch for the caller that may repeat it."""
         # after any other refusal nothing was written: the caller may send the batch again as a new one
         if isinstance(outcome, Applied | TooOld):
-            size = _KEPT_BYTES + sum(_EVENT_BYTES + len(event.record) for event in batch.events)
+            size = _KEPT_BYTES + sum(_EVENT_BYTES + event.size for event in batch.events)
             size += sum(held_bytes(write.state) for write in batch.snapshots)
             kept = _Kept(batch, outcome, size)
             with self._lock:

@@ -47,7 +47,7 @@ class RecentAppends:
     """The events that one store object appended last, by run. Safe between threads; a fork begins empty.
 
     Args:
-        max_bytes: How many bytes of wire records to hold, over all runs.
+        max_bytes: How many bytes of records to hold, over all runs.
     """
 
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
@@ -89,14 +89,14 @@ class RecentAppends:
             for one in written:
                 self._runs.setdefault(run_id, deque()).append(one)
                 self._order.append(run_id)
-                self._bytes += len(one[1].record)
+                self._bytes += one[1].size
             while self._bytes > self._max_bytes:
                 self._drop_oldest(self._order.popleft())
 
     def _drop_oldest(self, run_id: str) -> None:
         events = self._runs[run_id]
         _, event = events.popleft()
-        self._bytes -= len(event.record)
+        self._bytes -= event.size
         self._forget_former(run_id, event)
         if not events:
             del self._runs[run_id]
@@ -141,7 +141,7 @@ class RecentAppends:
 
     def _drop_run(self, run_id: str) -> None:
         if events := self._runs.pop(run_id, None):
-            self._bytes -= sum(len(event.record) for _, event in events)
+            self._bytes -= sum(event.size for _, event in events)
             self._order = deque(other for other in self._order if other != run_id)
         self._histories.pop(run_id, None)
         self._incomplete.discard(run_id)
