@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Collection
 from functools import lru_cache
+from typing import Self
 
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import glimpse, shown
@@ -23,19 +24,18 @@ __all__ = [
     "PartitionKeys",
     "RefilledKeys",
     "RunKeys",
+    "TrialNamespace",
     "check_namespace",
     "expected_type",
     "hash_tag",
     "namespace_config",
     "run_of_key",
-    "trial_namespace",
 ]
 
 DEFAULT_PARTITIONS = 16
 MAX_PARTITIONS = 4096
 
-_TRIAL = "doctor-"
-_NAMESPACE = re.compile(rf"[A-Za-z0-9._-]{{1,64}}(:{_TRIAL}[A-Za-z0-9_-]*)?")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OF_RUN = re.compile(r"\{[^}]*\}:run:([^:]*):")
 _WHAT = re.compile(r"\{[^}]*\}:(?:run:[^:]*:)?([a-z]+)(?::|$)")
 _TYPES = {
@@ -267,20 +267,28 @@ def namespace_config(namespace: str) -> str:
     return f"{{{namespace}}}:config"
 
 
-def trial_namespace(beside: str, token: str) -> str:
+class TrialNamespace(str):
     """A namespace for a trial, whose keys are taken for none of another one's, and may be used by whose keys are.
 
-    Its name stands where those of the namespace have the number of a partition.
+    Its name, which no other namespace can have, stands where the keys of the namespace have a partition's number.
 
     Args:
         beside: The namespace.
         token: What makes it another one each time; "": what the names of all begin with.
     """
-    return f"{beside}:{_TRIAL}{token}"
+
+    __slots__ = ()
+
+    def __new__(cls, beside: str, token: str) -> Self:
+        """Name it. Raises ConfigurationError where there can be no such namespace beside it."""
+        check_namespace(beside)
+        return super().__new__(cls, f"{beside}:doctor-{token}")
 
 
 def check_namespace(namespace: str) -> None:
     """Raise ConfigurationError for a namespace whose keys could be taken for others."""
+    if isinstance(namespace, TrialNamespace):
+        return
     if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
         raise ConfigurationError(
             f"namespace {glimpse(namespace)}: use 1 to 64 of the letters a-z, A-Z, digits, '.', '_' and '-'"

@@ -7,13 +7,16 @@ import zlib
 from typing import Any
 
 import msgpack
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runstream.codec.chain import next_chain
 from runstream.codec.msgpack_values import Packer, unpack
 from runstream.codec.record import FIELDS, encode_record, record_crc, seed
+from runstream.model.errors import ConfigurationError
 from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.keys import Keys, TrialNamespace
 from tests.stores.redis.layout.raw_keys import encoded, key_of, tag_of
 from tests.support.backends import RedisBackend, Store, kept_replies
 from tests.support.kinds import on_every_server
@@ -24,6 +27,15 @@ _numbers = itertools.count()
 
 
 # -- keys ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("namespace", ["x:doctor-a", "x:0", "x}", ""])
+def test_no_namespace_stands_within_another_one(namespace: str) -> None:
+    """Whoever may use the keys of ``x`` may use the doctor's trials beside it, and those of no other namespace."""
+    for make in (lambda: Keys(namespace, 1), lambda: TrialNamespace(namespace, "a")):
+        with pytest.raises(ConfigurationError, match="use 1 to 64"):
+            make()
+    assert Keys(TrialNamespace("x", "a"), 1).partitions[0].tag == "{x:doctor-a:0}"
 
 
 def test_a_namespace_knows_its_partitions_in_every_one_of_them(

@@ -14,7 +14,7 @@ from runstream.model.events import EventKind, PAEvent, create_event
 from runstream.model.identifiers import random_token
 from runstream.operations.arguments import AppendOptions
 from runstream.operations.operation import Exchange, Operation, Refusal
-from runstream.stores.redis.keys import Keys, namespace_config, trial_namespace
+from runstream.stores.redis.keys import Keys, TrialNamespace, namespace_config
 from runstream.stores.redis.operations.client.open_namespace import open_namespace
 from runstream.stores.redis.operations.redis_operations import RedisOperations
 from runstream.stores.redis.session.session import Session
@@ -40,9 +40,9 @@ class Trial:
     def __init__(
         self, beside: str, longest_wait: float, is_there: Callable[[str], bool], *, is_fake: bool
     ) -> None:
-        self.pattern = f"{{{trial_namespace(beside, '')}*"
+        self.pattern = f"{{{TrialNamespace(beside, '')}*"
         """What the names of the keys of such trials match."""
-        names = (trial_namespace(beside, random_token()) for _ in count())
+        names = (TrialNamespace(beside, random_token()) for _ in count())
         self._session: Session[PAEvent, Any] = Session.make(
             Codec(None, None, plain_data, DEFAULT_MAX_EVENT_BYTES),
             next(name for name in names if is_there(Keys(name, 1).partitions[0].tag)),
