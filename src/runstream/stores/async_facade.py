@@ -719,6 +719,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             run_id: The run.
             before: The offset that the history begins with.
             detach: Give each fork that needs some of these events a copy of its own of all that it shares, first.
+                They stay detached also where the events are not removed after that.
             lease: The lease on the run or on a lane, where one is in force.
 
         Returns:
@@ -726,7 +727,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
 
         Raises:
             ConfigurationError: The run does not reach that far; or its latest snapshots need some of these events
-                to recover from: it lists them. Nothing was removed.
+                to recover from: it lists them. No event was removed; what ``detach`` has detached is detached.
             EventsArchived: What tells whether they do has left Redis: a tiered store knows.
             RunHasForks: Runs that were forked from this one need some of these events, and ``detach`` is not set.
             LeaseLost: The lease has passed on or run out.
