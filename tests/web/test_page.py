@@ -73,12 +73,27 @@ def test_runs_are_found_by_a_part_of_their_id(client: httpx.Client, store: Any) 
         store.open_run(run_id).emit("tool.result")
     found = client.get("/runs", params={"contains": "ip/"}).json()
     assert {run["run_id"] for run in found["runs"]} == {"trip/1", "trip/2"}
+    assert found["more"] is False
     query, seen = "?contains=t&page=&limit=1", []
     while query:
         page = client.get(f"/runs{query}").json()
         seen += [run["run_id"] for run in page["runs"]]
         query = page["next"]
     assert sorted(seen) == ["talk", "trip/1", "trip/2"]
+
+
+def test_runs_that_wait_for_an_answer_are_found_behind_those_updated_since(
+    client: httpx.Client, store: Any
+) -> None:
+    with store.open_run("asks") as run:
+        run.pause("Go on?")
+        for run_id in ("a", "b"):
+            store.open_run(run_id).emit("tool.result")
+        last, waiting = (
+            client.get("/runs", params={"limit": 1, "waiting": wanted}).json() for wanted in ("false", "true")
+        )
+    assert (last["runs"][0]["waiting_for"], last["more"]) == ([], True)
+    assert ([one["run_id"] for one in waiting["runs"]], waiting["more"]) == (["asks"], False)
 
 
 def test_health_tells_that_nobody_archives_what_is_due_and_names_no_run(client: httpx.Client, store: Any) -> None:

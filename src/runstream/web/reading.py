@@ -31,6 +31,7 @@ _SCANNED_RUNS = 10_000  # likewise
 _RUNS, _EVENTS = 100, 200
 
 _LIMIT = Parameter("limit", "How many to give at most.", "integer")
+_WAITING = Parameter("waiting", "true: only the runs that wait for an answer, of the 10,000 that are looked at.")
 
 RUNS = (
     Parameter("contains", "Only the runs whose id has this text in it, of the 10,000 that are looked at."),
@@ -40,6 +41,7 @@ RUNS = (
     Parameter("created_after", "Only the runs created after this time: Unix time in seconds.", "number"),
     Parameter("updated_after", "Only the runs updated after this time, likewise.", "number"),
     Parameter("updated_before", "Only the runs updated before this time, likewise.", "number"),
+    _WAITING,
     Parameter("page", "Give them in the order in which they were created, each once: empty for the first page."),
     _LIMIT,
 )
@@ -91,6 +93,7 @@ class Reading:
         query = Query(request, RUNS)
         limit = query.number("limit", least=1, most=_MOST_RUNS) or _RUNS
         page, contains = query.text("page"), query.text("contains") or ""
+        is_waiting = query.is_on(_WAITING)
         store = await self._access.store()
         found: list[RunInfo] = []
         passed = ""
@@ -112,7 +115,7 @@ class Reading:
                 left -= 1
                 if await self._access.may(request, "read", info):
                     passed = info.page
-                    if contains in info.run_id:
+                    if contains in info.run_id and (info.waiting_for or not is_waiting):
                         found.append(info)
                 elif not passed.startswith(f"{info.created_at!r}:"):
                     passed = f"{info.created_at!r}:\0"  # before all of that time: the run's id is not told

@@ -62,7 +62,7 @@ class RunFacts(TypedDict):
 class RunPage(TypedDict):
     """Runs. ``next`` is the query of the next page; null where there is none.
 
-    ``more``: there are more runs than were given, or looked at. Where few may be read a page may have none.
+    ``more``: these are not all, or not all were looked at. Where few may be read a page may have none.
     """
 
     runs: list[RunFacts]
