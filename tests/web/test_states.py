@@ -75,14 +75,20 @@ def fill_branch(store: Any) -> None:
 
 def test_a_branch_is_told_with_the_offsets_at_which_runs_part(tmp_path: Path) -> None:
     hot, archive = f"fake:branch-{tmp_path}", tmp_path / "archive.db"
-    with runstream.connect(hot) as store, runstream.SQLiteCheckpointer(archive) as sink:
+    with (
+        runstream.connect(hot) as store,
+        runstream.SQLiteCheckpointer(archive) as sink,
+        runstream.connect(f"memory:{tmp_path}") as memory,
+    ):
         fill_branch(store)
         runstream.DrainWorker(store, [sink]).drain_once()
+        fill_branch(memory)
         apps = [
             runstream.web.app(runstream.connect_async(hot)),
             runstream.web.app(runstream.connect_async(hot, archive=f"sqlite:{archive}")),
             runstream.web.app(store),
             runstream.web.app(sink),
+            runstream.web.app(runstream.connect_async(f"memory:{tmp_path}")),
         ]
         for app in apps:
             with serving(app) as client:

@@ -36,6 +36,7 @@ __all__ = [
     "ErasesContent",
     "HasColumns",
     "HoldsForeign",
+    "KnowsForks",
     "MakesWhole",
     "MarksRecovered",
     "archive_of",
@@ -46,7 +47,20 @@ C = TypeVar("C")
 
 
 @runtime_checkable
-class Archive(Sink, Protocol):
+class KnowsForks(Protocol):
+    """The operations of a store, or an archive, that find the forks of a run among the runs that they hold."""
+
+    def forks_of(self, run_id: str, creation: int | None = None) -> Sequence[Fork]:
+        """The runs, of those that it holds, that were forked from a run and share its history.
+
+        Args:
+            run_id: The run.
+            creation: Names the creation of the run that is meant; None: as it is held here.
+        """
+
+
+@runtime_checkable
+class Archive(Sink, KnowsForks, Protocol):
     """A sink whose runs a person can repair. The drain worker needs none of its methods."""
 
     def header(self, run_id: str) -> RunHeader | None:
@@ -94,14 +108,6 @@ class Archive(Sink, Protocol):
 
         Raises:
             RunHasForks: Runs that were forked from it need its history.
-        """
-
-    def forks_of(self, run_id: str, creation: int | None = None) -> Sequence[Fork]:
-        """The runs, of those that it holds, that were forked from a run and share its history.
-
-        Args:
-            run_id: The run.
-            creation: Names the creation of the run that is meant; None: as the archive has it.
         """
 
 

@@ -86,9 +86,9 @@ class Access:
         """What an operation on the store's namespace finds; None for a store that is not in Redis."""
         return await self._opened.ask(operation)
 
-    async def archived_forks(self, run_id: str) -> Sequence[Fork]:
-        """The forks of a run that its archive knows; none where the store has no archive."""
-        return await self._opened.archived_forks(run_id)
+    async def held_forks(self, run_id: str) -> Sequence[Fork]:
+        """The forks of a run that an archive or a store in memory holds; none where the store has neither."""
+        return await self._opened.held_forks(run_id)
 
     async def may(self, request: Request, action: Action, info: RunInfo) -> bool:
         """Whether the sender of a request may do that with a run."""

@@ -37,8 +37,8 @@ class Branches:
         Query(request, ())
         info = await self._access.run(request)
         noted = await self._access.ask(partial(noted_forks, run_id=info.run_id)) or []
-        archived = await self._access.archived_forks(info.run_id)
-        forks = sorted({*noted, *archived}, key=lambda fork: (fork.at, fork.run_id))
+        held = await self._access.held_forks(info.run_id)
+        forks = sorted({*noted, *held}, key=lambda fork: (fork.at, fork.run_id))
         seen = [one for fork in forks[:_MOST_FORKS] if (one := await self._fork(request, fork)) is not None]
         return json_response(
             {

@@ -15,7 +15,7 @@ from runstream.model.identifiers import shown
 from runstream.operations.operation import Operation
 from runstream.operations.run_forks import Fork
 from runstream.stores.async_facade import AsyncStore
-from runstream.stores.capabilities import Archive, part_of
+from runstream.stores.capabilities import KnowsForks, part_of
 from runstream.stores.facade import Store
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.namespace import Namespace
@@ -74,11 +74,11 @@ class OpenedStore:
         found: T = await store._runner.run(operation(hot.session.keys))
         return found
 
-    async def archived_forks(self, run_id: str) -> Sequence[Fork]:
-        """The forks of a run that its archive knows; none where the store has no archive."""
+    async def held_forks(self, run_id: str) -> Sequence[Fork]:
+        """The forks of a run that an archive or a store in memory holds; none where the store has neither."""
         store = await self.get()
-        archive = part_of(store.sync if isinstance(store, _InThreads) else store, Archive)
-        return () if archive is None else await asyncio.to_thread(archive.forks_of, run_id)
+        holder = part_of(store.sync if isinstance(store, _InThreads) else store, KnowsForks)
+        return () if holder is None else await asyncio.to_thread(holder.forks_of, run_id)
 
     async def close(self) -> None:
         """Close what was opened here."""

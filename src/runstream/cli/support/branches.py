@@ -7,7 +7,7 @@ from typing import Any
 
 from runstream.model.results import RunInfo
 from runstream.operations.run_forks import Fork
-from runstream.stores.capabilities import Archive, part_of
+from runstream.stores.capabilities import KnowsForks, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
 
@@ -30,8 +30,8 @@ def ancestors_of(store: RunStore[Any, Any], info: RunInfo) -> list[Fork]:
 
 def forks_of(store: RunStore[Any, Any], run_id: str) -> list[Fork]:
     """The runs that were forked from a run, as far as the store knows, in the order of the offsets."""
-    archive, namespace = part_of(store, Archive), part_of(store, Namespace)
-    found = set() if archive is None else set(archive.forks_of(run_id))
+    holder, namespace = part_of(store, KnowsForks), part_of(store, Namespace)
+    found = set() if holder is None else set(holder.forks_of(run_id))
     found |= set() if namespace is None else set(namespace.noted_forks(run_id))
     return sorted(found, key=lambda fork: (fork.at, fork.run_id))
 
