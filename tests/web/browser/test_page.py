@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,13 @@ def shown_log(shown: Shown) -> list[Any]:
     return list(shown.archive.read("r"))
 
 
+_HELD = """() => {
+    const words = document.querySelector('[data-state] + span').innerText.replaceAll(',', '').split(' ');
+    const row = document.querySelector('.event');
+    return [Number(words[1]), Number(words[3]), Number(row.ariaSetSize)];
+}"""
+
+
 def test_many_events_are_followed_and_few_of_them_are_in_the_document(page: Any) -> None:
     url = f"memory:{uuid.uuid4().hex}"
     with (
@@ -118,11 +126,17 @@ def test_many_events_are_followed_and_few_of_them_are_in_the_document(page: Any)
             run.emit_many([("tool.result", {"number": 1})] * 1000)
         page.locator('.event[data-offset="22001"]').wait_for()
         assert page.locator(".event").count() < 100
+        follow = page.get_by_label("follow")
+        while follow.is_checked():  # the newest are let go of then: nobody follows any more
+            page.get_by_role("button", name="Load earlier").click()
+        run.emit("tool.result")
+        first, last, held = page.evaluate(_HELD)
+        assert held == last - first + 1
         page.goto(f"{client.base_url}#/runs/{path_id('r')}?offset=1000")
         page.locator('.event[data-offset="1000"][aria-selected="true"]').wait_for()
         page.get_by_text("there are newer ones").wait_for()
-        page.get_by_label("follow").check()
-        page.locator('.event[data-offset="22001"]').wait_for()
+        follow.check()
+        page.locator('.event[data-offset="22002"]').wait_for()
 
 
 def test_a_question_is_answered_and_a_run_is_forked_and_cancelled(
@@ -134,10 +148,10 @@ def test_a_question_is_answered_and_a_run_is_forked_and_cancelled(
         page.goto(str(client.base_url))
         page.get_by_label("waits for an answer").check()
         page.get_by_role("link", name="asks").click()
-        page.get_by_label("Answer", exact=True).fill('{"ok": true}')
+        page.get_by_label("Answer", exact=True).fill('{"ok": 12345678901234567891}')
         page.get_by_label("as JSON").check()
         page.get_by_role("button", name="Send the answer").click()
-        assert run.wait(timeout=60) == {"ok": True}
+        assert run.wait(timeout=60) == {"ok": 12345678901234567891}
         page.get_by_text("Fork…").click()
         page.get_by_label("Id of the fork").fill("asks again")
         page.get_by_label("At offset").fill("1")
@@ -245,3 +259,75 @@ def test_a_langgraph_thread_is_read_as_a_conversation_and_its_question_in_its_st
         assert page.locator(".turn dd").first.inner_text() == HOSTILE
         page.goto(f"{client.base_url}#/runs/{path_id('asks')}?view=state")
         page.get_by_text("send it?").wait_for()
+
+
+def test_what_a_filter_wants_is_found_however_far_apart_it_lies(page: Any) -> None:
+    url = f"memory:{uuid.uuid4().hex}"
+    with (
+        runstream.connect(url) as store,
+        serving(runstream.web.app(runstream.connect_async(url))) as client,
+        store.open_run("r") as run,
+    ):
+        streams: list[str] = []
+        page.on("request", lambda request: streams.append(request.url) if "/stream" in request.url else None)
+        run.emit("wanted")
+        for _ in range(25):
+            run.emit_many([("tool.result", {})] * 1000)
+        run.emit("wanted")
+        run.emit_many([("tool.result", {})] * 10)
+        page.goto(f"{client.base_url}#/runs/{path_id('r')}?kind=wanted&offset=1")
+        page.locator('[data-state="live"]').wait_for()
+        run.emit("wanted")
+        page.locator('.event[data-offset="25013"]').wait_for()
+        assert offsets_in(page) == [1, 25002, 25013]
+        assert ["after=25012-" in url for url in streams] == [True]
+
+
+def test_what_is_lost_or_cannot_be_shown_is_said(page: Any, client: httpx.Client, shown: Shown) -> None:
+    streams: list[str] = []
+
+    def lose(route: Any) -> None:
+        streams.append(route.request.url)
+        if len(streams) > 1:
+            route.continue_()
+        else:
+            route.fulfill(content_type="text/event-stream", body='event: lost\ndata: {"run_id": "r"}\n\n')
+
+    with shown.store.open_run("r") as run:
+        for step in range(4):
+            run.emit("tool.result")
+            run.state.data["step"] = step
+            run.checkpoint()
+        page.route("**/stream?*", lose)
+        page.goto(f"{client.base_url}#/runs/{path_id('r')}")
+        page.get_by_text("The server had lost some of this run").wait_for()
+        page.locator('[data-state="live"]').wait_for()
+        assert offsets_in(page) == [1, 2, 3, 4]
+        assert ["after=4-" in url for url in streams] == [True, True]
+        problem = {"status": 503, "json": {"detail": "not now"}}
+        page.route("**/state?at=2&*", lambda route: route.fulfill(**problem))
+        page.goto(f"{client.base_url}#/runs/{path_id('r')}?view=state")
+        page.locator("[data-covers]").wait_for()
+        page.goto(f"{client.base_url}#/runs/{path_id('r')}?view=state&at=2")
+        page.get_by_text("not now").wait_for()
+        assert page.locator("[data-covers]").count() == 0
+    page.goto(f"{client.base_url}#/runs/trip-5")
+    page.get_by_text("The address names no run").wait_for()
+
+
+def test_a_run_is_saved_with_whole_numbers_as_they_are_and_texts_are_said_under_any_name(
+    page: Any, client: httpx.Client, shown: Shown
+) -> None:
+    payloads: list[dict[str, Any]] = [
+        {"text": "I "},
+        {"delta": "look "},
+        {"content": "further", "n": 2**60 + 1, "x": [2**53 + 1, -0.5]},
+    ]
+    shown.store.open_run("r").emit_many([("text.delta", payload) for payload in payloads])
+    page.goto(f"{client.base_url}#/runs/{path_id('r')}?view=talk")
+    page.locator(".turn .text", has_text="I look further").wait_for()
+    page.get_by_text("Export…").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as JSON lines").click()
+    lines = download.value.path().read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["payload"] for line in lines] == payloads

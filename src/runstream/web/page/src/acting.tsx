@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { actionsOfApp, ENDED, pathId, post, runPath, type Fields, type Json, type Question, type Run } from "./api";
+import { actionsOfApp, ENDED, parse, pathId, post, runPath, type Fields, type Json, type Question, type Run } from "./api";
 import { link } from "./route";
 
 export function Acting({ run, children }: { run: Run; children: ComponentChildren }) {
@@ -53,7 +53,7 @@ function Asked({ run, question, path }: { run: Run; question: Question; path: st
     let value: Json = text;
     if (isJson) {
       try {
-        value = JSON.parse(text) as Json;
+        value = parse<Json>(text);
       } catch {
         setIsNoJson(true);
         return;

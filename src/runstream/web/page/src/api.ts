@@ -1,5 +1,7 @@
 // What the server answers, and how it is asked. The documents are told by /openapi.json.
 
+import { valueText } from "./format";
+
 export type Json = null | boolean | number | string | bigint | Json[] | { [name: string]: Json };
 export type Fields = { [name: string]: Json };
 
@@ -83,17 +85,18 @@ export function runPath(id: string, rest = ""): string {
 
 /** A run's name in paths: unpadded base64url of its UTF-8. */
 export function pathId(runId: string): string {
-  const bytes = new TextEncoder().encode(runId);
-  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  const bytes = Array.from(new TextEncoder().encode(runId), (one) => String.fromCharCode(one));
+  return btoa(bytes.join("")).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
-/** The run that a name in paths stands for. */
-export function runIdOf(id: string): string {
+/** The run that a name in paths stands for; null where it is nobody's name. */
+export function runIdOf(id: string): string | null {
   try {
     const text = atob(id.replaceAll("-", "+").replaceAll("_", "/"));
-    return new TextDecoder().decode(Uint8Array.from(text, (one) => one.charCodeAt(0)));
+    const runId = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(Uint8Array.from(text, (one) => one.charCodeAt(0)));
+    return pathId(runId) === id ? runId : null;
   } catch {
-    return id;
+    return null;
   }
 }
 
@@ -125,7 +128,7 @@ export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
 
 export async function post<T>(path: string, body: Fields): Promise<T> {
   const headers = { "Content-Type": "application/json" };
-  return answered<T>(await fetch(address(path), { method: "POST", headers, body: JSON.stringify(body) }));
+  return answered<T>(await fetch(address(path), { method: "POST", headers, body: valueText(body) }));
 }
 
 let told: Promise<Set<string>> | null = null;

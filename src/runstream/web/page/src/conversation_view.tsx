@@ -6,7 +6,7 @@ import type { EventLog } from "./event_log";
 import { clock, count, line } from "./format";
 import { laneColour } from "./lanes";
 import { link } from "./route";
-import { Rows, type Row } from "./rows";
+import { Rows, textOf, type Row } from "./rows";
 import { Value } from "./value";
 
 const MANY = 200; // turns that are shown at once
@@ -49,7 +49,7 @@ function turnsOf(rows: Row[]): Row[] {
     if (event.kind === "text.done") {
       const before = said.get(event.lane_id);
       said.delete(event.lane_id);
-      return before === undefined && typeof event.payload.text === "string";
+      return before === undefined && textOf(event) !== null;
     }
     return /^(tool|human|model|run|agent)\./.test(event.kind) || messagesIn(event).length > 0 || event.payload.asks !== undefined;
   });
@@ -79,7 +79,7 @@ function Turn({ id, turn }: { id: string; turn: Row }) {
 }
 
 function Said({ turn: { event, text } }: { turn: Row }) {
-  const told = text ?? textIn(event.payload);
+  const told = text ?? (event.kind === "text.done" ? textOf(event) : textIn(event.payload));
   if (told !== null) return <p class="text">{told}</p>;
   const messages = messagesIn(event);
   if (messages.length > 0) {

@@ -1,9 +1,11 @@
 // The events of a run that are held here: a part without holes, which grows at both ends, and at its end follows
-// what comes. It holds so many at most, and lets go of the others: they are asked for again.
+// what comes. It holds so many at most, of so much text, and lets go of the others: they are asked for again.
 
-import { address, ENDED, get, parse, Problem, runPath, type EventPage, type Run, type RunEvent } from "./api";
+import { address, ENDED, get, parse, Problem, runPath, type EventPage, type Json, type Run, type RunEvent } from "./api";
 
 const MOST = 20_000;
+const MOST_CHARACTERS = 50_000_000;
+const SPARE_CHARACTERS = 1_000_000;
 const PAGE = 500;
 const AGAIN_MILLISECONDS = 1500;
 const NO_LIVE_END = 501; // the status of a stream of an archive alone
@@ -24,8 +26,10 @@ export class EventLog {
   state: LogState = "loading";
   /** Why it failed, or what became of the run. */
   note = "";
-  /** Whether the reader wants to see what comes, so that the oldest are let go of and not the newest. */
-  isFollowed = true;
+  /** Up to here all that is wanted is here or was let go of, whatever the filter left out. */
+  private seen = "0";
+  private readonly sizes = new WeakMap<RunEvent, number>();
+  private characters = 0;
   private earlierQuery: string | null = null;
   private source: EventSource | null = null;
   private pending: RunEvent[] = [];
@@ -40,6 +44,8 @@ export class EventLog {
   constructor(
     private readonly id: string,
     private readonly filter: Filter,
+    /** Whether the reader wants to see what comes, so that the oldest are let go of and not the newest. */
+    public isFollowed: boolean,
     private readonly changed: () => void,
   ) {}
 
@@ -51,7 +57,8 @@ export class EventLog {
   async open(at: number | null): Promise<void> {
     this.disconnect();
     this.events = [];
-    this.pending = [];
+    this.characters = 0;
+    this.earlierQuery = null;
     this.state = "loading";
     this.note = "";
     this.turn += 1;
@@ -61,10 +68,12 @@ export class EventLog {
       const around = at !== null && at < run.last_offset ? at : null;
       const before = around === null ? {} : { before: around + 1 };
       const page = await this.page(this.query({ order: "desc", limit: around === null ? PAGE : 100, ...before }));
-      this.events = eventsOf(page).reverse();
-      this.earlierQuery = page.next;
-      if (around === null) this.connect(this.last?.cursor ?? String(run.last_offset));
-      else await this.readOn(String(around));
+      this.append(eventsOf(page).reverse());
+      this.earlierQuery ??= page.next;
+      const isLast = around === null && this.last && this.last.offset >= run.last_offset;
+      this.seen = isLast ? this.last!.cursor : String(around ?? run.last_offset);
+      if (around === null) this.connect();
+      else await this.readOn({ isOldKept: true });
     });
   }
 
@@ -72,20 +81,31 @@ export class EventLog {
     const query = this.earlierQuery;
     if (query === null) return;
     await this.ask(async () => {
-      const page = await this.page(query);
-      this.events = [...eventsOf(page).reverse(), ...this.events];
+      const page = await this.pageOfSome(query);
+      if (query !== this.earlierQuery) return; // the oldest were let go of meanwhile
+      const came = eventsOf(page).reverse();
+      for (const event of came) this.weigh(event);
+      this.events = [...came, ...this.events];
       this.earlierQuery = page.next;
-      if (this.events.length > MOST) this.stepApart(MOST);
+      if (this.isOver(this.events.length)) this.stepApart();
     });
   }
 
   async later(): Promise<void> {
-    const last = this.last;
-    if (this.state === "apart" && last) await this.ask(() => this.readOn(last.cursor));
+    if (this.state === "apart") await this.ask(() => this.readOn());
+  }
+
+  /** The reader wants to see what comes, or does not any more. */
+  follow(isWanted: boolean): void {
+    if (isWanted === this.isFollowed) return;
+    this.isFollowed = isWanted;
+    if (isWanted && this.state === "apart") void this.open(null);
+    this.changed();
   }
 
   close(): void {
     this.isClosed = true;
+    this.turn += 1;
     this.disconnect();
   }
 
@@ -103,6 +123,15 @@ export class EventLog {
 
   private page(query: string): Promise<EventPage> {
     return this.wanted(get<EventPage>(runPath(this.id, `/events${query}`)));
+  }
+
+  /** The next page that has something in it: a page looks at so many events, none of which may be wanted. */
+  private async pageOfSome(query: string): Promise<EventPage> {
+    for (;;) {
+      const page = await this.page(query);
+      if (page.next === null || page.events.length + page.unreadable.length > 0) return page;
+      query = page.next;
+    }
   }
 
   /** An answer, unless the log was opened anew meanwhile. */
@@ -132,17 +161,19 @@ export class EventLog {
     if (!this.isClosed) this.changed();
   }
 
-  private async readOn(after: string): Promise<void> {
-    const page = await this.page(this.query({ after, limit: PAGE }));
-    this.append(eventsOf(page));
-    if (page.next === null) this.connect(this.last?.cursor ?? page.cursor ?? after);
-    else this.state = "apart";
+  private async readOn({ isOldKept = false, isEnded = false } = {}): Promise<void> {
+    const page = await this.pageOfSome(this.query({ after: this.seen, limit: PAGE }));
+    this.seen = page.cursor ?? this.seen;
+    if (!this.append(eventsOf(page), isOldKept)) return;
+    if (page.next !== null) this.state = "apart";
+    else if (isEnded) this.state = "ended";
+    else this.connect();
   }
 
-  private connect(after: string): void {
+  private connect(): void {
     if (this.isClosed) return;
     this.state = "live";
-    const source = new EventSource(address(runPath(this.id, `/stream${this.query({ after })}`)));
+    const source = new EventSource(address(runPath(this.id, `/stream${this.query({ after: this.seen })}`)));
     this.source = source;
     const told = (name: string, heard: (facts: { [fact: string]: unknown }) => void) =>
       source.addEventListener(name, (message) => {
@@ -159,9 +190,7 @@ export class EventLog {
     };
     told("unreadable", (facts) => this.pending.push(unreadable(facts.offset as number)));
     told("lost", () => {
-      this.events = [];
-      this.pending = [];
-      this.earlierQuery = null;
+      void this.open(null);
       this.note = "The server had lost some of this run: it is shown anew.";
     });
     told("end", (facts) => {
@@ -177,30 +206,28 @@ export class EventLog {
     source.onerror = () => {
       this.state = "away";
       // closed: all was given (204), or another status; a browser goes on by itself where nothing answered
-      if (source.readyState === EventSource.CLOSED) this.timer = window.setTimeout(() => void this.again(after), AGAIN_MILLISECONDS);
+      if (source.readyState === EventSource.CLOSED) this.timer = window.setTimeout(() => void this.again(), AGAIN_MILLISECONDS);
       this.schedule();
     };
   }
 
   /** Go on after a stream that a browser does not open again by itself. */
-  private async again(after: string): Promise<void> {
-    if (this.isClosed || this.state !== "away") return;
+  private async again(): Promise<void> {
     this.flush();
+    if (this.isClosed || this.state !== "away") return;
     try {
       const run = await this.wanted(get<Run>(runPath(this.id)));
-      const page = await this.page(this.query({ after: this.last?.cursor ?? after, limit: PAGE }));
-      this.append(eventsOf(page));
-      if (ENDED.has(run.status) && page.next === null) this.state = "ended";
-      else this.connect(this.last?.cursor ?? after);
+      await this.readOn({ isEnded: ENDED.has(run.status) });
     } catch (problem) {
       if (problem instanceof Unwanted) return;
       if (problem instanceof Problem && problem.status < 500) this.fail(problem.message);
-      else this.timer = window.setTimeout(() => void this.again(after), AGAIN_MILLISECONDS);
+      else this.timer = window.setTimeout(() => void this.again(), AGAIN_MILLISECONDS);
     }
     this.schedule();
   }
 
   private fail(note: string): void {
+    this.flush();
     this.disconnect();
     this.state = "failed";
     this.note = note;
@@ -210,6 +237,7 @@ export class EventLog {
     clearTimeout(this.timer);
     this.source?.close();
     this.source = null;
+    this.pending = [];
   }
 
   /** Take in what came, once for each frame: a thousand events in a second are drawn sixty times. */
@@ -226,35 +254,79 @@ export class EventLog {
     else requestAnimationFrame(run);
   }
 
+  /** Take in what the stream has brought. */
   private flush(): void {
     const came = this.pending;
     this.pending = [];
-    this.append(came);
+    this.seen = came.at(-1)?.cursor ?? this.seen;
+    this.append(came, !this.isFollowed);
   }
 
-  private append(came: RunEvent[]): void {
+  /** Take in newer ones, and let go of the oldest where they are too many, or of the newest: false then. */
+  private append(came: RunEvent[], isOldKept = false): boolean {
     let last = this.last?.offset ?? 0;
     for (const event of came) {
       if (event.offset <= last) continue; // it is here: the stream began where a page had not yet ended
       last = event.offset;
+      this.weigh(event);
       this.events.push(event);
     }
-    const over = this.events.length - MOST;
-    if (over <= 0) return;
-    if (this.isFollowed) {
-      this.events = this.events.slice(over + PAGE);
-      this.earlierQuery = this.query({ before: this.events[0]!.offset, order: "desc", limit: PAGE });
-    } else {
-      this.stepApart(MOST);
+    const { length } = this.events;
+    if (!this.isOver(length)) return true;
+    if (isOldKept) {
+      this.stepApart();
+      return false;
     }
+    let away = 0;
+    // some more than needed, so that not each event that comes moves all of them
+    while (away < length - 1 && this.isOver(length - away + PAGE, SPARE_CHARACTERS)) this.letGo(this.events[away++]!);
+    this.events = this.events.slice(away);
+    this.earlierQuery = this.query({ before: this.events[0]!.offset, order: "desc", limit: PAGE });
+    return true;
   }
 
-  /** Let go of the newest: the reader looks at older ones. */
-  private stepApart(most: number): void {
+  /** Let go of the newest: the reader looks at older ones. What was asked for about the newest is not wanted any more. */
+  private stepApart(): void {
     this.disconnect();
-    this.events = this.events.slice(0, most);
+    let kept = this.events.length;
+    while (kept > 1 && this.isOver(kept)) this.letGo(this.events[--kept]!);
+    this.events = this.events.slice(0, kept);
+    this.seen = this.last!.cursor;
     this.state = "apart";
+    this.isFollowed = false;
+    this.turn += 1;
+    this.isAsking = false;
   }
+
+  private isOver(events: number, spare = 0): boolean {
+    return events > MOST || this.characters > MOST_CHARACTERS - spare;
+  }
+
+  private weigh(event: RunEvent): void {
+    const size = sizeOf(event as never);
+    this.sizes.set(event, size);
+    this.characters += size;
+  }
+
+  private letGo(event: RunEvent): void {
+    this.characters -= this.sizes.get(event)!;
+  }
+}
+
+/** About how many characters a value takes as JSON. */
+function sizeOf(value: Json): number {
+  let size = 0;
+  const left: Json[] = [value];
+  while (left.length > 0) {
+    const one = left.pop()!;
+    size += typeof one === "string" ? one.length + 3 : 8;
+    if (typeof one !== "object" || one === null) continue;
+    for (const [name, inner] of Object.entries(one)) {
+      size += name.length;
+      left.push(inner);
+    }
+  }
+  return size;
 }
 
 class Unwanted extends Error {}

@@ -1,6 +1,6 @@
 // The events of a run: a list that follows, and beside it all that one of them says.
 
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo } from "preact/hooks";
 import type { Lane } from "./api";
 import { runPath } from "./api";
 import { Details } from "./details";
@@ -20,23 +20,15 @@ interface Properties {
 export function EventsView({ id, route, log }: Properties) {
   const isJoined = route.query.get("join") !== "0";
   const selected = offsetOf(route);
-  const [isFollowed, setIsFollowed] = useState(selected === null);
   const made = useMemo(() => new Rows(isJoined), [isJoined, log]);
   const rows = made.update(log.events);
-  log.isFollowed = isFollowed;
 
   const isHeld = selected === null || (log.events.length > 0 && selected >= log.events[0]!.offset && selected <= log.events.at(-1)!.offset);
   useEffect(() => {
     if (selected === null) return;
-    setIsFollowed(false);
+    log.follow(false);
     if (!isHeld && log.state !== "loading") void log.open(selected);
   }, [selected]);
-
-  function follow(wanted: boolean): void {
-    setIsFollowed(wanted);
-    log.isFollowed = wanted;
-    if (wanted && log.state === "apart") void log.open(null);
-  }
 
   const row = selected === null ? undefined : rows[rowAt(rows, selected)];
   const event = selected === null ? undefined : (log.events[indexOf(log, selected)] ?? row?.event);
@@ -46,7 +38,7 @@ export function EventsView({ id, route, log }: Properties) {
       <p class="sum">
         <State log={log} />
         <label class="check">
-          <input type="checkbox" checked={isFollowed} onChange={(change) => follow(change.currentTarget.checked)} /> follow
+          <input type="checkbox" checked={log.isFollowed} onChange={(change) => log.follow(change.currentTarget.checked)} /> follow
         </label>
         {log.hasEarlier && (
           <button type="button" onClick={() => void log.earlier()}>
@@ -58,12 +50,12 @@ export function EventsView({ id, route, log }: Properties) {
         <EventList
           rows={rows}
           selected={selected}
-          isFollowed={isFollowed}
+          isFollowed={log.isFollowed}
           onSelect={(offset) => {
-            setIsFollowed(false);
+            log.follow(false);
             goWith(route, { offset });
           }}
-          onFollow={follow}
+          onFollow={(isWanted) => log.follow(isWanted)}
           onEdge={(edge) => void (edge === "earlier" ? log.earlier() : log.later())}
         />
         {event && (

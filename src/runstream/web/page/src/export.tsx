@@ -12,10 +12,12 @@ export function Export({ run, offset }: { run: Run; offset: number | null }) {
   const command = `runstream show ${named}${offset === null ? "" : ` --at ${offset}`}`;
   async function save(): Promise<void> {
     const lines: string[] = [];
+    let unreadable = 0;
     let query: string | null = "?limit=1000";
     while (query !== null && lines.length < MOST) {
       const page: EventPage = await get<EventPage>(runPath(run.id, `/events${query}`));
       lines.push(...page.events.map((event) => `${valueText(event as never)}\n`));
+      unreadable += page.unreadable.length;
       query = page.next;
       setTold(`${count(lines.length)} of ${count(run.last_offset, "event")}`);
     }
@@ -25,7 +27,8 @@ export function Export({ run, offset }: { run: Run; offset: number | null }) {
     link.download = `${run.id}.jsonl`;
     link.click();
     URL.revokeObjectURL(file);
-    setTold(query === null ? `saved ${count(lines.length, "event")}` : `saved the first ${count(lines.length)}: runstream export gives all`);
+    const saved = query === null ? `saved ${count(lines.length, "event")}` : `saved the first ${count(lines.length)}: runstream export gives all`;
+    setTold(unreadable ? `${saved}; left out: ${count(unreadable, "record")} that cannot be read` : saved);
   }
   return (
     <details>

@@ -1,6 +1,6 @@
 // Times, counts and values as people read them.
 
-import type { Json } from "./api";
+import type { Fields, Json } from "./api";
 
 const clockFormat = new Intl.DateTimeFormat(undefined, {
   hour: "2-digit",
@@ -53,7 +53,14 @@ export function line(value: Json, most = 300): string {
   return text.length > most ? `${text.slice(0, most)}…` : text;
 }
 
-/** A value as JSON. */
-export function valueText(value: Json, indent?: number): string {
-  return JSON.stringify(value, (_name, one: unknown) => (typeof one === "bigint" ? String(one) : one), indent) ?? "";
+/** A value as JSON; whole numbers stay whole, however large. */
+export function valueText(value: Json): string {
+  try {
+    return JSON.stringify(value);
+  } catch {
+    // it has a whole number in it that JSON.stringify does not write
+    if (typeof value === "bigint") return String(value);
+    if (Array.isArray(value)) return `[${value.map(valueText).join(",")}]`;
+    return `{${Object.entries(value as Fields).map(([name, one]) => `${JSON.stringify(name)}:${valueText(one)}`).join(",")}}`;
+  }
 }

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, runPath, type EventPage, type Lane, type Run, type RunEvent } from "./api";
 import { clock, count, dayAndTime, duration } from "./format";
 import { laneColour } from "./lanes";
-import { usePolled } from "./polled";
+import { usePolled, type Polled } from "./polled";
 import { go, link } from "./route";
 import { useSummary, type Summary } from "./summary";
 import { moved, offsetsIn, ticks, timeAt, timeOf, wholeOf, xOf, zoomed, type Range } from "./time_scale";
@@ -14,6 +14,7 @@ const ROW = 34;
 const AXIS = 22;
 const CLOSE = 1500; // so many events are drawn one by one
 const SETTLE_MILLISECONDS = 150;
+const NOTHING: Polled<RunEvent[]> = { value: null, problem: null };
 
 export function LanesView({ run }: { run: Run }) {
   const { value: summary, problem } = useSummary(run.id);
@@ -22,7 +23,7 @@ export function LanesView({ run }: { run: Run }) {
   const [chosen, setChosen] = useState<Range | null>(null);
   const whole = summary ? wholeOf(summary) : null;
   const range = chosen ?? whole;
-  const events = useEventsIn(run.id, summary, chosen ?? whole);
+  const { value: events, problem: eventsProblem } = useEventsIn(run.id, summary, chosen ?? whole);
   if (problem) return <p role="alert">{problem.message}</p>;
   if (!summary) return <p role="status">Counts…</p>;
   if (!whole || !range) return <p role="status">No event of it has a time.</p>;
@@ -52,6 +53,7 @@ export function LanesView({ run }: { run: Run }) {
         <span>{events ? `${count(events.length, "event")} one by one` : "drag over a part to see its events one by one"}</span>
       </div>
       <Chart run={run} summary={summary} lanes={lanes} snapshots={kept.map((one) => one.offset)} range={range} whole={whole} events={events} onRange={change} />
+      {eventsProblem && <p role="alert">{eventsProblem.message}</p>}
       <p class="key">
         <i class="mark error" /> error <i class="mark human" /> question or answer <i class="mark snapshot" /> snapshot
       </p>
@@ -60,28 +62,34 @@ export function LanesView({ run }: { run: Run }) {
 }
 
 /** The events of a part of a run, where they are few enough to be drawn one by one; null where they are not. */
-function useEventsIn(id: string, summary: Summary | null, range: Range | null): RunEvent[] | null {
-  const [found, setFound] = useState<RunEvent[] | null>(null);
+function useEventsIn(id: string, summary: Summary | null, range: Range | null): Polled<RunEvent[]> {
+  const [found, setFound] = useState<Polled<RunEvent[]>>(NOTHING);
+  const held = useRef<{ first: number; last: number; events: RunEvent[] }>({ first: Infinity, last: 0, events: [] });
   const offsets = summary && range ? offsetsIn(summary, range) : null;
   const isFew = offsets !== null && offsets.last - offsets.first < CLOSE;
   const [first, last] = isFew ? [offsets.first, offsets.last] : [0, 0];
   useEffect(() => {
     if (!isFew) {
-      setFound(null);
+      setFound(NOTHING);
       return undefined;
     }
     const asking = new AbortController();
     const load = async () => {
-      const all: RunEvent[] = [];
-      let query: string | null = `?after=${first - 1}&before=${last + 1}&limit=1000`;
+      // of a run that grows, only what is new is asked for
+      const isHeld = held.current.first <= first && first <= held.current.last;
+      const all = isHeld ? held.current.events.filter((event) => event.offset >= first && event.offset <= last) : [];
+      const after = isHeld ? held.current.last : first - 1;
+      let query: string | null = after < last ? `?after=${after}&before=${last + 1}&limit=1000` : null;
       while (query !== null) {
         const page: EventPage = await get<EventPage>(runPath(id, `/events${query}`), asking.signal);
         all.push(...page.events);
         query = page.next;
       }
-      setFound(all);
+      held.current = { first, last, events: all };
+      setFound({ value: all, problem: null });
     };
-    const timer = setTimeout(() => void load().catch(() => undefined), SETTLE_MILLISECONDS);
+    const failed = (problem: Error) => asking.signal.aborted || setFound({ value: null, problem });
+    const timer = setTimeout(() => void load().catch(failed), SETTLE_MILLISECONDS);
     return () => {
       clearTimeout(timer);
       asking.abort();

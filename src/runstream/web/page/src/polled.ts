@@ -9,14 +9,18 @@ export interface Polled<T> {
   problem: Error | null;
 }
 
+/** How many milliseconds after an answer the next is asked for, by it and the one before. */
+export type Pace<T> = (now: T | null, before: T | null) => number;
+
 /** Ask for a path now, and again after so many milliseconds (null: only once); null as a path asks for nothing. */
-export function usePolled<T>(path: string | null, every: number | null): Polled<T> {
+export function usePolled<T>(path: string | null, every: number | Pace<T> | null): Polled<T> {
   const [polled, setPolled] = useState<Polled<T>>({ value: null, problem: null });
   const shown = useRef<string | null>(null);
   useEffect(() => {
     if (path === null) return undefined;
     const asking = new AbortController();
     let timer = 0;
+    let last: T | null = null;
     const ask = async () => {
       let found: Partial<Polled<T>> | null = null;
       try {
@@ -27,7 +31,10 @@ export function usePolled<T>(path: string | null, every: number | null): Polled<
       if (asking.signal.aborted) return;
       if (found) setPolled((before) => ({ ...before, ...found }));
       shown.current = path;
-      if (every !== null) timer = window.setTimeout(() => void ask(), every);
+      const before = last;
+      last = found?.value ?? before;
+      const pause = typeof every === "function" ? every(last, before) : every;
+      if (pause !== null) timer = window.setTimeout(() => void ask(), pause);
     };
     void ask();
     return () => {

@@ -10,8 +10,8 @@ export interface Route {
 
 function parseRoute(hash: string): Route {
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
-  const [first, id] = path.split("/");
-  return { id: first === "runs" && id ? id : null, query: new URLSearchParams(query) };
+  const [first, ...rest] = path.split("/");
+  return { id: first === "runs" ? rest.join("/") || null : null, query: new URLSearchParams(query) };
 }
 
 /** The link to a place of the page; what is empty is left out. */

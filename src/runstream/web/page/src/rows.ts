@@ -11,8 +11,11 @@ export interface Row {
   text: string | null;
 }
 
-export function deltaText(event: RunEvent): string | null {
-  return event.kind === "text.delta" && typeof event.payload.text === "string" ? event.payload.text : null;
+const TEXTS = ["text", "delta", "content"];
+
+/** The text that an event of text brings, under whichever name its producer gives it. */
+export function textOf({ payload }: RunEvent): string | null {
+  return TEXTS.map((name) => payload[name]).find((value): value is string => typeof value === "string") ?? null;
 }
 
 /** Rows that are made of a log's events, and go on where they were when only newer ones have come. */
@@ -41,7 +44,7 @@ export class Rows {
   }
 
   private add(event: RunEvent): void {
-    const text = this.isJoined ? deltaText(event) : null;
+    const text = this.isJoined && event.kind === "text.delta" ? textOf(event) : null;
     const open = this.open.get(event.lane_id);
     if (text !== null && open) {
       open.text += text;

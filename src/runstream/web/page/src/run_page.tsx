@@ -26,11 +26,27 @@ const VIEWS: [string, string][] = [
 ];
 
 export function RunPage({ id, route }: { id: string; route: Route }) {
+  const name = runIdOf(id);
+  return name === null ? <NoRun id={id} /> : <NamedRun id={id} name={name} route={route} />;
+}
+
+function NoRun({ id }: { id: string }) {
+  return (
+    <>
+      <h1>No run</h1>
+      <p role="alert">
+        The address names no run: “{id}” is not the unpadded base64url of a run's id. <a href={link(null, { contains: id })}>Search the runs for it</a>
+      </p>
+    </>
+  );
+}
+
+function NamedRun({ id, name, route }: { id: string; name: string; route: Route }) {
   const { value: run, problem } = usePolled<Run>(runPath(id), EVERY);
   const view = route.query.get("view") ?? "";
   return (
     <>
-      <h1>{runIdOf(id)}</h1>
+      <h1>{name}</h1>
       {problem && <p role="alert">{problem.message}</p>}
       {run && <Facts run={run} />}
       {run && (

@@ -1,6 +1,6 @@
 // The runs: searched, live, with who waits for an answer.
 
-import type { Run } from "./api";
+import { pathId, runPath, type Run } from "./api";
 import { ago, count } from "./format";
 import { Health } from "./health";
 import { usePolled } from "./polled";
@@ -21,6 +21,7 @@ const TIMES: [string, string][] = [
 /** The query of the server that finds what the page's query asks for. */
 function runsPath(query: URLSearchParams): string {
   const asked = new URLSearchParams({ limit: String(SHOWN) });
+  if (query.get("waiting") === "1") asked.set("waiting", "true");
   for (const name of ["contains", "session", "status"]) {
     const value = query.get(name);
     if (value) asked.set(name, value);
@@ -33,10 +34,11 @@ function runsPath(query: URLSearchParams): string {
 }
 
 export function RunsPage({ route }: { route: Route }) {
-  const { value, problem } = usePolled<{ runs: Run[]; next: string | null }>(runsPath(route.query), EVERY);
-  const isWaiting = route.query.get("waiting") === "1";
-  const runs = (value?.runs ?? []).filter((run) => !isWaiting || run.waiting_for.length > 0);
-  const waiting = (value?.runs ?? []).filter((run) => run.waiting_for.length > 0).length;
+  const { value, problem } = usePolled<{ runs: Run[]; more: boolean; next: string | null }>(runsPath(route.query), EVERY);
+  const named = useRunNamed(route.query.get("contains") ?? "", value?.more ?? false);
+  const found = value?.runs ?? [];
+  const runs = named && !found.some((run) => run.id === named.id) ? [named, ...found] : found;
+  const waiting = runs.filter((run) => run.waiting_for.length > 0).length;
   return (
     <>
       <h1>Runs</h1>
@@ -47,9 +49,20 @@ export function RunsPage({ route }: { route: Route }) {
         {value === null ? "Asks for the runs…" : `${count(runs.length, "run")}${waiting ? `, ${waiting} of them wait for an answer` : ""}`}
       </p>
       {runs.length > 0 && <RunTable runs={runs} />}
-      {value !== null && value.runs.length === SHOWN && <p>These are the {SHOWN} updated last. Search narrows them.</p>}
+      {value?.more && (
+        <p>
+          {found.length === SHOWN ? `These are the ${SHOWN} updated last.` : "There are more runs than one search looks at: it looked at those updated last."}{" "}
+          Session, tags, status or time narrow it.
+        </p>
+      )}
     </>
   );
+}
+
+/** The run whose id is all of what is searched for, wherever it stands among the others; null where there is none. */
+function useRunNamed(runId: string, isWanted: boolean): Run | null {
+  const { value } = usePolled<Run>(isWanted && runId !== "" ? runPath(pathId(runId)) : null, null);
+  return isWanted && value?.run_id === runId ? value : null;
 }
 
 function Search({ route }: { route: Route }) {

@@ -4,11 +4,12 @@ import { useEffect, useState } from "preact/hooks";
 import { get, runPath, type Fields, type Lane, type Run } from "./api";
 import { changes } from "./diff";
 import { count } from "./format";
-import { usePolled } from "./polled";
+import { usePolled, type Polled } from "./polled";
 import { goWith, link, type Route } from "./route";
 import { Value } from "./value";
 
 interface StateAt {
+  at: number;
   offset: number;
   revision: number;
   state: Fields | null;
@@ -20,17 +21,20 @@ interface Snapshots {
 }
 
 const SLIDE_MILLISECONDS = 80;
+const NOTHING: Polled<StateAt> = { value: null, problem: null };
 
 export function StateView({ run, route }: { run: Run; route: Route }) {
-  const lanes = usePolled<{ lanes: Lane[] }>(runPath(run.id, "/lanes"), null).value?.lanes ?? null;
-  const own = usePolled<StateAt>(runPath(run.id, "/state"), null).value;
+  const ofLanes = usePolled<{ lanes: Lane[] }>(runPath(run.id, "/lanes"), null);
+  const lanes = ofLanes.value?.lanes ?? null;
+  const { value: own, problem: ownProblem } = usePolled<StateAt>(runPath(run.id, "/state"), null);
   const asked = route.query.get("of");
   // a run whose lanes alone have states, as LangGraph's threads, shows one of these
   const lane = asked ?? (own?.state === null ? (lanes?.find((one) => one.snapshot_offset !== null)?.lane_id ?? "") : "");
   const at = numberIn(route, "at", run.last_offset) ?? run.last_offset;
   const from = numberIn(route, "from", run.last_offset);
-  const after = useStateAt(run.id, lane, at);
-  const before = useStateAt(run.id, lane, from);
+  const { value: after, problem: afterProblem } = useStateAt(run.id, lane, at);
+  const { value: before, problem: beforeProblem } = useStateAt(run.id, lane, from);
+  const problem = afterProblem ?? beforeProblem ?? ofLanes.problem ?? ownProblem;
   return (
     <>
       <form class="search" onSubmit={(event) => event.preventDefault()}>
@@ -58,7 +62,8 @@ export function StateView({ run, route }: { run: Run; route: Route }) {
           compare
         </label>
       </form>
-      {after && <Covered run={run} state={after} at={at} />}
+      {problem && <p role="alert">{problem.message}</p>}
+      {after && <Covered run={run} state={after} />}
       {from !== null && before && after && <Changes before={before} after={after} />}
       {from === null && after?.state && (
         <section aria-label="State" class="value">
@@ -75,25 +80,29 @@ function numberIn(route: Route, name: string, most: number): number | null {
   return text !== null && /^\d{1,15}$/.test(text) ? Math.min(Number(text), most) : null;
 }
 
-/** The state at an offset; while it is asked for, the one before stays. */
-function useStateAt(id: string, lane: string, at: number | null): StateAt | null {
-  const [found, setFound] = useState<StateAt | null>(null);
+/** The state at an offset; while it is asked for, the one of the same run and lane before it stays. */
+function useStateAt(id: string, lane: string, at: number | null): Polled<StateAt> {
+  const of = `${id} ${lane}`;
+  const [found, setFound] = useState<Polled<StateAt> & { of: string }>({ of, ...NOTHING });
   useEffect(() => {
     if (at === null) {
-      setFound(null);
+      setFound({ of, ...NOTHING });
       return undefined;
     }
     const asking = new AbortController();
     const timer = setTimeout(() => {
       const query = new URLSearchParams({ at: String(at), readable: "true", ...(lane && { lane }) });
-      get<StateAt>(runPath(id, `/state?${query}`), asking.signal).then(setFound, () => undefined);
+      get<StateAt>(runPath(id, `/state?${query}`), asking.signal).then(
+        (value) => setFound({ of, value, problem: null }),
+        (problem: Error) => asking.signal.aborted || setFound({ of, value: null, problem }),
+      );
     }, SLIDE_MILLISECONDS);
     return () => {
       clearTimeout(timer);
       asking.abort();
     };
-  }, [id, lane, at]);
-  return found;
+  }, [of, at]);
+  return found.of === of ? found : NOTHING;
 }
 
 function Slider({ name, value, most, onSlide }: { name: string; value: number; most: number; onSlide: (offset: number) => void }) {
@@ -115,7 +124,8 @@ function Slider({ name, value, most, onSlide }: { name: string; value: number; m
   );
 }
 
-function Covered({ run, state, at }: { run: Run; state: StateAt; at: number }) {
+function Covered({ run, state }: { run: Run; state: StateAt }) {
+  const { at } = state;
   if (state.state === null) return <p role="status">No snapshot is kept that covers no event after offset {count(at)}.</p>;
   const since = at - state.offset;
   return (
@@ -160,19 +170,21 @@ function Changes({ before, after }: { before: StateAt; after: StateAt }) {
 
 function History({ run, lane, route }: { run: Run; lane: string; route: Route }) {
   const [pages, setPages] = useState<Snapshots[]>([]);
+  const [problem, setProblem] = useState<Error | null>(null);
   const first = lane ? `?lane=${encodeURIComponent(lane)}` : "";
   const more = (query: string) =>
     void get<Snapshots>(runPath(run.id, `/snapshots${query}`)).then(
-      (page) => setPages((before) => [...before, page]),
-      () => undefined,
+      (page) => (setProblem(null), setPages((before) => [...before, page])),
+      setProblem,
     );
   useEffect(() => more(first), []);
   const next = pages.at(-1)?.next ?? null;
   const kept = pages.flatMap((page) => page.snapshots);
-  if (kept.length === 0) return null;
+  if (kept.length === 0 && !problem) return null;
   return (
     <section aria-label="Snapshots that are kept">
       <h2>Snapshots that are kept</h2>
+      {problem && <p role="alert">{problem.message}</p>}
       <ul class="kept">
         {kept.map((snapshot) => (
           <li key={snapshot.offset}>

@@ -46,8 +46,14 @@ export interface Summary {
   unreadable: number;
 }
 
-const EVERY = 1000;
+const SOON = 1000;
+const LATER = 5000;
+
+/** How soon it is asked for again: later where it is complete and no event has come. */
+function pace(now: Summary | null, before: Summary | null): number {
+  return now?.complete && now.offset === before?.offset ? LATER : SOON;
+}
 
 export function useSummary(id: string): Polled<Summary> {
-  return usePolled<Summary>(runPath(id, "/summary"), EVERY);
+  return usePolled<Summary>(runPath(id, "/summary"), pace);
 }

@@ -7,11 +7,10 @@ import { EventLog, type Filter } from "./event_log";
 export function useLog(id: string, filter: Filter, at: number | null): EventLog {
   const [, setVersion] = useState(0);
   const log = useMemo(
-    () => new EventLog(id, filter, () => setVersion((version) => version + 1)),
+    () => new EventLog(id, filter, at === null, () => setVersion((version) => version + 1)),
     [id, filter.lane, filter.kinds.join("\n")],
   );
   useEffect(() => {
-    log.isFollowed = at === null;
     void log.open(at);
     return () => log.close();
   }, [log]);
