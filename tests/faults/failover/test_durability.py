@@ -20,6 +20,7 @@ from runstream import (
 from runstream.stores.redis.replies import ServerVersion
 from runstream.testing import Fault, FaultProxy
 from tests.faults.failover.failover_tools import Hot, on_every_pair
+from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import PROGRAMS, Node, Pair, needs_embedded_server
 
@@ -242,6 +243,23 @@ def test_other_stores_give_what_they_have(url: str, tmp_path: Path) -> None:
             with pytest.raises(ConfigurationError, match="one disk"):
                 store.append("r", [make_event("r", 3)], durability=ONE)
             assert len(store.list_events("r")) == 2
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("pair", ["valkey"], indirect=True)
+def test_whether_replicas_keep_files_is_learned_once_a_server_that_was_full_takes_writes(pair: Pair) -> None:
+    """What was not written is in every file."""
+    with connect(f"{pair.url}?partitions=1") as store:
+        store.save_event(make_event("r", 1))
+    pair.primary.raw.config_set("maxmemory", 1)
+    with connect(f"{pair.url}?durability={ONE}&socket_timeout=8&retry_seconds=0") as store:
+        with pytest.raises(StoreUnavailable):
+            store.save_event(make_event("r", 2))
+        pair.primary.raw.config_set("maxmemory", 0)
+        store.save_event(make_event("r", 3))
+        assert len(session_of(store).confirmations) == 1
+        store.save_event(make_event("r", 4))
+    assert "cmdstat_wait" in pair.primary.raw.info("commandstats")
 
 
 @pytest.mark.exhaustive

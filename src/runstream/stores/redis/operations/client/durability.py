@@ -46,7 +46,7 @@ def durably(
     if wanted not in session.confirmations:
         (info,) = yield Exchange([(b"INFO",)], permissive=True)
         yield from learn_confirmation(session, wanted, {} if isinstance(info, Refusal) else parse_info(info))
-    command = session.confirmations[wanted]
+    command = session.confirmations.get(wanted, _wait(session, wanted))
     heard: list[Any] = []
     result = yield from _confirmed(operation, command, heard)
     reached = [_reached(reply) for reply in heard]
@@ -177,7 +177,7 @@ def _of_disk(session: Session[E, S], info: Mapping[str, str]) -> Operation[Comma
 def _of_replicas(session: Session[E, S], wanted: Durability, info: Mapping[str, str]) -> Operation[Command | None]:
     connected = int(info.get("connected_slaves", "0"))
     if info.get("role") == "slave":  # in a failover: what it has once it is promoted, each write will tell
-        return (b"WAIT", wanted.replicas, _milliseconds(session))
+        return _wait(session, wanted)
     if connected < wanted.replicas:
         raise ConfigurationError(
             f"the server cannot give durability {str(wanted)!r}: replicas connected: {connected}; connect more, or"
@@ -190,9 +190,16 @@ def _of_replicas(session: Session[E, S], wanted: Durability, info: Mapping[str, 
         probe = (b"WAITAOF", 0, wanted.replicas, _milliseconds(session))
         # of a cluster, each server that has a partition
         touches = [(b"HSET", partition.config, "waited", 1) for partition in session.keys.partitions]
-        *_, said = yield Exchange(touches, permissive=True, confirm=probe)
+        *touched, said = yield Exchange(touches, permissive=True, confirm=probe)
+        if any(isinstance(one, Refusal) for one in touched):
+            return None  # what was not written, every file has: it is asked again with the next write
         if wanted.is_within(_reached(said)):
             return probe
+    return _wait(session, wanted)
+
+
+def _wait(session: Session[E, S], wanted: Durability) -> Command:
+    """Waits until so many replicas have it in memory, and tells of no files."""
     return (b"WAIT", wanted.replicas, _milliseconds(session))
 
 
