@@ -14,6 +14,7 @@ from runstream import (
     StoreUnavailable,
 )
 from tests.support.kinds import REAL
+from tests.support.servers import Node, eventually
 
 Hot = RedisCheckpointer[Any, Any]
 LONG_SECONDS = 600.0
@@ -30,6 +31,17 @@ def spans_of(events: Iterable[Any]) -> list[str]:
 def spans(store: RunStore[Any, Any]) -> list[str]:
     """The events of run r, by what tells them apart."""
     return spans_of(store.list_events("r"))
+
+
+def keep_files(server: Node) -> None:
+    """Let a server keep an append-only file, and wait until it has its first one: before that none tells of it."""
+    server.raw.config_set("appendonly", "yes")
+
+    def is_written() -> bool:
+        told = server.raw.info("persistence")
+        return not (told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"])
+
+    eventually(is_written)
 
 
 def until_taken(call: Callable[[], Any]) -> Any:

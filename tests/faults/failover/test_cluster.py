@@ -20,6 +20,7 @@ from runstream import (
     connect,
     connect_async,
 )
+from tests.faults.failover.failover_tools import keep_files
 from tests.support.cluster import Cluster, cluster_of
 from tests.support.drain_tools import running
 from tests.support.kinds import REAL
@@ -169,7 +170,7 @@ def test_replicas_are_waited_for_until_their_files_have_it_where_those_of_every_
     url = f"{cluster.url}?durability=replicated=1&socket_timeout=8"
     for count in range(len(replicas) + 1):
         for replica in replicas[:count]:
-            replica.raw.config_set("appendonly", "yes")
+            keep_files(replica)
         for primary in cluster.primaries:
             primary.raw.config_resetstat()
         with connect(url) as store:

@@ -19,7 +19,7 @@ from runstream import (
 )
 from runstream.stores.redis.replies import ServerVersion
 from runstream.testing import Fault, FaultProxy
-from tests.faults.failover.failover_tools import Hot, on_every_pair
+from tests.faults.failover.failover_tools import Hot, keep_files, on_every_pair
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import PROGRAMS, Node, Pair, needs_embedded_server
@@ -266,7 +266,7 @@ def test_whether_replicas_keep_files_is_learned_once_a_server_that_was_full_take
 @pytest.mark.parametrize("pair", ["valkey"], indirect=True)
 def test_replicas_that_keep_files_say_what_is_in_them(pair: Pair) -> None:
     """The server then waits for that, too."""
-    pair.replica.raw.config_set("appendonly", "yes")
+    keep_files(pair.replica)
     with connect(f"{pair.url}?partitions=1&durability={ONE}&socket_timeout=8") as store:
         store.append("r", make_events("r", 3))
         store.append("r", [make_event("r", 4)], snapshot=make_state("r"))
