@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 import uuid
@@ -19,7 +20,7 @@ from runstream.web import frames
 from runstream.web.path_ids import path_id
 from tests.support.backends import Backend
 from tests.support.servers import eventually, needs_valkey, primary_and_replica
-from tests.support.web_server import Frame, frames_of, serving
+from tests.support.web_server import Frame, asked, frames_of, serving
 from tests.support.web_world import STREAM, World, received, world_of
 
 KINDS = [
@@ -283,3 +284,30 @@ def test_a_frame_is_one_event_whatever_it_says() -> None:
     (line,) = [line for line in frames.frame({"t": text}).decode().split("\n") if line]
     assert line.startswith("data: {")
     assert "\r" not in line
+
+
+class Raising(runstream.PAEvent):
+    """An event of an application that cannot be told once it was read."""
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.payload.get("is_read"):
+            raise ArithmeticError("of the application")
+        return super().to_dict()
+
+    @classmethod
+    def from_dict(cls, fields: Any) -> Any:
+        made = super().from_dict(fields)
+        made.payload["is_read"] = made.kind == "broken"
+        return made
+
+
+@pytest.mark.parametrize("path", [STREAM, "/stream"])
+def test_a_stream_that_cannot_go_on_says_so_at_its_end(path: str) -> None:
+    with runstream.connect(f"memory:{uuid.uuid4().hex}", event_type=Raising) as store:
+        for kind in ("tool.result", "broken"):
+            store.append("r", [Raising("r", kind=kind)])
+        (answer,) = asyncio.run(asked(runstream.web.app(store), path))
+    *_, last = [part for part in answer.text.split("\n\n") if part]
+    assert last.startswith("event: problem")
+    problem = json.loads(last.partition("data: ")[2])
+    assert (problem["status"], "application" in answer.text) == (500, False)

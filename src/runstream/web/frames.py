@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 
 from runstream.codec.lossless_json import dump_json
-from runstream.web.problems import Refused
+from runstream.model.errors import StoreUnavailable
+from runstream.web.problems import Refused, document
 
 __all__ = ["KEEP_ALIVE_SECONDS", "StreamLimit", "frame", "opening", "patiently", "text_frame"]
+
+_log = logging.getLogger("runstream.web")
 
 KEEP_ALIVE_SECONDS = 15.0
 """After so long without a frame a comment is sent: proxies close what is silent; who has gone is noticed."""
@@ -120,5 +124,12 @@ class StreamLimit:
                 yield opening()
                 async for one in frames:
                     yield one
+        except StoreUnavailable:
+            raise  # who connects anew may find it back
+        except Exception:  # noqa: BLE001 - an application's events may raise anything
+            # a browser would connect anew for ever, to the same
+            _log.exception("a stream cannot go on")
+            failure = Refused(500, "the stream cannot go on: the log of whoever operates it says why")
+            yield frame(document(failure), name="problem")
         finally:
             self._free += 1
