@@ -14,6 +14,8 @@ import pytest
 import runstream
 import runstream.web
 from runstream.web import summaries
+from runstream.web.access import Access
+from runstream.web.opened import OpenedStore
 from runstream.web.path_ids import path_id
 from tests.support.backends import Backend
 from tests.support.servers import eventually
@@ -127,3 +129,15 @@ def test_who_has_the_numbers_is_told_that_they_are_the_newest() -> None:
     with runstream.connect("memory:") as store:
         store.append("r", results(1))
         assert asyncio.run(follow(store)) == [200, 304, 200, 304]
+
+
+def test_what_goes_on_beside_answers_ends_with_the_app() -> None:
+    async def close(store: Any) -> bool:
+        access = Access(OpenedStore(store))
+        going_on = access.begin(asyncio.Event().wait())  # type: ignore[arg-type]  # it never ends
+        await asyncio.sleep(0)
+        await access.close()
+        return going_on.cancelled()
+
+    with runstream.connect("memory:") as store:
+        assert asyncio.run(close(store))
