@@ -139,6 +139,27 @@ def test_many_events_are_followed_and_few_of_them_are_in_the_document(page: Any)
         page.locator('.event[data-offset="22002"]').wait_for()
 
 
+def test_no_more_text_is_held_than_a_browser_has_room_for(page: Any) -> None:
+    url = f"memory:{uuid.uuid4().hex}"
+    with (
+        runstream.connect(url) as store,
+        serving(runstream.web.app(runstream.connect_async(url))) as client,
+        store.open_run("r") as run,
+    ):
+        run.emit("tool.result")
+        page.goto(f"{client.base_url}#/runs/{path_id('r')}")
+        page.locator('.event[data-offset="1"]').wait_for()
+        for _ in range(30):
+            run.emit("tool.result", text="x" * 2_000_000)
+        page.locator('.event[data-offset="31"]').wait_for()
+        first, last, held = page.evaluate(_HELD)
+        assert (first, last, held) == (8, 31, 24)  # of 2,000,000 characters each; 50,000,000 are the most
+        page.get_by_role("button", name="Load earlier").click()
+        page.get_by_text("there are newer ones").wait_for()
+        first, last, held = page.evaluate(_HELD)
+        assert held == last - first + 1 <= 24
+
+
 def test_a_question_is_answered_and_a_run_is_forked_and_cancelled(
     page: Any, client: httpx.Client, shown: Shown
 ) -> None:
