@@ -179,6 +179,7 @@ class RunHead:
         base: The cursor before the first event that is there, where that is not ``start``: the history was
             truncated, or it is a fork's that got a copy of all that it had shared.
         origins: The runs as which its first records were made, where they were copied from these.
+        left: What is noted of what has left the store: another text each time that a snapshot does.
     """
 
     start: Cursor = _NOWHERE
@@ -198,6 +199,7 @@ class RunHead:
     parent_identity: int = 0
     base: Cursor | None = None
     origins: Origins = ()
+    left: str = field(default="", compare=False)
 
     @property
     def before_first(self) -> Cursor:

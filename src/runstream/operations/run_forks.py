@@ -26,6 +26,7 @@ from runstream.operations.operation import Operation
 
 __all__ = [
     "Brought",
+    "BroughtTooLittle",
     "Fork",
     "ForkOptions",
     "as_state_of",
@@ -75,6 +76,10 @@ class Brought(NamedTuple):
     at: Cursor
     snapshots: Sequence[ArchiveSnapshot]
     ends: Sequence[EndedLane] = ()
+
+
+class BroughtTooLittle(Exception):
+    """Something has left Redis since an archive was asked what it has of a run: nothing was forked."""
 
 
 class Fork(NamedTuple):

@@ -11,6 +11,7 @@ from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
 from tests.support.backends import info_of
+from tests.support.operations import hooked
 from tests.support.samples import make_event, make_events, make_state
 
 ALL = [(1, 1), (2, 2), (3, 3), (4, 50), (5, 51), (6, 70), (7, 71)]
@@ -199,6 +200,22 @@ def test_a_fork_at_an_offset_that_has_left_redis_takes_the_snapshot_that_the_arc
 
 
 @pytest.mark.one_in(2)
+def test_a_fork_takes_the_snapshot_that_leaves_redis_while_it_is_made(hot: Hot, archive: Any) -> None:
+    """The archive was asked before it had it; the events that it covers are gone."""
+    tiered = TieredCheckpointer(hot, archive)
+    tiered.append("r", make_events("r", 3), snapshot=make_state("r", current_step=7))
+    tiered.truncate("r", before=4)
+    worker = DrainWorker(hot, [archive], trim="never", retire_idle_seconds=0.0)
+
+    def leave(*_: Any) -> None:
+        worker.drain_once()
+
+    TieredCheckpointer(hooked(hot, fork_brought=leave), archive).fork("r", "f")
+    found = tiered.recover("f")
+    assert found.state is not None
+    assert (found.state.current_step, found.offset) == (7, 3)
+
+
 def test_a_follower_of_a_fork_gets_what_it_shares_from_the_archive_and_then_what_comes(
     tiered: Tiered, hot: Hot, archive: Any, parent: str
 ) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Retired",
     "gone_field",
     "noted_cursor",
+    "noted_left",
     "noted_size",
     "noted_start",
     "noted_tags",
@@ -199,6 +200,11 @@ def noted_size(text: bytes | None) -> int | None:
     if not 0 < size <= _LARGEST:
         raise ValueError(f"{text.decode()!r:.80} is no size")
     return size
+
+
+def noted_left(retired: bytes | None, ended: bytes | None) -> str:
+    """What meta notes of the snapshots that have left Redis, of a run and of lanes that had ended, as one text."""
+    return " / ".join((one or b"").decode() for one in (retired, ended))
 
 
 def noted_time(text: bytes) -> float:

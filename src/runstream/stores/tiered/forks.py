@@ -11,7 +11,7 @@ from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import parse_position
 from runstream.operations.lineage import Segment, ancestry_of, segments_of
 from runstream.operations.operation import Operation, blocking
-from runstream.operations.run_forks import Brought, ForkOptions
+from runstream.operations.run_forks import Brought, BroughtTooLittle, ForkOptions
 from runstream.stores.tiered.boundary import Boundary, HotAndArchive
 
 __all__ = ["ancestry_in", "detach", "fork", "head_in", "segments_in", "shared_segments"]
@@ -58,12 +58,16 @@ def shared_segments(
 def fork(tiers: HotAndArchive[E, S], run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
     """Make a run in Redis that shares this one's history up to an offset, wherever that lies."""
     options.check(run_id, new_run_id)
-    boundary = yield from tiers.locate(run_id)
-    if not boundary.is_hot and boundary.archived is not None:
-        raise tiers.only_archived(run_id, boundary.last)
-    at = boundary.last if options.at is None else options.at
-    brought = (yield from _brought(tiers, run_id, at)) if boundary.is_hot else None
-    return (yield from tiers.hot.fork_brought(run_id, new_run_id, options, brought))
+    while True:
+        boundary = yield from tiers.locate(run_id)
+        if not boundary.is_hot and boundary.archived is not None:
+            raise tiers.only_archived(run_id, boundary.last)
+        at = boundary.last if options.at is None else options.at
+        brought = (yield from _brought(tiers, run_id, at)) if boundary.is_hot else None
+        try:
+            return (yield from tiers.hot.fork_brought(run_id, new_run_id, options, brought))
+        except BroughtTooLittle:
+            continue
 
 
 def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brought | None]:

@@ -20,7 +20,14 @@ from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
 from runstream.operations.messages import diverged
 from runstream.operations.operation import Command, Exchange, Operation
-from runstream.operations.run_forks import Brought, ForkOptions, as_state_of, check_fork, fork_head
+from runstream.operations.run_forks import (
+    Brought,
+    BroughtTooLittle,
+    ForkOptions,
+    as_state_of,
+    check_fork,
+    fork_head,
+)
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
@@ -53,6 +60,9 @@ def fork(
         new_run_id: The fork.
         options: At which offset, and with which tags.
         brought: What an archive has of the run.
+
+    Raises:
+        BroughtTooLittle: It may have more of it by now.
     """
     options.check(run_id, new_run_id)
     yield from resolve_unanswered(session, [run_id, new_run_id])
@@ -61,6 +71,8 @@ def fork(
         head = parent or (None if brought is None else brought.head)
         at = check_fork(run_id, head, new_run_id, former, options.at)
         assert head is not None  # noqa: S101 - it was checked
+        if parent is not None and brought is not None and parent.left != brought.head.left:
+            raise BroughtTooLittle
         made = former
         if made is None:
             try:
@@ -192,6 +204,8 @@ def _snapshots(
     replies = (yield Exchange([(b"HGETALL", run.snapshot(lane)) for lane in lanes])) if lanes else ()
     for lane, reply in zip(lanes, replies, strict=True):
         copied = _copied(run, lane, parse_map(reply), new_run_id)
+        if copied is None and brought is not None:
+            raise BroughtTooLittle
         if copied is not None and copied[0].offset <= at:  # else it was saved since, or left Redis
             found[lane] = copied
     return list(found.values())

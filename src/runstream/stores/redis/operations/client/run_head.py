@@ -14,6 +14,7 @@ from runstream.stores.redis.replies import (
     Retired,
     gone_field,
     noted_cursor,
+    noted_left,
     noted_size,
     noted_start,
     parse_origins,
@@ -90,6 +91,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
             parent_identity=creation,
             base=noted_cursor(base) if base else None,
             origins=parse_origins(origin),
+            left=noted_left(retired, gone[0]),
         )
 
 

@@ -11,6 +11,7 @@ from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.model.tags import NO_TAGS
 from runstream.stores.redis.replies import (
     noted_cursor,
+    noted_left,
     noted_size,
     noted_start,
     noted_tags,
@@ -134,6 +135,7 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
         parent_identity=creation,
         base=noted_cursor(meta[b"base"]) if b"base" in meta else None,
         origins=parse_origins(meta.get(b"origin")),
+        left=noted_left(meta.get(b"retired"), meta.get(b"ended")),
     )
     if not head.lowest.offset <= mark.offset <= last.offset:
         raise ValueError(f"the archived mark {mark} does not lie between {head.lowest.offset} and {last}")
