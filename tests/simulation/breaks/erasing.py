@@ -37,14 +37,14 @@ OF_ERASING: Sequence[Break] = (
         "a truncated run keeps its mark",
         "erasures",
         in_script("erase", ("    change('mark', ARGV[7])\n", "")),
-        seed=1,
+        seed=9,
     ),
     Break(
         "a run is settled of which something is to be erased still",
         "erasures",
         in_script("settle", ("if archived['erased'] ~= meta['erasures'] then return true end", "")),
-        seed=1,
+        seed=21,
     ),
-    Break("a worker does not erase in archives", "erasures", _forgets_archives),
-    Break("what was lost of erasures is not asked for again", "lost erasures", _forgets_what_was_lost, seed=506),
+    Break("a worker does not erase in archives", "erasures", _forgets_archives, seed=3),
+    Break("what was lost of erasures is not asked for again", "lost erasures", _forgets_what_was_lost, seed=239),
 )
