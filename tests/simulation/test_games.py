@@ -20,8 +20,9 @@ from tests.simulation.untaken import UNTAKEN, told_in_all, untaken
 
 SEEDS = 1
 EXHAUSTIVE_STEPS = 200_000
-_SMALL_GAMES = 8
 FIRST_SEED = int(os.environ.get("RUNSTREAM_TEST_SEED", "1"))
+SMALL_GAMES = (*(("returns", FIRST_SEED + number) for number in range(8)), ("full server", 104))
+"""By plan and seed: games that take ifs of scripts for which there are few games in so many steps."""
 
 
 @pytest.mark.one_in(12, exhaustively=12)  # the other plans are among the 200,000 steps
@@ -113,10 +114,8 @@ def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
         assert not finding.faults, f"{name}, seed {finding.seed}: {finding.faults[:3]}"
         steps, events, losses = steps + finding.steps, events + finding.events, losses + finding.losses
     with noted() as in_small_games:
-        for seed in range(FIRST_SEED, FIRST_SEED + _SMALL_GAMES):
-            assert not (faults := play(BREAK_PLANS["returns"], Choices(seed)).faults), (
-                f"returns, seed {seed}: {faults[:3]}"
-            )
+        for name, seed in SMALL_GAMES:
+            assert not (faults := play(BREAK_PLANS[name], Choices(seed)).faults), f"{name}, {seed}: {faults[:3]}"
     taken |= in_small_games
     assert steps >= EXHAUSTIVE_STEPS
     with capsys.disabled():
