@@ -172,8 +172,10 @@ def test_what_is_no_receiver_has_taken_nothing(
 def test_what_speaks_another_protocol_is_no_receiver() -> None:
     def greet() -> None:
         with listener.accept()[0] as connection:
-            connection.recv(65536)
             connection.sendall(b"\0\0\x18\4\0\0\0\0\0" + bytes(24))  # as HTTP/2 begins
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # else the greeting may be lost with what was not read
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         Thread(target=greet, daemon=True).start()
