@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -75,3 +75,22 @@ def shown(tmp_path: Path) -> Iterator[Shown]:
 def client(shown: Shown) -> Iterator[httpx.Client]:
     with serving(shown.app()) as client:
         yield client
+
+
+class InMemory(NamedTuple):
+    """A run in memory, and a client of an app that shows it."""
+
+    run: Any
+    client: httpx.Client
+
+
+@pytest.fixture
+def in_memory() -> Iterator[InMemory]:
+    """The run ``r``, for tests of so many events that a server of their own would take longer."""
+    url = f"memory:{uuid.uuid4().hex}"
+    with (
+        runstream.connect(url) as store,
+        serving(runstream.web.app(runstream.connect_async(url))) as client,
+        store.open_run("r") as run,
+    ):
+        yield InMemory(run, client)

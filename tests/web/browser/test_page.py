@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from runstream.web.path_ids import path_id
 from tests.integrations.langgraph import graphs
 from tests.support.browser import faults_of, needs_axe, needs_browser, offsets_in
 from tests.support.web_server import serving
-from tests.web.browser.conftest import Shown
+from tests.web.browser.conftest import InMemory, Shown
 
 pytestmark = [needs_browser, pytest.mark.exhaustive]
 
@@ -112,52 +111,42 @@ _HELD = """() => {
 }"""
 
 
-def test_many_events_are_followed_and_few_of_them_are_in_the_document(page: Any) -> None:
-    url = f"memory:{uuid.uuid4().hex}"
-    with (
-        runstream.connect(url) as store,
-        serving(runstream.web.app(runstream.connect_async(url))) as client,
-        store.open_run("r") as run,
-    ):
-        run.emit("tool.result")
-        page.goto(f"{client.base_url}#/runs/{path_id('r')}")
-        page.locator('.event[data-offset="1"]').wait_for()
-        for _ in range(22):
-            run.emit_many([("tool.result", {"number": 1})] * 1000)
-        page.locator('.event[data-offset="22001"]').wait_for()
-        assert page.locator(".event").count() < 100
-        follow = page.get_by_label("follow")
-        while follow.is_checked():  # the newest are let go of then: nobody follows any more
-            page.get_by_role("button", name="Load earlier").click()
-        run.emit("tool.result")
-        first, last, held = page.evaluate(_HELD)
-        assert held == last - first + 1
-        page.goto(f"{client.base_url}#/runs/{path_id('r')}?offset=1000")
-        page.locator('.event[data-offset="1000"][aria-selected="true"]').wait_for()
-        page.get_by_text("there are newer ones").wait_for()
-        follow.check()
-        page.locator('.event[data-offset="22002"]').wait_for()
-
-
-def test_no_more_text_is_held_than_a_browser_has_room_for(page: Any) -> None:
-    url = f"memory:{uuid.uuid4().hex}"
-    with (
-        runstream.connect(url) as store,
-        serving(runstream.web.app(runstream.connect_async(url))) as client,
-        store.open_run("r") as run,
-    ):
-        run.emit("tool.result")
-        page.goto(f"{client.base_url}#/runs/{path_id('r')}")
-        page.locator('.event[data-offset="1"]').wait_for()
-        for _ in range(30):
-            run.emit("tool.result", text="x" * 2_000_000)
-        page.locator('.event[data-offset="31"]').wait_for()
-        first, last, held = page.evaluate(_HELD)
-        assert (first, last, held) == (8, 31, 24)  # of 2,000,000 characters each; 50,000,000 are the most
+def test_many_events_are_followed_and_few_of_them_are_in_the_document(page: Any, in_memory: InMemory) -> None:
+    run, client = in_memory
+    run.emit("tool.result")
+    page.goto(f"{client.base_url}#/runs/{path_id('r')}")
+    page.locator('.event[data-offset="1"]').wait_for()
+    for _ in range(22):
+        run.emit_many([("tool.result", {"number": 1})] * 1000)
+    page.locator('.event[data-offset="22001"]').wait_for()
+    assert page.locator(".event").count() < 100
+    follow = page.get_by_label("follow")
+    while follow.is_checked():  # the newest are let go of then: nobody follows any more
         page.get_by_role("button", name="Load earlier").click()
-        page.get_by_text("there are newer ones").wait_for()
-        first, last, held = page.evaluate(_HELD)
-        assert held == last - first + 1 <= 24
+    run.emit("tool.result")
+    first, last, held = page.evaluate(_HELD)
+    assert held == last - first + 1
+    page.goto(f"{client.base_url}#/runs/{path_id('r')}?offset=1000")
+    page.locator('.event[data-offset="1000"][aria-selected="true"]').wait_for()
+    page.get_by_text("there are newer ones").wait_for()
+    follow.check()
+    page.locator('.event[data-offset="22002"]').wait_for()
+
+
+def test_no_more_text_is_held_than_a_browser_has_room_for(page: Any, in_memory: InMemory) -> None:
+    run, client = in_memory
+    run.emit("tool.result")
+    page.goto(f"{client.base_url}#/runs/{path_id('r')}")
+    page.locator('.event[data-offset="1"]').wait_for()
+    for _ in range(30):
+        run.emit("tool.result", text="x" * 2_000_000)
+    page.locator('.event[data-offset="31"]').wait_for()
+    first, last, held = page.evaluate(_HELD)
+    assert (first, last, held) == (8, 31, 24)  # of 2,000,000 characters each; 50,000,000 are the most
+    page.get_by_role("button", name="Load earlier").click()
+    page.get_by_text("there are newer ones").wait_for()
+    first, last, held = page.evaluate(_HELD)
+    assert held == last - first + 1 <= 24
 
 
 def test_a_question_is_answered_and_a_run_is_forked_and_cancelled(
@@ -282,26 +271,21 @@ def test_a_langgraph_thread_is_read_as_a_conversation_and_its_question_in_its_st
         page.get_by_text("send it?").wait_for()
 
 
-def test_what_a_filter_wants_is_found_however_far_apart_it_lies(page: Any) -> None:
-    url = f"memory:{uuid.uuid4().hex}"
-    with (
-        runstream.connect(url) as store,
-        serving(runstream.web.app(runstream.connect_async(url))) as client,
-        store.open_run("r") as run,
-    ):
-        streams: list[str] = []
-        page.on("request", lambda request: streams.append(request.url) if "/stream" in request.url else None)
-        run.emit("wanted")
-        for _ in range(25):
-            run.emit_many([("tool.result", {})] * 1000)
-        run.emit("wanted")
-        run.emit_many([("tool.result", {})] * 10)
-        page.goto(f"{client.base_url}#/runs/{path_id('r')}?kind=wanted&offset=1")
-        page.locator('[data-state="live"]').wait_for()
-        run.emit("wanted")
-        page.locator('.event[data-offset="25013"]').wait_for()
-        assert offsets_in(page) == [1, 25002, 25013]
-        assert ["after=25012-" in url for url in streams] == [True]
+def test_what_a_filter_wants_is_found_however_far_apart_it_lies(page: Any, in_memory: InMemory) -> None:
+    run, client = in_memory
+    streams: list[str] = []
+    page.on("request", lambda request: streams.append(request.url) if "/stream" in request.url else None)
+    run.emit("wanted")
+    for _ in range(25):
+        run.emit_many([("tool.result", {})] * 1000)
+    run.emit("wanted")
+    run.emit_many([("tool.result", {})] * 10)
+    page.goto(f"{client.base_url}#/runs/{path_id('r')}?kind=wanted&offset=1")
+    page.locator('[data-state="live"]').wait_for()
+    run.emit("wanted")
+    page.locator('.event[data-offset="25013"]').wait_for()
+    assert offsets_in(page) == [1, 25002, 25013]
+    assert ["after=25012-" in url for url in streams] == [True]
 
 
 def test_what_is_lost_or_cannot_be_shown_is_said(page: Any, client: httpx.Client, shown: Shown) -> None:
