@@ -26,16 +26,16 @@ class Frame(NamedTuple):
 
 
 @contextmanager
-def serving(app: Any, port: int = 0) -> Iterator[httpx.Client]:
+def serving(app: Any, port: int = 0, host: str = "127.0.0.1") -> Iterator[httpx.Client]:
     """Serve an app on a port of loopback, 0: a free one, while this is entered; gives a client of it."""
-    listener = socket.create_server(("127.0.0.1", port))
+    listener = socket.create_server((host, port))
     config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     eventually(lambda: server.started)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://{host}:{listener.getsockname()[1]}", timeout=30) as client:
             yield client
     finally:
         server.should_exit = True

@@ -21,6 +21,9 @@ from tests.web.browser.conftest import InMemory, Shown
 
 pytestmark = [needs_browser, pytest.mark.exhaustive]
 
+ALONE = "127.0.0.2"
+"""A server that starts again finds its port free there: those of other tests and programs are at 127.0.0.1."""
+
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>\';alert(3)//'
 
 
@@ -79,7 +82,7 @@ def test_a_page_goes_on_after_its_server_has_started_again_without_a_gap_and_wit
         total = 0
         port = 0
         for part in range(3):
-            with serving(shown.app(), port=port) as client:
+            with serving(shown.app(), port, ALONE) as client:
                 port = client.base_url.port or 0
                 if part == 0:
                     page.goto(f"{client.base_url}#/runs/{path_id('r')}?join=0")
@@ -93,7 +96,7 @@ def test_a_page_goes_on_after_its_server_has_started_again_without_a_gap_and_wit
             run.checkpoint()
             shown.drain(trim="archived")
             page.locator('[data-state="away"]').wait_for()
-        with serving(shown.app(), port=port):
+        with serving(shown.app(), port, ALONE):
             run.finish()
             page.locator('[data-state="ended"]').wait_for()
             assert offsets_in(page) == [item.offset for item in shown_log(shown)]
