@@ -98,8 +98,10 @@ async def _kept(
     store: Any, run_id: str, lane: str | None, at: int, latest: Snapshot[Any] | None
 ) -> Snapshot[Any] | None:
     """The newest snapshot that covers no event after an offset, of those that are kept."""
-    if latest is None or latest.offset <= at or not hasattr(store, "snapshot_at"):
-        return latest if latest is not None and latest.offset <= at else None
+    if latest is None or latest.offset <= at:
+        return latest
+    if not hasattr(store, "snapshot_at"):
+        return None
     kept: Snapshot[Any] | None = await store.snapshot_at(run_id, at, lane_id=lane)
     return kept
 
