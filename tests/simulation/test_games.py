@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -58,6 +60,8 @@ def test_a_late_request_is_applied_once_however_the_clock_is_set(seed: int) -> N
         ("deletions", 1000011),  # a run is made anew, and archived, while a worker loads it
         ("lost branches", 2000095),  # an archive has less of a run than a fork of it shares, and is to detach it
         ("cluster", 2000074),  # a failover brings a run back that was deleted, without what had left Redis
+        ("cluster", 4000025),  # an operator has both histories put together, each lane's late events after its own
+        ("lost tags", 4000020),  # an archive has what a failover has lost, the tags too
         ("idle", 2000043),  # a run leaves Redis while a question is sent again, and the question is refused
         ("failovers", 1000013),  # who wrote what a failover has lost puts it back once the run is parked
     ],
@@ -134,6 +138,30 @@ def test_a_history_replays_exactly(plan: Plan) -> None:
     assert (again.story, again.choices) == (first.story, first.choices)
     from_choices = play(plan, Choices(3, first.choices))
     assert from_choices.story == first.story
+
+
+_PLAYS = """
+import sys, zlib
+from runstream.testing.simulation import PLANS, Choices, play
+for seed in map(int, sys.argv[1:]):
+    found = play(PLANS["cluster"], Choices(seed))
+print(found.steps, zlib.crc32(repr(found.choices).encode()))
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_seed_is_one_history_in_every_process() -> None:
+    """Wherever its objects lie in memory, and in whatever order its sets have them."""
+    histories = {
+        subprocess.run(
+            [sys.executable, "-c", _PLAYS, *seeds],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for hash_seed, seeds in (("1", ["4000006"]), ("2", ["4000000", "4000006"]))
+    }
+    assert len(histories) == 1
 
 
 @pytest.mark.exhaustive

@@ -168,11 +168,15 @@ def test_a_full_server_is_drained_and_takes_writes_again(own_server: ServerBacke
         worker.drain_once()
         raw.config_set("maxmemory", int(raw.info("memory")["used_memory"]) + 1_500_000)
         refused: list[Any] = []
-        with pytest.raises(StoreUnavailable, match="full"):
+
+        def fill() -> None:
             for number in range(100_000):
-                refused = ended(f"r{number}", 10, payload={"text": "x" * 100})
+                refused[:] = ended(f"r{number}", 10, payload={"text": "x" * 100})
                 hot.append(refused[0].run_id, refused)
-                acknowledged[refused[0].run_id] = refused
+                acknowledged[refused[0].run_id] = list(refused)
+
+        with pytest.raises(StoreUnavailable, match="full"):
+            fill()
         assert len(acknowledged) > 100
         report = worker.drain_once()
         assert (report.retired, report.parked) == (len(acknowledged), 0)

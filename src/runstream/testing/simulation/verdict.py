@@ -191,6 +191,8 @@ def _faults_of_tags(
     yield from ToldTags.faults(said.tags, tags, losses=losses)
     for archive in archives:
         kept = archive.run_info(run_id)
+        if losses and info and kept and kept.last_offset > info.last_offset:
+            continue  # it has what the server lost, its tags too; whoever reads both is told
         if (kept is None and info is not None) or (kept is not None and kept.tags != tags):
             yield f"{archive.location} has the tags {kept and kept.tags}, and the run {tags}"
     for name, its in said.tags.items():

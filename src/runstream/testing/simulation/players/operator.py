@@ -231,6 +231,8 @@ class OperatorPlayer(Player):
             seen = load_histories(self._hot, self._archives, run_id)
             if seen is not None:
                 self.world.scheduler.note(f"resolves {run_id}: {keep}")
+                if self.world.server.losses:  # else there is one history, and this changes nothing
+                    self.world.resolved[run_id].add(keep)
                 resolve(self._hot, self._archives, seen, keep)
 
     def _drop(self) -> None:

@@ -67,7 +67,7 @@ def sweep_page(
         finds_idle: Whether to look for idle runs.
         sweep: A name for the sweep, another for each worker.
     """
-    partitions = set(keys.numbered(only).values())
+    partitions = dict.fromkeys(keys.numbered(only).values())  # in their order, and quick to look into
     if position == BEGINNING:
         yield from _keep_count(keys, partitions)
         yield from give_up_left(keys, only)
