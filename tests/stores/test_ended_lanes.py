@@ -12,6 +12,7 @@ import pytest
 from runstream import RedisCheckpointer, SQLiteCheckpointer, connect
 from runstream.model.archive_records import RunBatch
 from runstream.model.errors import (
+    ConcurrencyConflict,
     ConfigurationError,
     CorruptRecordError,
     EncodingError,
@@ -83,6 +84,8 @@ def test_a_lane_that_is_not_there_cannot_end(store: Store) -> None:
     appended = store.append("r", (), end_lanes=["nobody"])
     assert (appended.first_offset, appended.last_offset) == (1, 0)
     assert store.run_info("r") is None
+    with pytest.raises(ConcurrencyConflict):
+        store.append("r", (), expected_offset=1, end_lanes=["nobody"])
     store.save_event(event("a"))
     store.append("r", (), end_lanes=["nobody"])
     assert [lane.lane_id for lane in store.lanes("r")] == ["a"]

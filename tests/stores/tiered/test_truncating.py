@@ -58,6 +58,27 @@ def test_a_lane_that_was_opened_again_goes_on_from_a_snapshot_that_needs_events(
     assert [item.offset for item in tiered.recover("r", lane_id="a").events] == [2, 4]
 
 
+def test_a_lane_that_was_opened_again_needs_its_events_once_the_run_is_retired(
+    hot: Hot, archive: ArchiveStore[Any, Any], tiered: Tiered
+) -> None:
+    """Its snapshot left Redis as it was ended; one that is ended once more needs nothing."""
+    for lane in "ab":
+        hot.append(
+            "r", [make_event("r", 1, lane_id=lane)], snapshot=make_state("r"), lane_id=lane, end_lanes=[lane]
+        )
+    assert DrainWorker(hot, [archive], trim="archived").drain_once().parked == 0
+    tiered.append("r", [make_event("r", 2, lane_id=lane) for lane in "ab"])
+    tiered.append("r", (), end_lanes=["b"])
+    retire(hot, archive)
+    with pytest.raises(EventsArchived):
+        hot.truncate("r", before=4)
+    with pytest.raises(ConfigurationError, match=r"before 4: that of lane 'a' \(revision 1, covers 1\); save"):
+        tiered.truncate("r", before=4)
+    assert [item.offset for item in tiered.recover("r", lane_id="a").events] == [3]
+    tiered.truncate("r", before=3)
+    assert [item.offset for item in tiered.recover("r", lane_id="a").events] == [3]
+
+
 def test_what_leaves_redis_while_the_archive_is_looked_at_is_not_truncated(
     hot: Hot, archive: ArchiveStore[Any, Any]
 ) -> None:

@@ -193,7 +193,7 @@ class Router:
                 raise
             if not answers.others:
                 return answers.all
-            for address in {self._place(*one) for one in answers.others if one.is_moved}:
+            for address in dict.fromkeys(self._place(*one) for one in answers.others if one.is_moved):
                 yield from self.slots(address)
             parts = [_Part(self._place(*one), not one.is_moved, indexes) for one, indexes in answers.next()]
         raise answers.unsettled("its servers do not agree on which of them has it")

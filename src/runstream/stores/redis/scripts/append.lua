@@ -356,7 +356,9 @@ if described > 0 and not adopted_after then
 end
 
 if not meta[1] then
-  if written == 0 and saves + tags == 0 then return {'absent'} end
+  if written == 0 and saves + tags == 0 then
+    return expected ~= '-' and tonumber(expected) ~= offset and {'conflict', text(offset)} or {'absent'}
+  end
   local has = call('HGET', KEYS[6], 'partitions')
   if has and has ~= partitions then return {'partitions', has} end
 end

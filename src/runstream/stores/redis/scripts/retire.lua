@@ -71,6 +71,12 @@ for field, value in pairs(meta) do
   end
 end
 
+-- a lane that was ended, and goes on, has no snapshot here yet: the archives have the one that it goes on from
+for field, revision in pairs(meta) do
+  local lane = string.match(field, '^back:(.*)$')
+  if lane and not gone[gone_field(lane)] then gone[gone_field(lane)] = revision end
+end
+
 -- of lanes that were ended nothing is kept but the highest revision
 for field, value in pairs(meta) do
   local lane = string.match(field, '^end:(.*)$')

@@ -15,7 +15,7 @@ from runstream.codec.lossless_json import load_json
 from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved
 from runstream.codec.stored import STORED_PACKER
 from runstream.model.clock import unix_seconds
-from runstream.model.errors import ConfigurationError, EventsArchived, StoreUnavailable
+from runstream.model.errors import ConfigurationError, CorruptRecordError, EventsArchived, StoreUnavailable
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
 from runstream.operations.messages import diverged
@@ -118,8 +118,18 @@ def _look(
 ) -> Operation[tuple[RunHead | None, RunHead | None, bytes, Mapping[str, EndedLane]]]:
     """The head of the run, with tags and snapshots, and of the one that is to be made; None for one not there.
 
-    With them the run's last request to erase, and the last ends of its lanes.
+    With them the run's last request to erase, and the last ends of its lanes. What is damaged is looked at once
+    more: a run may be deleted between what tells of its tags and the tags.
     """
+    try:
+        return (yield from _look_once(session, run_id, new_run_id))
+    except CorruptRecordError:
+        return (yield from _look_once(session, run_id, new_run_id))
+
+
+def _look_once(
+    session: Session[E, S], run_id: str, new_run_id: str
+) -> Operation[tuple[RunHead | None, RunHead | None, bytes, Mapping[str, EndedLane]]]:
     run, new = session.keys.run(run_id), session.keys.run(new_run_id)
     queries = [(b"HGETALL", run.meta), (b"HGETALL", run.tags), (b"HMGET", new.meta, *HEAD_FIELDS)]
     reply, tags, there = yield Exchange(queries)

@@ -219,7 +219,22 @@ def _sound(infos: Sequence[RunInfo | RunstreamError | None]) -> Iterator[RunInfo
 
 
 def _infos(session: Session[E, S], run_ids: Sequence[str]) -> Operation[list[RunInfo | RunstreamError | None]]:
-    """What is known of these runs; None for one that is not there, the error for one that is damaged."""
+    """What is known of these runs; None for one that is not there, the error for one that is damaged.
+
+    Such a one is looked at once more: a run may be deleted between what tells of its tags and the tags.
+    """
+    infos = yield from _infos_once(session, run_ids)
+    damaged = [index for index, info in enumerate(infos) if isinstance(info, CorruptRecordError)]
+    if damaged:
+        again = yield from _infos_once(session, [run_ids[index] for index in damaged])
+        for index, info in zip(damaged, again, strict=True):
+            infos[index] = info
+    return infos
+
+
+def _infos_once(
+    session: Session[E, S], run_ids: Sequence[str]
+) -> Operation[list[RunInfo | RunstreamError | None]]:
     runs_keys = list(map(session.keys.run, run_ids))
     metas = yield Exchange([(b"HMGET", run.meta, *_INFO) for run in runs_keys], tolerant=True)
     firsts = yield from first_entries([run.events for run in runs_keys], list(map(_largest, metas)))
