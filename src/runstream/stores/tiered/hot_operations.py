@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from runstream.model.archive_records import ArchiveEntry, RunHeader
-from runstream.model.erasures import Erasure
+from runstream.model.erasures import Erasure, Spans
 from runstream.model.results import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.arguments import ReadQuery, StateChange
@@ -129,6 +129,9 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
         Where it is not here any more, that of the last run of this name for which it was asked: so a deletion that
         is repeated for an archive that failed, or for another one, names the same history.
         """
+
+    def to_be_erased(self, run_id: str) -> Operation[Spans]:
+        """The offsets of a run whose content is to be erased, and that an archive may have still."""
 
     def truncate_beside(
         self, run_id: str, before: int, options: TruncateOptions, beside: TruncateBeside

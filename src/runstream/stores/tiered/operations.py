@@ -105,13 +105,14 @@ class TieredOperations(TieredSnapshots[E, S]):
         known, revision = self.hot.known_snapshot(run_id, lane_id)
         if lane_id is not None and known.startswith(STANDS_FOR_ARCHIVED):
             return (yield from self._follows_lane(run_id, lane_id, revision))
-        retired, _ = yield from self.hot.retired_token(run_id, lane_id)
+        retired, start = yield from self.hot.retired_token(run_id, lane_id)
         if not retired:
             return False
         # asked after that: one that is retired later than this makes it another token
         position = yield from blocking(self.archive.position_of_lanes, run_id, (lane_id,))
         archived = "" if position is None else position.snapshots.get(lane_id, "")
-        if archived != known:
+        to_go = yield from self.hot.to_be_erased(run_id)
+        if archived != known or (to_go and not (yield from self._kept(run_id, lane_id, start))[1]):
             raise snapshot_conflict(run_id, lane_id, revision, int(retired.rpartition("-")[2]))
         self.hot.note_snapshot(run_id, lane_id, retired, revision)
         return True
@@ -121,10 +122,10 @@ class TieredOperations(TieredSnapshots[E, S]):
 
         Other lanes have ended since: it is still the same if the archive has none of a higher revision.
         """
-        token, _ = yield from self.hot.retired_token(run_id, lane_id)
+        token, start = yield from self.hot.retired_token(run_id, lane_id)
         # asked after that, as above
-        archived = yield from self.archive.load_snapshot(run_id, lane_id)
-        actual = 0 if archived is None else archived.revision
+        archived, is_left = yield from self._kept(run_id, lane_id, start)
+        actual = 0 if archived is None or not is_left else archived.revision
         if not token or actual != revision:
             raise snapshot_conflict(run_id, lane_id, revision, actual)
         self.hot.note_snapshot(run_id, lane_id, token, revision)

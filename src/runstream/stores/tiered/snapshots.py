@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runstream.model.erasures import may_hold
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S, Snapshot
+from runstream.model.run_head import RunStart
 from runstream.operations.arguments import check_count
 from runstream.operations.operation import Items, Operation, Stream, pass_on
 from runstream.stores.tiered.boundary import HotAndArchive
@@ -37,11 +39,24 @@ class TieredSnapshots(HotAndArchive[E, S]):
             yield from self.check_archived(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
         # asked before the archive: for one that is retired after this, another token stands
         token, start = yield from hot.retired_token(run_id, lane_id)
-        archived = yield from self.archive.load_snapshot(run_id, lane_id)
-        if archived is not None and token:  # this writer goes on from it
+        archived, is_left = yield from self._kept(run_id, lane_id, start)
+        if archived is not None and token:  # this writer goes on from it, or replaces it
             hot.note_snapshot(run_id, lane_id, token, archived.revision)
-            hot.note_loaded(run_id, lane_id, start, archived.offset)
-        return archived
+            hot.note_loaded(run_id, lane_id, start, archived.offset if is_left else start.offset)
+        return archived if is_left else None
+
+    def _kept(
+        self, run_id: str, lane_id: str | None, start: RunStart
+    ) -> Operation[tuple[Snapshot[S] | None, bool]]:
+        """The latest snapshot that the archive has, and whether it stays there.
+
+        It goes where it may hold content that is to be erased, and no worker has been there yet.
+        """
+        archived = yield from self.archive.load_snapshot(run_id, lane_id)
+        if archived is None:
+            return None, False
+        spans = yield from self.hot.to_be_erased(run_id)
+        return archived, not spans or not may_hold(archived.offset, start.offset, spans[0][0])
 
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
         """The lanes of which either store has snapshots; first None, if there are some of the run's own."""

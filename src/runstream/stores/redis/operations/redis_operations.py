@@ -266,6 +266,10 @@ class RedisOperations(Generic[E, S]):
         """Where a run stands, and what it comes from; None for a run that is not there."""
         return recover.head_of(self.session, run_id)
 
+    def to_be_erased(self, run_id: str) -> Operation[Spans]:
+        """The offsets of a run whose content is to be erased, and that an archive may have still."""
+        return erase.to_be_erased(self.session, run_id)
+
     def truncate_beside(
         self, run_id: str, before: int, options: TruncateOptions, beside: TruncateBeside
     ) -> Operation[Erasure]:

@@ -177,6 +177,18 @@ if before then
   end
 else
   change('dropped', text(dropped))
+  -- whoever has loaded a state that has left Redis may save what it holds: what it goes on from is another one by now
+  for field, value in pairs(is_away and meta or {}) do
+    if string.match(field, '^gone[:#]') or string.match(field, '^back:') then change(field, text(dropped + 1)) end
+  end
+  local of_retired = is_away and meta['retired']
+  if of_retired then
+    change('retired', (string.gsub(of_retired, '^(%d+) (%d+)', function(of_run, of_lanes)
+      return (of_run == '0' and '0' or text(dropped + 1)) .. ' ' .. (of_lanes == '0' and '0' or text(dropped + 1))
+    end)))
+  end
+  if is_away and ended > 0 then change('ended', string.match(meta['ended'], '^%d+') .. ' ' .. text(dropped + 1)) end
+  if is_away and meta['unlisted'] and meta['unlisted'] ~= '0' then change('unlisted', text(dropped + 1)) end
 end
 for i = 11, at_given - 1 do
   call('DEL', KEYS[i - 5])

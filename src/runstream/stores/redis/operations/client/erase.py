@@ -47,7 +47,7 @@ from runstream.stores.redis.replies import parse_cursor, parse_records, parse_te
 from runstream.stores.redis.scripts.erasure_calls import erase_call
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["erase", "erasures", "truncate"]
+__all__ = ["erase", "erasures", "to_be_erased", "truncate"]
 
 PLACE = "Redis"
 _LET = "pass newer ones that hold nothing of it (snapshots=), or drop_snapshots=True; nothing was erased"
@@ -269,6 +269,15 @@ def erasures(session: Session[E, S], run_id: str) -> Operation[list[Erasure]]:
     """What was asked to be erased of a run, and what is done of it where; tries what could not be done yet."""
     check_run_id(run_id)
     return [one for _, one in (yield from _state(session, run_id))]
+
+
+def to_be_erased(session: Session[E, S], run_id: str) -> Operation[Spans]:
+    """The offsets of a run whose content is to be erased, and that an archive may have still."""
+    keys = session.keys.run(run_id)
+    ((asked, erased),) = yield Exchange([(b"HMGET", keys.meta, "erasures", "erased")])
+    if not asked or asked == erased:
+        return ()
+    return (yield from load_erasures(session.keys, run_id)).spans_since(int(erased or 0))
 
 
 def _state(session: Session[E, S], run_id: str) -> Operation[list[tuple[int, Erasure]]]:
