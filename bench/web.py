@@ -119,6 +119,7 @@ def serve(make: Callable[[int, str], Any], port: int, namespace: str, listener: 
 def serving(make: Callable[[int, str], Any], port: int, namespace: str) -> Iterator[tuple[int, int]]:
     """An app in a process of its own: the port that it listens at, and the process."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as `runstream web` does
         process = multiprocessing.get_context("fork").Process(target=serve, args=(make, port, namespace, listener))
         process.start()
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 
 import runstream
 import runstream.web
+from runstream.cli.web import _listen
 from runstream.web.path_ids import path_id
 from tests.support.commands import QUIET, Place, command, run
 from tests.support.processes.template import Python
@@ -94,6 +97,21 @@ def test_it_does_what_it_is_told_to_allow_and_reads_the_archive_beside(tmp_path:
             assert run("drain", "--url", url, "--once", "--trim", "archived").code == 0
             events = client.get(f"/runs/{path_id('r')}/events", headers=token).json()["events"]
             assert [event["offset"] for event in events] == [1, 2, 3]
+
+
+async def test_a_frame_does_not_wait_until_the_one_before_is_acknowledged() -> None:
+    is_sent_at_once = asyncio.get_running_loop().create_future()
+
+    def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        is_sent_at_once.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0)
+        writer.close()
+
+    with _listen("127.0.0.1", 0) as listener:
+        async with await asyncio.start_server(note, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            assert await asyncio.wait_for(is_sent_at_once, DEADLINE_SECONDS)
+            writer.close()
 
 
 @pytest.mark.parametrize(

@@ -143,9 +143,13 @@ async def _open(url: str | None, archive: str | None, upcasts: str | None) -> As
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         raise ConfigurationError(f"cannot listen at {host} port {port}: {error}; see --host and --port") from error
+    # its connections inherit it, and asyncio sets it only where it has made the listener itself: else a frame
+    # waits until the reader's system has acknowledged the one before, 40 ms
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _address(host: str, listener: socket.socket) -> str:
