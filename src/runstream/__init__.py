@@ -40,9 +40,11 @@ from runstream.model.protocols import Checkpointer, Leased, Sink
 from runstream.model.questions import Question
 from runstream.model.results import (
     Appended,
+    ArchivingHealth,
     Cursor,
     DeltaBuffer,
     DrainReport,
+    Fork,
     LaneInfo,
     LeaseGrant,
     Placement,
@@ -68,6 +70,7 @@ __all__ = [
     "AcknowledgedWritesLost",
     "Appended",
     "ArchiveGap",
+    "ArchivingHealth",
     "AsyncLease",
     "AsyncRedisCheckpointer",
     "AsyncRun",
@@ -91,6 +94,7 @@ __all__ = [
     "EventKind",
     "EventRefused",
     "EventsArchived",
+    "Fork",
     "HistoryDiverged",
     "InMemoryCheckpointer",
     "InvalidRunId",

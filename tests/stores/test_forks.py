@@ -44,6 +44,20 @@ def fork_family(store: Store) -> list[tuple[int, int]]:
     return [(1, 1), (2, 2), (3, 3), (4, 4), (5, 50), (6, 51), (7, 70), (8, 71), (9, 72)]
 
 
+def test_a_store_tells_where_a_run_comes_from_and_what_was_forked_from_it(store: Store) -> None:
+    fork_family(store)
+    store.fork("r", "e", at=4)
+    assert store.forks("r") == [("e", 4), ("f", 4)]
+    assert [store.forks(run_id) for run_id in ("f", "g", "h", "nowhere")] == [[("g", 6)], [("h", 2)], [], []]
+    assert store.ancestors("h") == [("g", 2), ("f", 6), ("r", 4)]
+    assert [store.ancestors(run_id) for run_id in ("e", "r", "nowhere")] == [[("r", 4)], [], []]
+    store.delete_run("h")
+    assert store.forks("g") == []
+    for ask in (store.forks, store.ancestors):
+        with pytest.raises(InvalidRunId):
+            ask("")
+
+
 # -- reading -----------------------------------------------------------------------------------------------
 
 

@@ -108,7 +108,10 @@ def test_a_server_that_is_away_is_asked_once_by_all_who_look() -> None:
     class Away:
         times = 0
 
-        async def ask(self, _: Any) -> Any:
+        async def store(self) -> Any:
+            return self
+
+        async def archiving_health(self) -> Any:
             self.times += 1
             raise StoreUnavailable("away")
 

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from runstream.cli.runs import questions_of, tags_text
-from runstream.cli.support.branches import ancestors_of, branch_rows, forks_of
+from runstream.cli.support.branches import branch_rows
 from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.options import AsJson, InLocalTime, OfArchive, OfUpcasts, Url, Wide, open_to_read
 from runstream.cli.support.output import ago, clock, console, day, emit_json, make_table, print_table, say, spaced
@@ -29,8 +29,7 @@ from runstream.integrations.langgraph.readable import (
 )
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, EventsArchived
 from runstream.model.protocols import SnapshotHistory
-from runstream.model.results import LaneInfo, Recorded, RunInfo, Snapshot
-from runstream.operations.run_forks import Fork
+from runstream.model.results import Fork, LaneInfo, Recorded, RunInfo, Snapshot
 from runstream.stores.capabilities import part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
@@ -140,7 +139,7 @@ def show(
         if after is None:
             after = 0 if at is None else _begin(snapshots, lane)
         timeline = _timeline(store, run, _Wanted(lane, after, at, limit))
-        branch = _Branch(ancestors_of(store, info), forks_of(store, run))
+        branch = _Branch(store.ancestors(run), store.forks(run))
         is_hot = part_of(store, Namespace) is not None
     if timeline.archived_up_to:
         say(

@@ -27,11 +27,13 @@ else:
 
 __all__ = [
     "Appended",
+    "ArchivingHealth",
     "Cursor",
     "DeltaBuffer",
     "DrainReport",
     "E",
     "Failure",
+    "Fork",
     "LaneInfo",
     "LeaseGrant",
     "Placement",
@@ -261,6 +263,37 @@ class LaneInfo:
     snapshot_offset: int | None
     ended: bool
     lease: str | None = None
+
+
+class Fork(NamedTuple):
+    """A run that was forked from another one, or from which another one was, and the offset at which.
+
+    Attributes:
+        run_id: The run.
+        at: The offset of the last event that both have.
+    """
+
+    run_id: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivingHealth:
+    """How the archiving of what a store has in Redis stands; all 0 for a store that has nothing there.
+
+    Attributes:
+        workers: How many drain workers have said within the last minute that they live.
+        due: How many runs wait for one.
+        backlog_events: How many events of runs that wait, are worked on or are parked are not archived.
+        oldest_due_seconds: How long the first of those that wait has waited.
+        alarms: What an operator has to act on: the alarms of ``runstream status`` by name, each once.
+    """
+
+    workers: int = 0
+    due: int = 0
+    backlog_events: int = 0
+    oldest_due_seconds: float = 0.0
+    alarms: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

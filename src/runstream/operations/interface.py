@@ -17,8 +17,10 @@ from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import (
     Appended,
+    ArchivingHealth,
     Cursor,
     E,
+    Fork,
     LaneInfo,
     LeaseGrant,
     Recorded,
@@ -40,7 +42,7 @@ from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.operation import Operation, Stream
 from runstream.operations.run_forks import ForkOptions
 
-__all__ = ["AppendResult", "KeepsSnapshots", "RunElsewhere", "StoreOperations"]
+__all__ = ["AppendResult", "IsArchived", "KeepsSnapshots", "RunElsewhere", "StoreOperations"]
 
 
 class RunElsewhere(Exception):
@@ -151,6 +153,9 @@ class StoreOperations(Protocol[E, S]):
     def list_runs(self) -> Operation[list[str]]:
         """The ids of all runs, the most recently updated first."""
 
+    def forks(self, run_id: str) -> Operation[list[Fork]]:
+        """The runs that were forked from a run, by the offset at which; one or the other may be gone since."""
+
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""
 
@@ -171,6 +176,14 @@ class StoreOperations(Protocol[E, S]):
 
     def forget(self, run_id: str) -> Operation[None]:
         """Forget what this store saw of a run, so that it is taken as it is now."""
+
+
+@runtime_checkable
+class IsArchived(Protocol):
+    """The operations of a store out of which a drain worker moves what it has archived."""
+
+    def archiving_health(self, lag_seconds: float) -> Operation[ArchivingHealth]:
+        """How that stands."""
 
 
 @runtime_checkable

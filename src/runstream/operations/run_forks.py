@@ -17,7 +17,7 @@ from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import ConfigurationError, RunHasForks
 from runstream.model.identifiers import check_run_id, random_token
 from runstream.model.questions import Question
-from runstream.model.results import Cursor
+from runstream.model.results import Cursor, Fork
 from runstream.model.run_head import EndedLane, RunHead
 from runstream.model.state import RunStatus
 from runstream.model.tags import NO_TAGS, check_tags
@@ -27,9 +27,9 @@ from runstream.operations.operation import Operation
 __all__ = [
     "Brought",
     "BroughtTooLittle",
-    "Fork",
     "ForkOptions",
     "as_state_of",
+    "by_offset",
     "check_fork",
     "fork_head",
     "forks_among",
@@ -80,13 +80,6 @@ class Brought(NamedTuple):
 
 class BroughtTooLittle(Exception):
     """Something has left Redis since an archive was asked what it has of a run: nothing was forked."""
-
-
-class Fork(NamedTuple):
-    """A run that was forked from another one, and the offset at which."""
-
-    run_id: str
-    at: int
 
 
 def check_fork(run_id: str, head: RunHead | None, new_run_id: str, former: RunHead | None, at: int | None) -> int:
@@ -189,6 +182,11 @@ def forks_among(run_id: str, creation: int | None, heads: Iterable[tuple[str, Ru
         for each, head in heads
         if head.is_fork_of(run_id) and head.parent_identity == creation
     )
+
+
+def by_offset(forks: Iterable[Fork]) -> list[Fork]:
+    """Forks, each once, by the offset at which they were forked, and of one offset by id."""
+    return sorted(set(forks), key=lambda fork: (fork.at, fork.run_id))
 
 
 def without_forks(

@@ -14,9 +14,23 @@ from runstream.model.erasures import Erasure
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
-from runstream.model.results import Appended, DeltaBuffer, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import (
+    Appended,
+    ArchivingHealth,
+    DeltaBuffer,
+    E,
+    Fork,
+    LaneInfo,
+    Recorded,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+)
 from runstream.model.run_diff import RunDiff
 from runstream.model.tags import TagChanges
+from runstream.operations.ancestors import ancestors
+from runstream.operations.archiving import archiving_health
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -633,6 +647,50 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
     def snapshot_count(self) -> Awaited[int]:
         """How many runs have a snapshot of their own; awaited. It asks for each run: Redis by an exchange."""
         return Awaited(lambda: self._runner.run(count_snapshots(self._operations)))
+
+    async def forks(self, run_id: str) -> list[Fork]:
+        """The runs that were forked from a run, as far as the store knows, in the order of the offsets.
+
+        Args:
+            run_id: The run; one that is not there may have some.
+
+        Returns:
+            The forks, each with the offset of the last event that both have. One or the other may be gone since.
+
+        Raises:
+            InvalidRunId: It cannot name a run.
+            StoreUnavailable: The store gave no answer.
+        """
+        return await self._runner.run(self._operations.forks(run_id))
+
+    async def ancestors(self, run_id: str) -> list[Fork]:
+        """The runs that a run comes from, the nearest first, each with the offset at which the next parts from it.
+
+        Args:
+            run_id: The run; one that is no fork, or is not there, has none.
+
+        Returns:
+            The runs, 50 at most. The last of them may be one that is not there any more.
+
+        Raises:
+            InvalidRunId: It cannot name a run.
+            StoreUnavailable: The store gave no answer.
+        """
+        return await self._runner.run(ancestors(self._operations, run_id))
+
+    async def archiving_health(self, *, lag_seconds: float = 300.0) -> ArchivingHealth:
+        """How the archiving of what the store has in Redis stands: it names no run, no archive and no worker.
+
+        It costs two round trips, and two for every few thousand runs that are due.
+
+        Args:
+            lag_seconds: For how long a run may wait for a worker before that is an alarm.
+
+        Raises:
+            ConfigurationError: The argument does not fit.
+            StoreUnavailable: The server gave no answer.
+        """
+        return await self._runner.run(archiving_health(self._operations, lag_seconds))
 
     async def fork(
         self, run_id: str, new_run_id: str, *, at: int | None = None, tags: Mapping[str, str] | None = None

@@ -24,11 +24,10 @@ from runstream.model.erasures import ErasedPlace, ErasureNote
 from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.model.identifiers import one_of_kind
 from runstream.model.protocols import Sink
-from runstream.model.results import Cursor
+from runstream.model.results import Cursor, Fork
 from runstream.model.run_head import EndedLane
 from runstream.operations.lineage import Segment
 from runstream.operations.operation import Operation
-from runstream.operations.run_forks import Fork
 
 __all__ = [
     "Archive",

@@ -10,7 +10,19 @@ from runstream.model.erasures import Erasure
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Checkpointer, Leased, OnCorrupt, RawEvent
-from runstream.model.results import Appended, DeltaBuffer, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import (
+    Appended,
+    ArchivingHealth,
+    DeltaBuffer,
+    E,
+    Fork,
+    LaneInfo,
+    Recorded,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+)
 from runstream.model.run_diff import RunDiff
 from runstream.model.tags import TagChanges
 from runstream.run.lease import Lease
@@ -187,6 +199,15 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
 
     def list_runs(self) -> list[str]:
         """The ids of all runs, the most recently updated first."""
+
+    def forks(self, run_id: str) -> list[Fork]:
+        """The runs that were forked from a run, as far as the store knows, in the order of the offsets."""
+
+    def ancestors(self, run_id: str) -> list[Fork]:
+        """The runs that a run comes from, the nearest first, each with the offset at which the next parts."""
+
+    def archiving_health(self, *, lag_seconds: float = 300.0) -> ArchivingHealth:
+        """How the archiving of what the store has in Redis stands."""
 
     def fork(
         self, run_id: str, new_run_id: str, *, at: int | None = None, tags: Mapping[str, str] | None = None

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Any, Literal, TypeAlias, get_args
 
 from starlette.requests import Request
 
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import shown
 from runstream.model.results import RunInfo
-from runstream.operations.operation import Operation
-from runstream.operations.run_forks import Fork
-from runstream.stores.redis.keys import Keys
 from runstream.web.opened import OpenedStore
 from runstream.web.path_ids import run_id_in
 from runstream.web.problems import Refused
 
 __all__ = ["Access", "Action", "Authorize", "parse_actions"]
-
-T = TypeVar("T")
 
 Action: TypeAlias = Literal["read", "answer", "cancel", "fork"]
 """What somebody wants with a run. The first is always there, the others where the app is given them."""
@@ -81,14 +76,6 @@ class Access:
     async def store(self) -> Any:
         """The store."""
         return await self._opened.get()
-
-    async def ask(self, operation: Callable[[Keys], Operation[T]]) -> T | None:
-        """What an operation on the store's namespace finds; None for a store that is not in Redis."""
-        return await self._opened.ask(operation)
-
-    async def held_forks(self, run_id: str) -> Sequence[Fork]:
-        """The forks of a run that an archive or a store in memory holds; none where the store has neither."""
-        return await self._opened.held_forks(run_id)
 
     async def may(self, request: Request, action: Action, info: RunInfo) -> bool:
         """Whether the sender of a request may do that with a run."""

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from runstream.model.awaitable import AsyncItems, Opening
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import shown
-from runstream.operations.operation import Operation
-from runstream.operations.run_forks import Fork
 from runstream.stores.async_facade import AsyncStore
-from runstream.stores.capabilities import KnowsForks, part_of
 from runstream.stores.facade import Store
-from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.namespace import Namespace
-from runstream.stores.redis.operations.redis_operations import RedisOperations
 
 __all__ = ["OpenedStore"]
-
-T = TypeVar("T")
 
 _CALLS = 8
 _THREADED_STREAMS = 64
@@ -63,23 +55,6 @@ class OpenedStore:
                     self._store = await self._store
         return self._store
 
-    async def ask(self, operation: Callable[[Keys], Operation[T]]) -> T | None:
-        """What an operation on the store's namespace finds; None for a store that is not in Redis."""
-        store = await self.get()
-        if isinstance(store, _InThreads):
-            return await store.ask(operation)
-        hot: RedisOperations[Any, Any] | None = part_of(store, RedisOperations)
-        if hot is None:
-            return None
-        found: T = await store._runner.run(operation(hot.session.keys))
-        return found
-
-    async def held_forks(self, run_id: str) -> Sequence[Fork]:
-        """The forks of a run that an archive or a store in memory holds; none where the store has neither."""
-        store = await self.get()
-        holder = part_of(store.sync if isinstance(store, _InThreads) else store, KnowsForks)
-        return () if holder is None else await asyncio.to_thread(holder.forks_of, run_id)
-
     async def close(self) -> None:
         """Close what was opened here."""
         if self._is_own and not isinstance(self._store, Opening):
@@ -103,11 +78,6 @@ class _InThreads:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """A method, awaited."""
         return partial(self._call, getattr(self.sync, name))
-
-    async def ask(self, operation: Callable[[Keys], Operation[T]]) -> T | None:
-        """What an operation on the store's namespace finds; None for a store that is not in Redis."""
-        namespace = part_of(self.sync, Namespace)
-        return None if namespace is None else await self._call(lambda: namespace.run(operation(namespace.keys)))
 
     def end(self) -> None:
         """Let the threads end, each after the call that it makes."""

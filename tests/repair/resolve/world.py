@@ -23,10 +23,9 @@ from runstream.codec.record import record_crc
 from runstream.codec.stored_fields import EventFields
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.protocols import Sink
-from runstream.model.results import Cursor
+from runstream.model.results import Cursor, Fork
 from runstream.model.run_head import EndedLane
 from runstream.operations.operation import Exchange
-from runstream.operations.run_forks import Fork
 from runstream.repair.resolve import Histories, Keep, Resolution, load_histories, resolve
 from runstream.stores.capabilities import archive_of
 from runstream.stores.redis.namespace import namespace_of

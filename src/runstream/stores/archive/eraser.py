@@ -11,9 +11,8 @@ from runstream.codec.archive_entries import entry_digest, entry_fields
 from runstream.model.archive_records import ArchiveEntry, EntryColumns, RunHeader
 from runstream.model.erasures import ErasureNote, Spans
 from runstream.model.errors import CorruptRecordError, HistoryDiverged, RunstreamError
-from runstream.model.results import Cursor
+from runstream.model.results import Cursor, Fork
 from runstream.model.run_head import RunHead, SnapshotHead
-from runstream.operations.run_forks import Fork
 from runstream.stores.capabilities import ErasesContent
 from runstream.stores.local.erase_plan import EraseOrder, ErasePlan, check_unneeded
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from runstream.model.erasures import ErasureNote, Spans, has_offset, may_hold
 from runstream.model.errors import ConfigurationError
-from runstream.model.results import LeaseGrant
+from runstream.model.results import Fork, LeaseGrant
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.erase_arguments import (
     MayNeedEvents,
@@ -19,7 +19,7 @@ from runstream.operations.erase_arguments import (
     held_by,
 )
 from runstream.operations.lane_facts import LaneFacts
-from runstream.operations.run_forks import Fork, has_forks
+from runstream.operations.run_forks import has_forks
 from runstream.stores.local.lease_rules import Leases, check_only
 
 __all__ = ["EraseOrder", "ErasePlan", "Family", "noted", "plan_erase", "plan_truncate", "sharing"]

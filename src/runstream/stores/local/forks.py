@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from runstream.model.identifiers import check_run_id
-from runstream.model.results import E, RunInfo, S
+from runstream.model.results import E, Fork, RunInfo, S
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.lineage import Segment, joined_origins
 from runstream.operations.operation import in_one_call
 from runstream.operations.run_forks import (
-    Fork,
     ForkOptions,
     as_state_of,
+    by_offset,
     check_fork,
     fork_head,
     forks_among,
@@ -78,6 +78,12 @@ class LocalForks(LookUps[E, S]):
         """The runs that were forked from a run, as it is now or as ``creation`` names it, and share with it."""
         head = self._load_head(run_id) if creation is None else None
         return forks_among(run_id, creation if head is None else head.creation, self._children_of(run_id))
+
+    @in_one_call
+    def forks(self, run_id: str) -> list[Fork]:
+        """The runs that were forked from a run, by the offset at which."""
+        check_run_id(run_id)
+        return by_offset(self.forks_of(run_id))
 
     @in_one_call
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> RunInfo:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from runstream.codec.record import ERASED, decode_record, fields_of
 from runstream.model.erasures import ErasureNote
-from runstream.model.results import Cursor
+from runstream.model.results import Cursor, Fork
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead, written_as
 from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.forks import HeldLock, held_over_fork
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.lineage import Segment
 from runstream.operations.messages import diverged, lost
-from runstream.operations.run_forks import Fork, forks_among
+from runstream.operations.run_forks import forks_among
 from runstream.stores.local.erase_plan import (
     EraseOrder,
     ErasePlan,

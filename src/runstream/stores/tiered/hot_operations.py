@@ -11,7 +11,7 @@ from runstream.model.results import Cursor, E, Recorded, Recovery, RunInfo, S, S
 from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.arguments import ReadQuery, StateChange
 from runstream.operations.erase_arguments import TruncateBeside, TruncateOptions
-from runstream.operations.interface import StoreOperations
+from runstream.operations.interface import IsArchived, StoreOperations
 from runstream.operations.lane_facts import HotLanes
 from runstream.operations.operation import Operation, Stream
 from runstream.operations.run_forks import Brought, ForkOptions
@@ -51,7 +51,7 @@ class Continuing(Protocol[E, S]):
 
 
 @runtime_checkable
-class HotOperations(StoreOperations[E, S], Protocol[E, S]):
+class HotOperations(StoreOperations[E, S], IsArchived, Protocol[E, S]):
     """The operations of a store out of which a drain worker moves what it has archived: Redis.
 
     What has been moved is not there any more: operations that need it raise EventsArchived. A run whose snapshot

@@ -9,14 +9,14 @@ from typing import Any, Generic, Self
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import ArchiveEntry, Position, RunHeader
 from runstream.model.erasures import Erasure, Spans
-from runstream.model.results import Cursor, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, Fork, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.lineage import Segment
 from runstream.operations.operation import Operation, Stream, blocking
-from runstream.operations.run_forks import Brought, Fork
+from runstream.operations.run_forks import Brought
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.urls import path_in

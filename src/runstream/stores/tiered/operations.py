@@ -14,7 +14,7 @@ from runstream.model.errors import AcknowledgedWritesLost, CorruptRecordError, E
 from runstream.model.identifiers import check_run_id, event_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S
+from runstream.model.results import ArchivingHealth, E, Fork, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -32,7 +32,7 @@ from runstream.operations.interface import AppendResult, RunElsewhere
 from runstream.operations.messages import snapshot_conflict
 from runstream.operations.operation import Items, Operation, Stream, blocking, collect
 from runstream.operations.people import answer_at
-from runstream.operations.run_forks import ForkOptions, has_forks
+from runstream.operations.run_forks import ForkOptions, by_offset, has_forks
 from runstream.stores.tiered import erasing
 from runstream.stores.tiered.forks import detach, fork
 from runstream.stores.tiered.lanes import lanes
@@ -306,6 +306,15 @@ class TieredOperations(TieredSnapshots[E, S]):
         """The ids of all runs, the most recently updated first."""
         found: list[RunInfo] = yield from collect(self.runs(RunsQuery()))
         return [info.run_id for info in found]
+
+    def forks(self, run_id: str) -> Operation[list[Fork]]:
+        """The runs that were forked from a run: those that Redis has noted, and those that the archive has."""
+        noted = yield from self.hot.forks(run_id)
+        return by_offset([*noted, *(yield from blocking(self.archive.forks_of, run_id))])
+
+    def archiving_health(self, lag_seconds: float) -> Operation[ArchivingHealth]:
+        """How the archiving of what is in Redis stands."""
+        return self.hot.archiving_health(lag_seconds)
 
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""

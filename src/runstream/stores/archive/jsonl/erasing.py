@@ -16,9 +16,9 @@ from runstream.model.archive_records import RunHeader
 from runstream.model.erasures import ErasedPlace, ErasureNote, Spans, has_offset
 from runstream.model.errors import CorruptRecordError
 from runstream.model.identifiers import check_run_id
-from runstream.model.results import Cursor
+from runstream.model.results import Cursor, Fork
 from runstream.model.run_head import RunHead, SnapshotHead
-from runstream.operations.run_forks import Fork, forks_among
+from runstream.operations.run_forks import forks_among
 from runstream.stores.archive.durable_files import sync_directory
 from runstream.stores.archive.eraser import (
     Eraser,

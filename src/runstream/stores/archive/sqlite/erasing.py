@@ -15,9 +15,9 @@ from functools import partial
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import ErasedPlace, ErasureNote, Spans
 from runstream.model.errors import StoreUnavailable
-from runstream.model.results import Cursor
+from runstream.model.results import Cursor, Fork
 from runstream.model.run_head import RunHead
-from runstream.operations.run_forks import Fork, forks_among
+from runstream.operations.run_forks import forks_among
 from runstream.stores.archive.eraser import (
     Eraser,
     branch_plan,

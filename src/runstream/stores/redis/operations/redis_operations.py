@@ -9,10 +9,22 @@ from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.durability import PRIMARY, Durability
 from runstream.model.erasures import Erasure, Spans
-from runstream.model.identifiers import event_run_id
+from runstream.model.identifiers import check_run_id, event_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import Cursor, E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import (
+    ArchivingHealth,
+    Cursor,
+    E,
+    Fork,
+    LaneInfo,
+    LeaseGrant,
+    Recorded,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+)
 from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.arguments import (
     AppendOptions,
@@ -28,7 +40,8 @@ from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.lane_facts import HotLanes
 from runstream.operations.operation import Operation, Stream
-from runstream.operations.run_forks import Brought, ForkOptions
+from runstream.operations.run_forks import Brought, ForkOptions, by_offset
+from runstream.stores.redis.operations.admin.health import archiving_health
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
 from runstream.stores.redis.operations.client import (
     append,
@@ -49,6 +62,7 @@ from runstream.stores.redis.operations.client.continuing import Continuing
 from runstream.stores.redis.operations.client.durability import durably
 from runstream.stores.redis.operations.client.list_events import list_events
 from runstream.stores.redis.operations.worker.detached import detached_header, once_shared
+from runstream.stores.redis.operations.worker.noted_forks import noted_forks
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["RedisOperations"]
@@ -190,6 +204,15 @@ class RedisOperations(Generic[E, S]):
     def list_runs(self) -> Operation[list[str]]:
         """The ids of all runs, the most recently updated first."""
         return runs.list_runs(self.session)
+
+    def forks(self, run_id: str) -> Operation[list[Fork]]:
+        """The runs that a run has noted as its forks."""
+        check_run_id(run_id)
+        return by_offset((yield from noted_forks(self.session.keys, run_id)))
+
+    def archiving_health(self, lag_seconds: float) -> Operation[ArchivingHealth]:
+        """How the archiving of the namespace stands."""
+        return archiving_health(self.session.keys, lag_seconds)
 
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""

@@ -12,9 +12,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from runstream.model.archive_records import RunHeader
-from runstream.model.results import Cursor
+from runstream.model.results import Cursor, Fork
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
-from runstream.operations.run_forks import Fork
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.worker.drain import server_time
