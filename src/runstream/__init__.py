@@ -52,6 +52,7 @@ from runstream.model.results import (
     Recovery,
     RunInfo,
     Snapshot,
+    SnapshotInfo,
 )
 from runstream.model.run_diff import LaneDiff, RunDiff, StateDifference
 from runstream.model.state import NodeState, RunState, RunStatus
@@ -128,6 +129,7 @@ __all__ = [
     "SQLiteCheckpointer",
     "Sink",
     "Snapshot",
+    "SnapshotInfo",
     "SnapshotStore",
     "StateDifference",
     "StepFailed",

@@ -91,7 +91,12 @@ def test_the_protocols_have_the_methods_of_the_design() -> None:
         "erasures",
         "fork",
     }
-    more |= {"ancestors", "archiving_health", "forks"}  # what a page of runs needs, beyond the design
+    more |= {
+        "ancestors",
+        "archiving_health",
+        "forks",
+        "kept_snapshots",
+    }  # what a page of runs needs, beyond the design
     assert set(methods_of(Checkpointer)) == four
     assert set(methods_of(RunStore)) == set(methods_of(AsyncRunStore)) == four | more
 

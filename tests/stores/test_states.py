@@ -28,6 +28,7 @@ def covered(store: Store, lane_id: str | None = None) -> int:
     """The offset that the latest snapshot covers."""
     snapshot = store.load_snapshot("r", lane_id=lane_id)
     assert snapshot is not None
+    assert (snapshot.offset, snapshot.revision) in store.kept_snapshots("r", lane_id=lane_id)
     return snapshot.offset
 
 
@@ -63,6 +64,7 @@ def test_a_state_comes_back_whole(store: Store) -> None:
 def test_there_is_no_snapshot_until_one_is_saved(store: Store) -> None:
     store.save_events(make_events("r", 2))
     for run_id in ("r", "nobody"):
+        assert store.kept_snapshots(run_id) == []
         assert store.load_latest(run_id) is None
         assert store.load_snapshot(run_id) is None
         assert store.load_snapshot(run_id, lane_id="main") is None

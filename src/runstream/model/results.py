@@ -42,6 +42,7 @@ __all__ = [
     "RunInfo",
     "S",
     "Snapshot",
+    "SnapshotInfo",
 ]
 
 _MAX_HELD = 2**30
@@ -188,6 +189,18 @@ class Snapshot(Generic[S]):
     offset: int
     revision: int
     stored: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+class SnapshotInfo(NamedTuple):
+    """A snapshot that is kept, without its state.
+
+    Attributes:
+        offset: It covers the history up to this offset.
+        revision: How many times a snapshot of this run or lane was saved, this one included.
+    """
+
+    offset: int
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from runstream.model.results import (
     RunInfo,
     S,
     Snapshot,
+    SnapshotInfo,
 )
 from runstream.operations.arguments import (
     AppendOptions,
@@ -137,6 +138,9 @@ class StoreOperations(Protocol[E, S]):
 
     def load_answer(self, run_id: str, question: Question) -> Operation[E | None]:
         """The event that answers a question, which counts as known to this writer; None if it is gone since."""
+
+    def kept_snapshots(self, run_id: str, lane_id: str | None) -> Operation[list[SnapshotInfo]]:
+        """The kept snapshots of a run, or of one lane of it, without their states: the highest offset first."""
 
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
         """The lanes of which snapshots are here; first None, if there are some of the run's own."""

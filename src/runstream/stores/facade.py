@@ -26,6 +26,7 @@ from runstream.model.results import (
     RunInfo,
     S,
     Snapshot,
+    SnapshotInfo,
 )
 from runstream.model.run_diff import RunDiff
 from runstream.model.tags import TagChanges
@@ -393,6 +394,25 @@ class Store(Lifecycle, Generic[E, S]):
             EventsArchived: It was retired: the archive has it.
         """
         return self._runner.run(self._operations.load_snapshot(run_id, lane_id))
+
+    def kept_snapshots(self, run_id: str, *, lane_id: str | None = None) -> list[SnapshotInfo]:
+        """The kept snapshots of a run, or of one lane of it, without their states: the highest offset first.
+
+        Redis and memory keep the latest; an archive has earlier ones, and the tiered store those of both.
+
+        Args:
+            run_id: The run; one that is not there has none.
+            lane_id: The lane whose snapshots are wanted; None: the run's own.
+
+        Returns:
+            The snapshots; of several that cover the same offset the last.
+
+        Raises:
+            CorruptRecordError: What is noted of one does not read.
+            EventsArchived: The latest was retired: the archive has it.
+            StoreUnavailable: The store gave no answer.
+        """
+        return self._runner.run(self._operations.kept_snapshots(run_id, lane_id))
 
     def update_state(
         self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10, lease: Leased | None = None

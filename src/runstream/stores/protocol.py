@@ -22,6 +22,7 @@ from runstream.model.results import (
     RunInfo,
     S,
     Snapshot,
+    SnapshotInfo,
 )
 from runstream.model.run_diff import RunDiff
 from runstream.model.tags import TagChanges
@@ -132,6 +133,9 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
 
     def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of a run, or of one lane of it, with the offset that it covers; None without one."""
+
+    def kept_snapshots(self, run_id: str, *, lane_id: str | None = None) -> list[SnapshotInfo]:
+        """The kept snapshots of a run, or of one lane of it, without their states: the highest offset first."""
 
     def update_state(
         self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10, lease: Leased | None = None

@@ -113,15 +113,14 @@ class StateAt(TypedDict):
 
 
 class SnapshotFacts(TypedDict):
-    """A snapshot that is kept: the offset that it covers, its revision, how many fields its state has."""
+    """A snapshot that is kept: the offset that it covers, and its revision. ``state?at=`` gives its state."""
 
     offset: int
     revision: int
-    fields: int
 
 
 class SnapshotPage(TypedDict):
-    """Snapshots, the newest first; of several that cover the same offset the last. ``next`` is the next page's."""
+    """Snapshots, the highest offset first; of one offset the last. ``next`` is the query of the next page."""
 
     run_id: str
     lane_id: str | None

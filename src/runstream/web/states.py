@@ -15,7 +15,7 @@ from runstream.integrations.langgraph.readable import (
     value_offsets,
 )
 from runstream.model.errors import ConfigurationError, EventsArchived
-from runstream.model.results import Snapshot
+from runstream.model.results import Snapshot, SnapshotInfo
 from runstream.web.access import Access
 from runstream.web.problems import json_response
 from runstream.web.queries import Parameter, Query
@@ -75,22 +75,16 @@ class States:
         )
 
     async def snapshots(self, request: Request) -> Response:
-        """The snapshots that are kept of a run, or of one of its lanes: the newest first."""
+        """The snapshots that are kept of a run, or of one of its lanes: the highest offset first."""
         query = Query(request, SNAPSHOTS)
         info = await self._access.run(request)
         lane, limit = query.text("lane"), query.number("limit", least=1, most=_MOST_SNAPSHOTS) or _SNAPSHOTS
         store = await self._access.store()
-        latest: Snapshot[Any] | None = await store.load_snapshot(info.run_id, lane_id=lane)
+        kept: list[SnapshotInfo] = await store.kept_snapshots(info.run_id, lane_id=lane)
         before = query.number("before")
-        at = info.last_offset if before is None else before - 1
-        found: list[dict[str, Any]] = []
-        while at >= 0 and len(found) < limit:
-            kept = await _kept(store, info.run_id, lane, at, latest)
-            if kept is None:
-                break
-            found.append({"offset": kept.offset, "revision": kept.revision, "fields": len(_facts(kept))})
-            at = kept.offset - 1
-        following = query.with_other(before=at + 1) if len(found) == limit and at >= 0 else None
+        found = [one._asdict() for one in kept if before is None or one.offset < before]
+        following = query.with_other(before=found[limit - 1]["offset"]) if len(found) > limit else None
+        found = found[:limit]
         return json_response({"run_id": info.run_id, "lane_id": lane, "snapshots": found, "next": following})
 
 

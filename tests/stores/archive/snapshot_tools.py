@@ -29,7 +29,9 @@ def step_of(snapshot: Any) -> Any:
 
 def history(archive: Any, run_id: str = "r", lane_id: str | None = None) -> list[tuple[int, int, int]]:
     """Offset, revision and step of each snapshot."""
-    found = archive.snapshot_history(run_id, lane_id=lane_id)
+    found = list(archive.snapshot_history(run_id, lane_id=lane_id))
+    latest = {one.offset: one.revision for one in found}
+    assert archive.kept_snapshots(run_id, lane_id=lane_id) == sorted(latest.items(), reverse=True)
     return [(one.offset, one.revision, one.state.current_step) for one in found]
 
 

@@ -65,8 +65,10 @@ def test_a_retired_run_is_read_recovered_and_gone_on_with(hot: Hot, archive: Any
     assert list(tiered.follow("r"))[-1].event == whole[-1]
     other = TieredCheckpointer(stranger(hot), archive)
     assert other.load_latest("r") == tiered.load_latest("r") is not None
-    with pytest.raises(EventsArchived):
-        hot.recover("r")
+    for ask in (hot.recover, hot.kept_snapshots):
+        with pytest.raises(EventsArchived):
+            ask("r")
+    assert tiered.kept_snapshots("r") == [(2, 1)]
 
     def change(state: Any) -> None:
         state.purpose += ", second"

@@ -23,12 +23,13 @@ from runstream.model.errors import (
     RunstreamError,
     StoreUnavailable,
 )
-from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import KeepsTags, TellsOfLanes
-from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot, SnapshotInfo
 from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
 from runstream.operations.follow_runs import FollowRunsQuery
+from runstream.operations.kept_snapshots import check_snapshot_of, highest_first
 from runstream.operations.lineage import asks_for_shared
 from runstream.operations.look_ups import spans_of
 from runstream.operations.messages import diverged, lost, no_event
@@ -234,15 +235,22 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         lanes = {kept.head.lane_id for kept in sound(self._kept_snapshots(run_id))}
         return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
 
+    @in_one_call
+    def kept_snapshots(self, run_id: str, lane_id: str | None) -> list[SnapshotInfo]:
+        """The kept snapshots of a run, or of one lane of it, without their states: the highest offset first."""
+        check_snapshot_of(run_id, lane_id)
+        kept = sound(self._kept_snapshots(run_id))
+        return highest_first(one.head for one in kept if one.head.lane_id == lane_id)
+
     def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
         """The snapshots that are kept of a run, or of one lane of it, in the order in which they were saved."""
-        _check_lane(run_id, lane_id)
+        check_snapshot_of(run_id, lane_id)
         return in_pages(self._restored(run_id, lane_id), 1)  # each may be large
 
     @in_one_call
     def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Snapshot[S] | None:
         """The latest snapshot that covers no event after an offset."""
-        _check_lane(run_id, lane_id)
+        check_snapshot_of(run_id, lane_id)
         check_count("offset", offset)
         found = (self._restore_kept(run_id, one) for one in nearest(self._kept_snapshots(run_id), lane_id, offset))
         return next((snapshot for snapshot in found if snapshot is not None), None)
@@ -376,9 +384,3 @@ def _as_asked(low: int, high: int, query: ReadQuery) -> Iterator[tuple[int, int]
     else:
         yield low, low + query.limit
         yield low + query.limit, high
-
-
-def _check_lane(run_id: str, lane_id: str | None) -> None:
-    check_run_id(run_id)
-    if lane_id is not None:
-        check_name("lane_id", lane_id)

@@ -21,7 +21,17 @@ from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import E, LaneInfo, LeaseGrant, Placement, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import (
+    E,
+    LaneInfo,
+    LeaseGrant,
+    Placement,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+    SnapshotInfo,
+)
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.tags import check_tags
 from runstream.operations.arguments import (
@@ -39,6 +49,7 @@ from runstream.operations.arguments import (
 )
 from runstream.operations.coverage import CoverageBook, Covered
 from runstream.operations.filters import arranged, lane_of, seq_of
+from runstream.operations.kept_snapshots import check_snapshot_of, highest_first
 from runstream.operations.operation import Items, Operation, Stream, blocking, in_one_call
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, StateWrite, plan_append
 from runstream.stores.local.erasing import Erasing
@@ -215,6 +226,13 @@ class LocalOperations(Erasing[E, S]):
         return self._restore(run_id, lane_id)[1]
 
     @in_one_call
+    def kept_snapshots(self, run_id: str, lane_id: str | None) -> list[SnapshotInfo]:
+        """The latest snapshot of a run, or of one lane of it, without its state."""
+        check_snapshot_of(run_id, lane_id)
+        _, latest = self._load_snapshot(run_id, lane_id)
+        return highest_first([] if latest is None else [latest[0]])
+
+    @in_one_call
     def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> S:
         """Load a run's state, change it, and save it unless another was saved in between; then again."""
         check_run_id(run_id)
@@ -304,9 +322,7 @@ class LocalOperations(Erasing[E, S]):
 
     def _restore(self, run_id: str, lane_id: str | None) -> tuple[RunHead | None, Snapshot[S] | None]:
         """Load the run's head and the latest snapshot, and note that as the one that this writer knows."""
-        check_run_id(run_id)
-        if lane_id is not None:
-            check_name("lane_id", lane_id)
+        check_snapshot_of(run_id, lane_id)
         head, loaded = self._load_upcast(run_id, lane_id)
         if loaded is None:
             self._known.pop((run_id, lane_id), None)  # so that the next one has none before it

@@ -9,7 +9,18 @@ from typing import Any, Generic, Self
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import ArchiveEntry, Position, RunHeader
 from runstream.model.erasures import Erasure, Spans
-from runstream.model.results import Cursor, E, Fork, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import (
+    Cursor,
+    E,
+    Fork,
+    LaneInfo,
+    Recorded,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+    SnapshotInfo,
+)
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
@@ -211,6 +222,10 @@ class LateArchive(Generic[E, S]):
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
         """The lanes of which snapshots are kept."""
         return self._ask(lambda found: found.snapshot_lanes(run_id), [])
+
+    def kept_snapshots(self, run_id: str, lane_id: str | None) -> Operation[list[SnapshotInfo]]:
+        """The snapshots that are kept of a run, or of one lane of it, without their states."""
+        return self._ask(lambda found: found.kept_snapshots(run_id, lane_id), [])
 
     def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Operation[Snapshot[S] | None]:
         """The latest snapshot that covers no event after an offset."""

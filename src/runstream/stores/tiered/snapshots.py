@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from runstream.model.erasures import may_hold
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_run_id
-from runstream.model.results import E, S, Snapshot
+from runstream.model.results import E, S, Snapshot, SnapshotInfo
 from runstream.model.run_head import RunStart
 from runstream.operations.arguments import check_count
+from runstream.operations.kept_snapshots import highest_first
 from runstream.operations.operation import Items, Operation, Stream, pass_on
 from runstream.stores.tiered.boundary import HotAndArchive
 from runstream.stores.tiered.hot_operations import HotOperations
@@ -64,6 +65,15 @@ class TieredSnapshots(HotAndArchive[E, S]):
         lanes = {*(yield from self.hot.snapshot_lanes(run_id))}
         lanes |= {*(yield from self.archive.snapshot_lanes(run_id))}
         return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
+
+    def kept_snapshots(self, run_id: str, lane_id: str | None) -> Operation[list[SnapshotInfo]]:
+        """The snapshots that the archive keeps, and Redis's latest, without their states."""
+        try:
+            latest = yield from self.hot.kept_snapshots(run_id, lane_id)
+        except EventsArchived as moved:  # the archive's own latest is the run's
+            yield from self.check_archived(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
+            latest = []
+        return highest_first([*(yield from self.archive.kept_snapshots(run_id, lane_id)), *latest])
 
     def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
         """The snapshots that the archive has seen, in order, and then the latest one, if it has not seen that."""

@@ -24,6 +24,7 @@ from runstream.model.results import (
     RunInfo,
     S,
     Snapshot,
+    SnapshotInfo,
 )
 from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.arguments import (
@@ -180,6 +181,10 @@ class RedisOperations(Generic[E, S]):
     def load_answer(self, run_id: str, question: Question) -> Operation[E | None]:
         """The event that answers a question."""
         return inbox.load_answer(self.session, run_id, question)
+
+    def kept_snapshots(self, run_id: str, lane_id: str | None) -> Operation[list[SnapshotInfo]]:
+        """The latest snapshot of the run, or of one lane of it, without its state."""
+        return snapshots.kept_snapshots(self.session, run_id, lane_id)
 
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
         """The lanes of which Redis has a snapshot; first None, for the run's own."""

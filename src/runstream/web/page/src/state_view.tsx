@@ -16,7 +16,7 @@ interface StateAt {
 }
 
 interface Snapshots {
-  snapshots: { offset: number; revision: number; fields: number }[];
+  snapshots: { offset: number; revision: number }[];
   next: string | null;
 }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from runstream.codec.snapshot_fields import PackedState, read_saved
 from runstream.model.errors import CorruptRecordError
-from runstream.model.identifiers import check_name, check_run_id
-from runstream.model.results import E, S, Snapshot
+from runstream.model.results import E, S, Snapshot, SnapshotInfo
+from runstream.operations.kept_snapshots import check_snapshot_of
 from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.append_batch import snapshot_field
 from runstream.stores.redis.damage import corrupt_key, parsing
@@ -18,7 +18,7 @@ from runstream.stores.redis.operations.client.run_head import (
 from runstream.stores.redis.replies import parse_map, parse_start
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["decode_known", "decode_snapshot", "load_snapshot"]
+__all__ = ["decode_known", "decode_snapshot", "kept_snapshots", "load_snapshot"]
 
 _MANY_FIELDS = 256
 """A snapshot of fewer fields is fetched as fast as its token."""
@@ -26,9 +26,7 @@ _MANY_FIELDS = 256
 
 def load_snapshot(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
     """The latest snapshot of the run, or of one lane of it."""
-    check_run_id(run_id)
-    if lane_id is not None:
-        check_name("lane_id", lane_id)
+    check_snapshot_of(run_id, lane_id)
     if (unchanged := (yield from _load_unchanged(session, run_id, lane_id))) is not None:
         return unchanged
     keys = session.keys.run(run_id)
@@ -47,6 +45,26 @@ def load_snapshot(session: Session[E, S], run_id: str, lane_id: str | None) -> O
     else:
         session.coverage.loaded(run_id, lane_id, head.run_start, snapshot.offset)
     return snapshot
+
+
+def kept_snapshots(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[list[SnapshotInfo]]:
+    """The latest snapshot of the run, or of one lane of it, without its state."""
+    check_snapshot_of(run_id, lane_id)
+    keys = session.keys.run(run_id)
+    key = keys.snapshot(lane_id)
+    queries = [
+        (b"HMGET", key, "offset", "revision"),
+        head_query(keys.meta, lane_id, [snapshot_field(lane_id)]),
+    ]
+    (offset, revision), (*meta, noted) = yield Exchange(queries, atomic=True)
+    yield from checked_head(keys, meta)
+    if offset is None and revision is None:
+        if not noted and (retired := retired_of(meta)) is not None and retired.had_snapshot(lane_id):
+            raise (yield from retired_away(session, run_id, lane_id))
+        decode_known(session, run_id, lane_id, {}, noted)
+        return []
+    with parsing(keys, key):
+        return [SnapshotInfo(int(offset), int(revision))]
 
 
 def _load_unchanged(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
