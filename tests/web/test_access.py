@@ -212,6 +212,14 @@ def test_what_an_app_was_not_given_is_not_there(store: Any) -> None:
         assert client.delete(MINE).status_code == 405
 
 
+def test_what_may_be_left_out_of_a_document_is_not_required_by_its_type(store: Any) -> None:
+    with serving(runstream.web.app(store, authorize=lambda *_: True, actions=["answer", "fork"])) as client:
+        schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    required = [schemas[name]["required"] for name in ("AnswerBody", "ForkBody", "ParentFacts")]
+    assert required == [["answer"], ["run_id"], ["offset", "run_id"]]
+    assert "last" in set(schemas["RunFacts"]["properties"]) - set(schemas["RunFacts"]["required"])
+
+
 def test_a_token_opens_an_app_once_it_is_known(store: Any) -> None:
     with serving(guarded(runstream.web.app(store), "s3cret t+k&n")) as client:
         for headers in ({}, {"authorization": "Bearer other"}, {"cookie": "runstream-00000000=x"}):

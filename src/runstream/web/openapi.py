@@ -98,10 +98,13 @@ class _Schemas:
         name = kind.__name__
         if name not in self.named:
             self.named[name] = {}  # it may refer to itself
+            # its own __required_keys__ has all of them where annotations are texts
+            marked = typing.get_type_hints(kind, include_extras=True)
+            required = [key for key, one in marked.items() if typing.get_origin(one) is not typing.NotRequired]
             self.named[name] = {
                 "type": "object",
                 "description": inspect.getdoc(kind),
                 "properties": {key: self.of(one) for key, one in typing.get_type_hints(kind).items()},
-                "required": sorted(kind.__required_keys__),
+                "required": sorted(required),
             }
         return {"$ref": f"#/components/schemas/{name}"}

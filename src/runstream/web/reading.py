@@ -17,6 +17,7 @@ from runstream.model.results import Recorded, RunInfo
 from runstream.operations.arguments import FollowQuery
 from runstream.operations.filters import EventFilter
 from runstream.web.access import Access
+from runstream.web.last_events import LastEvents
 from runstream.web.path_ids import path_id
 from runstream.web.problems import json_response
 from runstream.web.queries import Parameter, Query
@@ -32,6 +33,7 @@ _RUNS, _EVENTS = 100, 200
 
 _LIMIT = Parameter("limit", "How many to give at most.", "integer")
 _WAITING = Parameter("waiting", "true: only the runs that wait for an answer, of the 10,000 that are looked at.")
+_LAST = Parameter("last", "true: with the last event of each run, on a line; null where that is not known yet.")
 
 RUNS = (
     Parameter("contains", "Only the runs whose id has this text in it, of the 10,000 that are looked at."),
@@ -42,6 +44,7 @@ RUNS = (
     Parameter("updated_after", "Only the runs updated after this time, likewise.", "number"),
     Parameter("updated_before", "Only the runs updated before this time, likewise.", "number"),
     _WAITING,
+    _LAST,
     Parameter("page", "Give them in the order in which they were created, each once: empty for the first page."),
     _LIMIT,
 )
@@ -87,6 +90,7 @@ class Reading:
 
     def __init__(self, access: Access) -> None:
         self._access = access
+        self._last = LastEvents()
 
     async def runs(self, request: Request) -> Response:
         """The runs that the sender may see, the most recently updated first."""
@@ -121,6 +125,9 @@ class Reading:
                     passed = f"{info.created_at!r}:\0"  # before all of that time: the run's id is not told
         following = query.with_other(page=passed) if more and page is not None else None
         runs = await facts_of(self._access, request, *found)
+        if query.is_on(_LAST):
+            for facts, last in zip(runs, await self._last.of(store, found), strict=True):
+                facts["last"] = last
         return json_response({"runs": runs, "more": more, "next": following})
 
     async def run(self, request: Request) -> Response:

@@ -39,10 +39,19 @@ class QuestionFacts(TypedDict):
     answer_offset: int | None
 
 
+class LastEvent(TypedDict):
+    """The last event of a run, on a line: its text, or the plain values of its payload."""
+
+    offset: int
+    lane_id: str
+    kind: str
+    text: str
+
+
 class RunFacts(TypedDict):
     """What is known of a run without reading it. ``id`` is its name in paths.
 
-    ``parent`` is null also where the sender may not read that run.
+    ``parent`` is null also where the sender may not read that run. ``last`` is in lists that are asked for it.
     """
 
     id: str
@@ -57,6 +66,7 @@ class RunFacts(TypedDict):
     waiting_for: list[QuestionFacts]
     tags: dict[str, str]
     parent: ParentFacts | None
+    last: NotRequired[LastEvent | None]
 
 
 class RunPage(TypedDict):

@@ -36,6 +36,8 @@ def test_a_run_is_searched_opened_and_followed_and_nothing_of_it_runs(
         run.emit(HOSTILE, text=HOSTILE, **{HOSTILE: {"deep": [HOSTILE]}})
         page.goto(str(client.base_url))
         page.get_by_text("2 runs", exact=True).wait_for()
+        page.locator('[data-run="other"] .last', has_text="tool.result").wait_for()
+        page.locator("[data-run] .last", has_text=HOSTILE).wait_for()
         page.get_by_label("Run id").fill("onerror")
         page.get_by_text("1 run", exact=True).wait_for()
         page.get_by_role("link", name=HOSTILE).first.click()
@@ -226,8 +228,10 @@ def test_a_part_of_the_lanes_is_shown_closer_and_an_event_of_it_leads_to_the_lis
     page: Any, client: httpx.Client, shown: Shown
 ) -> None:
     fill_all(shown)
-    page.goto(f"{client.base_url}#/runs/{path_id('r')}?view=lanes")
-    page.locator(".one.error").wait_for()
+    with shown.store.lease("r", owner="worker-7", lane_id="main"):
+        page.goto(f"{client.base_url}#/runs/{path_id('r')}?view=lanes")
+        page.locator(".one.error").wait_for()
+        page.locator('[data-lane="main"] .mark.lease title', has_text="worker-7").wait_for(state="attached")
     box = page.locator(".lanes").bounding_box()
     page.mouse.move(box["x"] + 2, box["y"] + 40)
     page.mouse.down()

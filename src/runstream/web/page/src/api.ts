@@ -26,6 +26,8 @@ export interface Run {
   waiting_for: Question[];
   tags: { [name: string]: string };
   parent: { run_id: string; offset: number } | null;
+  /** In lists: its last event, on a line. */
+  last?: { offset: number; lane_id: string; kind: string; text: string } | null;
 }
 
 export interface RunEvent {

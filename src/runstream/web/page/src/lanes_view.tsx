@@ -55,7 +55,7 @@ export function LanesView({ run }: { run: Run }) {
       <Chart run={run} summary={summary} lanes={lanes} snapshots={kept.map((one) => one.offset)} range={range} whole={whole} events={events} onRange={change} />
       {eventsProblem && <p role="alert">{eventsProblem.message}</p>}
       <p class="key">
-        <i class="mark error" /> error <i class="mark human" /> question or answer <i class="mark snapshot" /> snapshot
+        <i class="mark error" /> error <i class="mark human" /> question or answer <i class="mark snapshot" /> snapshot <i class="mark lease" /> lease
       </p>
     </>
   );
@@ -164,6 +164,7 @@ function Chart({ run, summary, lanes, snapshots, range, whole, events, onRange }
               {facts.get(name)?.lease ? ` · held by ${facts.get(name)!.lease}` : ""}
               {facts.get(name)?.ended ? " · ended" : ""}
             </text>
+            <LeaseMark lane={facts.get(name)} summary={summary} range={range} width={width} />
             <Marks offsets={[...new Set([facts.get(name)?.snapshot_offset ?? 0, ...(at === 0 ? snapshots : [])])]} summary={summary} range={range} width={width} />
           </g>
         ))}
@@ -211,6 +212,19 @@ function Marks({ offsets, summary, range, width }: { offsets: number[]; summary:
         );
       })}
     </>
+  );
+}
+
+/** A bar from the last event of a lane that somebody holds: nothing of others lands there. */
+function LeaseMark({ lane, summary, range, width }: { lane: Lane | undefined; summary: Summary; range: Range; width: number }) {
+  if (!lane?.lease) return null;
+  const since = lane.last_offset ? timeOf(summary, lane.last_offset) : null;
+  const x = Math.max(0, since === null ? 0 : xOf(since, range, width));
+  if (x >= width) return null;
+  return (
+    <rect class="mark lease" x={x} width={width - x} y={ROW - 4} height={3}>
+      <title>{`held by ${lane.lease}`}</title>
+    </rect>
   );
 }
 

@@ -20,7 +20,7 @@ const TIMES: [string, string][] = [
 
 /** The query of the server that finds what the page's query asks for. */
 function runsPath(query: URLSearchParams): string {
-  const asked = new URLSearchParams({ limit: String(SHOWN) });
+  const asked = new URLSearchParams({ limit: String(SHOWN), last: "true" });
   if (query.get("waiting") === "1") asked.set("waiting", "true");
   for (const name of ["contains", "session", "status"]) {
     const value = query.get(name);
@@ -136,6 +136,11 @@ function RunTable({ runs }: { runs: Run[] }) {
                   asks: {question.text || "for an answer"}
                 </div>
               ))}
+              {run.last && run.waiting_for.length === 0 && (
+                <div class="last">
+                  {run.last.kind} {run.last.text}
+                </div>
+              )}
             </td>
             <td>
               <Status run={run} />
