@@ -29,6 +29,7 @@ from runstream import (
 from runstream.cli.support import export_formats
 from runstream.cli.support.export_formats import complete_or_absent
 from runstream.codec.lossless_json import load_json
+from runstream.history.exported import Export
 from runstream.history.merged import MergedRun
 from runstream.model.errors import ConfigurationError
 from runstream.stores.redis.namespace import namespace_of
@@ -535,7 +536,7 @@ def test_the_first_record_that_does_not_read_is_the_error_of_the_library(spoilt:
     with connect(spoilt) as store:
         whole = MergedRun.load(store, "r")
         assert whole is not None
-        exported = export_formats.Export(whole, skip=False, on_progress=lambda _: None)
+        exported = Export(whole, skip=False, on_progress=lambda _: None)
         with pytest.raises(CorruptRecordError) as raised:
             export_formats.write_jsonl(exported, io.BytesIO())
     assert (raised.value.run_id, raised.value.offset) == ("r", 3)

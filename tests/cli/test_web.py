@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import socket
@@ -97,6 +98,8 @@ def test_it_does_what_it_is_told_to_allow_and_reads_the_archive_beside(tmp_path:
             assert run("drain", "--url", url, "--once", "--trim", "archived").code == 0
             events = client.get(f"/runs/{path_id('r')}/events", headers=token).json()["events"]
             assert [event["offset"] for event in events] == [1, 2, 3]
+            lines = client.get(f"/runs/{path_id('r')}/export", headers=token).text.splitlines()
+            assert [json.loads(line)["offset"] for line in lines] == [1, 2, 3]
 
 
 async def test_a_frame_does_not_wait_until_the_one_before_is_acknowledged() -> None:

@@ -195,6 +195,7 @@ def test_the_openapi_document_names_what_there_is(client: httpx.Client) -> None:
     assert set(document["paths"]) == {
         "/runs", "/runs/{id}", "/runs/{id}/events", "/runs/{id}/lanes", "/runs/{id}/state",
         "/runs/{id}/stream", "/runs/{id}/summary", "/runs/{id}/snapshots", "/runs/{id}/forks", "/health",
+        "/runs/{id}/export",
         "/stream",
     }  # fmt: skip
     names = set(document["components"]["schemas"])

@@ -10,7 +10,6 @@ import typer
 
 from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.export_formats import (
-    Export,
     Format,
     binary_stdout,
     complete_or_absent,
@@ -23,6 +22,7 @@ from runstream.cli.support.output import counted, say
 from runstream.cli.support.progress_bar import showing_progress
 from runstream.cli.support.run_names import RunName, run_named
 from runstream.cli.support.spans_export import OTLP, send_spans
+from runstream.history.exported import Export
 from runstream.history.merged import MergedRun
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Sink

@@ -77,6 +77,10 @@ class Access:
         """The store."""
         return await self._opened.get()
 
+    async def store_in_thread(self) -> Any:
+        """The store as what reads histories in a thread takes it."""
+        return await self._opened.in_thread()
+
     async def may(self, request: Request, action: Action, info: RunInfo) -> bool:
         """Whether the sender of a request may do that with a run."""
         if self._authorize is None:

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from runstream.web.access import Access, Action
 from runstream.web.acting import Acting
 from runstream.web.branches import Branches
-from runstream.web.frames import StreamLimit
+from runstream.web.exporting import EXPORT, JSON_LINES, Exporting
+from runstream.web.frames import EVENT_STREAM, StreamLimit
 from runstream.web.health import Health
 from runstream.web.many_stream import MANY, ManyStream
 from runstream.web.queries import Parameter
@@ -48,10 +49,11 @@ class Endpoint:
     Attributes:
         path: The path; ``{id}`` is a run's id as unpadded base64url.
         handler: Answers.
-        answers: The type of its document; None: it is a stream of server-sent events.
+        answers: The type of its document; None: it gives none.
         parameters: Those of its query.
         method: The HTTP method.
         takes: The type of the document that is sent to it.
+        media: The media type of what it gives.
         action: What it does, for the app that has to allow it; "read" is always there.
     """
 
@@ -61,6 +63,7 @@ class Endpoint:
     parameters: Sequence[Parameter] = ()
     method: str = "GET"
     takes: type[Any] | None = None
+    media: str = "application/json"
     action: Action = "read"
 
 
@@ -76,10 +79,11 @@ def endpoints(access: Access, limit: StreamLimit) -> list[Endpoint]:
         Endpoint("/runs/{id}/state", states.state, StateAt, STATE),
         Endpoint("/runs/{id}/snapshots", states.snapshots, SnapshotPage, SNAPSHOTS),
         Endpoint("/runs/{id}/forks", Branches(access).forks, BranchFacts),
-        Endpoint("/runs/{id}/stream", RunStream(access, limit).stream, None, STREAM),
-        Endpoint("/runs/{id}/answer", acting.answer, Acted, (), "POST", AnswerBody, "answer"),
-        Endpoint("/runs/{id}/cancel", acting.cancel, Acted, (), "POST", CancelBody, "cancel"),
-        Endpoint("/runs/{id}/fork", acting.fork, RunFacts, (), "POST", ForkBody, "fork"),
+        Endpoint("/runs/{id}/export", Exporting(access).export, None, EXPORT, media=JSON_LINES),
+        Endpoint("/runs/{id}/stream", RunStream(access, limit).stream, None, STREAM, media=EVENT_STREAM),
+        Endpoint("/runs/{id}/answer", acting.answer, Acted, (), "POST", AnswerBody, action="answer"),
+        Endpoint("/runs/{id}/cancel", acting.cancel, Acted, (), "POST", CancelBody, action="cancel"),
+        Endpoint("/runs/{id}/fork", acting.fork, RunFacts, (), "POST", ForkBody, action="fork"),
         Endpoint("/health", Health(access).health, HealthFacts),
-        Endpoint("/stream", ManyStream(access, limit).stream_runs, None, MANY),
+        Endpoint("/stream", ManyStream(access, limit).stream_runs, None, MANY, media=EVENT_STREAM),
     ]

@@ -14,12 +14,14 @@ from runstream.codec.lossless_json import dump_json
 from runstream.model.errors import StoreUnavailable
 from runstream.web.problems import Refused, document
 
-__all__ = ["KEEP_ALIVE_SECONDS", "StreamLimit", "frame", "opening", "patiently", "text_frame"]
+__all__ = ["EVENT_STREAM", "KEEP_ALIVE_SECONDS", "StreamLimit", "frame", "opening", "patiently", "text_frame"]
 
 _log = logging.getLogger("runstream.web")
 
 KEEP_ALIVE_SECONDS = 15.0
 """After so long without a frame a comment is sent: proxies close what is silent; who has gone is noticed."""
+
+EVENT_STREAM = "text/event-stream"
 
 _RETRY_MILLISECONDS = 1000
 _AHEAD = 16
@@ -114,8 +116,8 @@ class StreamLimit:
         """The response that carries frames; at most one waits to be sent, whatever the client reads."""
         self.check()
         if is_head:
-            return Response(headers=_HEADERS, media_type="text/event-stream")
-        return StreamingResponse(self._counted(frames), headers=_HEADERS, media_type="text/event-stream")
+            return Response(headers=_HEADERS, media_type=EVENT_STREAM)
+        return StreamingResponse(self._counted(frames), headers=_HEADERS, media_type=EVENT_STREAM)
 
     async def _counted(self, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         self._free -= 1

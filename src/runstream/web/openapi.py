@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from runstream.web.endpoints import Endpoint
+from runstream.web.frames import EVENT_STREAM
 from runstream.web.shapes import Problem
 
 __all__ = ["openapi"]
@@ -39,7 +40,7 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
                 "default": {"description": "What is wrong.", "content": problem},
             },
         }
-        if one.answers is None:
+        if one.media == EVENT_STREAM:
             operation["responses"]["204"] = {"description": "All was given, and no more comes: do not reconnect."}
         if one.takes is not None:
             content = {"application/json": {"schema": schemas.of(one.takes)}}
@@ -54,9 +55,8 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def _content(one: Endpoint, schemas: _Schemas) -> dict[str, Any]:
-    if one.answers is None:
-        return {"text/event-stream": {"schema": {"type": "string"}}}
-    return {"application/json": {"schema": schemas.of(one.answers)}}
+    schema = {"type": "string"} if one.answers is None else schemas.of(one.answers)
+    return {one.media: {"schema": schema}}
 
 
 def _parameters(one: Endpoint) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def _parameters(one: Endpoint) -> list[dict[str, Any]]:
         if each.is_many:
             schema = {"type": "array", "items": schema}
         found.append({"name": each.name, "in": "query", "description": each.about, "schema": schema})
-    if one.answers is None:
+    if one.media == EVENT_STREAM:
         about = "The id of the last event that was received: the stream goes on after it."
         found.append({"name": "Last-Event-ID", "in": "header", "description": about, "schema": _PLAIN[str]})
     return found

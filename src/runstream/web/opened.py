@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from runstream.history.beside_loop import BesideLoop
 from runstream.model.awaitable import AsyncItems, Opening
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import shown
@@ -54,6 +55,11 @@ class OpenedStore:
                 if isinstance(self._store, Opening):
                     self._store = await self._store
         return self._store
+
+    async def in_thread(self) -> Any:
+        """The store as what reads histories in a thread takes it."""
+        store = await self.get()
+        return store.sync if isinstance(store, _InThreads) else BesideLoop(store, asyncio.get_running_loop())
 
     async def close(self) -> None:
         """Close what was opened here."""

@@ -340,6 +340,6 @@ def test_a_run_is_saved_with_whole_numbers_as_they_are_and_texts_are_said_under_
     page.locator(".turn .text", has_text="I look further").wait_for()
     page.get_by_text("Export…").click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save as JSON lines").click()
+        page.get_by_role("link", name="Save as JSON lines").click()
     lines = download.value.path().read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["payload"] for line in lines] == payloads
+    assert [json.loads(line)["event"]["payload"] for line in lines] == payloads

@@ -7,16 +7,15 @@ import io
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
-from runstream.codec.archive_entries import entry_fields
 from runstream.codec.field_checks import FIELDS
 from runstream.codec.lossless_json import dump_json, load_json
-from runstream.history.merged import MergedRun
+from runstream.history.exported import Export, json_lines
 from runstream.model.archive_records import ArchiveEntry, RunBatch
 from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
 from runstream.stores.archive.durable_files import sync_directory
@@ -24,7 +23,6 @@ from runstream.stores.archive.sqlite import SQLiteCheckpointer
 
 __all__ = [
     "COLUMNS",
-    "Export",
     "Format",
     "binary_stdout",
     "complete_or_absent",
@@ -44,69 +42,6 @@ COLUMNS = (
 
 _BATCH = 1000
 _BATCH_BYTES = 8 * 2**20
-
-
-class Export:
-    """One run on its way into a file.
-
-    Args:
-        run: The run.
-        skip: Pass over what does not read, instead of raising CorruptRecordError.
-        on_progress: Called with the number of further entries that are done.
-
-    Attributes:
-        events: How many events went into the file.
-        corrupt: The offsets of the records that do not read.
-    """
-
-    def __init__(self, run: MergedRun, *, skip: bool, on_progress: Callable[[int], None]) -> None:
-        self.run = run
-        self.events = 0
-        self.corrupt: list[int] = []
-        self._skip = skip
-        self._on_progress = on_progress
-
-    def entries(self) -> Iterator[tuple[ArchiveEntry, dict[str, Any] | None]]:
-        """The entries with the events' fields: None for one that was erased, or is kept aside as bytes."""
-        return self._with_fields(self.run.run_id, self.run.entries())
-
-    def own_entries(self, run: MergedRun) -> Iterator[tuple[ArchiveEntry, dict[str, Any] | None]]:
-        """The same of those that the run has itself, or one that it comes from."""
-        return self._with_fields(run.run_id, run.own_entries())
-
-    def _with_fields(
-        self, run_id: str, entries: Iterator[ArchiveEntry]
-    ) -> Iterator[tuple[ArchiveEntry, dict[str, Any] | None]]:
-        for entry in entries:
-            try:
-                fields = entry_fields(run_id, entry)
-                self.events += fields is not None
-                yield entry, fields
-            except CorruptRecordError as error:
-                if not self._skip:
-                    raise
-                self.corrupt.append(entry.offset)
-                raw = error.raw
-                yield entry._replace(data=None, raw=raw, reason=entry.reason or str(error), kind=None), None
-            self._on_progress(1)
-
-    def check_snapshots(self) -> None:
-        """Leave the snapshots out that do not read, or raise CorruptRecordError for one."""
-        broken = self.run.broken
-        for one in self.run.snapshots:
-            try:
-                load_json(one.data)
-            except ValueError as error:
-                broken[one.lane_id] = str(error)
-        self.run.snapshots = [one for one in self.run.snapshots if one.lane_id not in broken]
-        if broken and not self._skip:
-            lane_id, why = next(iter(broken.items()))
-            of = "the run's snapshot" if lane_id is None else f"the snapshot of lane {lane_id!r}"
-            raise CorruptRecordError(
-                f"{of} in run {self.run.run_id!r} does not read: {why}; --skip-corrupt leaves it out",
-                run_id=self.run.run_id,
-                offset=0,
-            )
 
 
 @contextmanager
@@ -144,18 +79,8 @@ def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
 
 
 def write_jsonl(export: Export, file: IO[bytes]) -> None:
-    """Write one line per entry: ``{"offset":…,"cursor":…,"key":…,"event":{…}}``, the event as archives have it.
-
-    The event stands by itself, so that no field of a user's own can be taken for one of ours. That of an entry
-    which was erased is null.
-    """
-    for entry, _ in export.entries():
-        if entry.raw is not None:
-            continue
-        key = dump_json(entry.key)
-        # between the parts of a JSON text, where another program may have put line breaks, a space is as good
-        event = "null" if entry.data is None else entry.data.replace("\n", " ").replace("\r", " ")
-        line = f'{{"offset":{entry.offset},"cursor":"{entry.cursor}","key":{key},"event":{event}}}\n'
+    """Write what :func:`~runstream.history.exported.json_lines` gives."""
+    for line in json_lines(export):
         file.write(line.encode())
 
 
@@ -194,13 +119,32 @@ def _iso_time(timestamp: float) -> str | None:
         return None
 
 
+def _check_snapshots(export: Export) -> None:
+    """Leave the snapshots out that do not read, or raise CorruptRecordError for one."""
+    run = export.run
+    for one in run.snapshots:
+        try:
+            load_json(one.data)
+        except ValueError as error:
+            run.broken[one.lane_id] = str(error)
+    run.snapshots = [one for one in run.snapshots if one.lane_id not in run.broken]
+    if run.broken and not export.skip:
+        lane_id, why = next(iter(run.broken.items()))
+        of = "the run's snapshot" if lane_id is None else f"the snapshot of lane {lane_id!r}"
+        raise CorruptRecordError(
+            f"{of} in run {run.run_id!r} does not read: {why}; --skip-corrupt leaves it out",
+            run_id=run.run_id,
+            offset=0,
+        )
+
+
 def write_sqlite(export: Export, path: Path) -> None:
     """Write an archive of this one run: what a drain worker would have written, with its latest snapshots.
 
     What a fork shares is there as the runs that it comes from, up to where it was forked. A record that does not
     read is in its quarantine.
     """
-    export.check_snapshots()
+    _check_snapshots(export)
     with closing(SQLiteCheckpointer[Any, Any](path)) as archive:
         for run in (*export.run.shared, export.run):
             at, batch, size = run.header.before_first, list[ArchiveEntry](), 0

@@ -11,9 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runstream.cli.support.export_formats import Export
 from runstream.cli.support.output import say
 from runstream.codec.archive_entries import entry_fields
+from runstream.history.exported import Export
 from runstream.history.merged import MergedRun
 from runstream.integrations.opentelemetry.spans import Attributes, Link, RunIdentity, RunSpans, Span
 from runstream.model.errors import ConfigurationError, CorruptRecordError, HistoryDiverged

@@ -109,10 +109,10 @@ def with_archive_to_come_async(
 
 
 def _joined(hot: Any, archive: Any) -> tuple[TieredOperations[Any, Any], tuple[object, ...]]:
-    """The operations over both, and the parts of both; an archive that may come yet has none."""
+    """The operations over both, and the parts of both; one that may come yet stands for those of the archive."""
     if isinstance(archive, ArchiveToCome):
         late: LateArchive[Any, Any] = LateArchive(archive, hot._operations.codec)
-        return TieredOperations(hot._operations, late), hot._parts
+        return TieredOperations(hot._operations, late), (*hot._parts, archive)
     return TieredOperations(hot._operations, archive._operations), (*hot._parts, *archive._parts)
 
 
