@@ -18,7 +18,9 @@ from starlette.routing import Mount
 import runstream
 import runstream.web
 from runstream.model.errors import StoreUnavailable
+from runstream.operations.arguments import RunsQuery
 from runstream.web.health import Health
+from runstream.web.waiting import WaitingRuns
 from tests.support.web_server import serving
 
 ASSETS = Path(runstream.web.__file__).parent / "assets"
@@ -94,6 +96,42 @@ def test_runs_that_wait_for_an_answer_are_found_behind_those_updated_since(
         )
     assert (last["runs"][0]["waiting_for"], last["more"]) == ([], True)
     assert ([one["run_id"] for one in waiting["runs"]], waiting["more"]) == (["asks"], False)
+
+
+async def test_who_waits_is_known_without_looking_through_all_runs_each_time(tmp_path: Path) -> None:
+    name = f"fake:waits-{tmp_path}"
+    with runstream.connect(name) as store:
+        runs = [store.open_run(run_id) for run_id in ("a", "b", "c")]
+        for run in runs:
+            run.emit("tool.result")
+        async with runstream.connect_async(name) as shown:
+            looked: list[Any] = []
+
+            class Watched:
+                run_info = shown.run_info
+
+                def runs(self, **asked: Any) -> Any:
+                    looked.append(asked["updated_after"])
+                    return shown.runs(**asked)
+
+            waiting, watched = WaitingRuns(), Watched()
+
+            async def told(**asked: Any) -> list[str]:
+                return [one.run_id async for one in waiting.of(watched, RunsQuery(**asked)) if one is not None]
+
+            assert await told() == []
+            runs[0].pause("Go on?")
+            runs[1].pause("Go on?")
+            assert await told() == ["b", "a"]
+            assert await told(status="running") == []
+            store.answer("a", "yes")
+            assert await told() == ["b"]
+            store.delete_run("b")
+            assert await told() == []
+            assert looked[0] is None
+            assert None not in looked[1:]
+    for run in runs:
+        run.close()
 
 
 def test_health_tells_that_nobody_archives_what_is_due_and_names_no_run(client: httpx.Client, store: Any) -> None:

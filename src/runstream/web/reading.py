@@ -14,13 +14,14 @@ from runstream.codec.json_facts import event_facts, run_facts
 from runstream.codec.lossless_json import dump_json
 from runstream.integrations.langgraph.readable import readable_payload
 from runstream.model.results import Recorded, RunInfo
-from runstream.operations.arguments import FollowQuery
+from runstream.operations.arguments import FollowQuery, RunsQuery
 from runstream.operations.filters import EventFilter
 from runstream.web.access import Access
 from runstream.web.last_events import LastEvents
 from runstream.web.path_ids import path_id
 from runstream.web.problems import json_response
 from runstream.web.queries import Parameter, Query
+from runstream.web.waiting import WaitingRuns
 
 __all__ = ["EVENTS", "FILTERS", "READABLE", "RUNS", "Reading", "facts_of", "filter_of", "shown_facts"]
 
@@ -90,7 +91,7 @@ class Reading:
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._last = LastEvents()
+        self._last, self._waiting = LastEvents(), WaitingRuns()
 
     async def runs(self, request: Request) -> Response:
         """The runs that the sender may see, the most recently updated first."""
@@ -102,7 +103,7 @@ class Reading:
         found: list[RunInfo] = []
         passed = ""
         more, left = False, _SCANNED_RUNS
-        asked = {
+        asked: dict[str, Any] = {
             "session_id": query.text("session"),
             "status": query.text("status"),
             "tags": query.tags(),
@@ -111,9 +112,12 @@ class Reading:
             "updated_before": query.seconds("updated_before"),
             "page": page,
         }
-        async with aclosing(store.runs(**asked)) as infos:
+        is_narrow = any(asked[name] is not None for name in ("session_id", "tags", "page"))
+        by_heart = is_waiting and not is_narrow
+        source = self._waiting.of(store, RunsQuery(**asked)) if by_heart else store.runs(**asked)
+        async with aclosing(source) as infos:
             async for info in infos:
-                if len(found) == limit or left == 0:
+                if info is None or len(found) == limit or left == 0:
                     more = True
                     break
                 left -= 1
