@@ -30,6 +30,7 @@ _MOST_RUNS = 32
 _ANSWER_SECONDS = 0.25
 _UNASKED_SECONDS = 30.0
 _OLD_SECONDS = 3600.0
+_QUICK_SECONDS, _QUICK_OLD_SECONDS = 0.2, 60.0  # what is counted before it is to be told is counted often
 _STEP = 250
 
 
@@ -91,11 +92,13 @@ class _Summarized:
         self._position: Position = 0
         self._reading: asyncio.Task[None] | None = None
         self._began_at = self._asked_at = time.monotonic()
+        self._spent = 0.0
 
     @property
     def is_old(self) -> bool:
         """Whether it is to be read anew: some of it may have been erased since."""
-        return time.monotonic() > self._began_at + _OLD_SECONDS
+        is_quick = self._spent < _QUICK_SECONDS
+        return time.monotonic() > self._began_at + (_QUICK_OLD_SECONDS if is_quick else _OLD_SECONDS)
 
     def document(self, info: RunInfo) -> Tagged:
         """The numbers for those who ask: however many do, they are put together once for each offset."""
@@ -119,6 +122,7 @@ class _Summarized:
             self._reading.cancel()
 
     async def _read(self, store: Any, info: RunInfo, turns: asyncio.Semaphore) -> None:
+        began_at = time.monotonic()
         try:
             async with aclosing(store.read(info.run_id, self._position, on_corrupt="raw")) as items:
                 while await self._take_some(items, turns):
@@ -132,6 +136,8 @@ class _Summarized:
             self.error.__cause__ = error
         else:
             self.offset = max(self.offset, info.last_offset)  # what was erased at its end is not given
+        finally:
+            self._spent += time.monotonic() - began_at
 
     async def _take_some(self, items: Any, turns: asyncio.Semaphore) -> bool:
         """Take the next events, in turn with other runs and after the app's other tasks; whether more may come."""
