@@ -154,9 +154,10 @@ class _Tail:
         self._quiet = 0
         self._error: Exception | None = None
         self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
         self._places: dict[object, float] = {}  # where those who take from it are, as numbers of what came
         self._news, self._wanted = asyncio.Event(), asyncio.Event()
-        self._following = asyncio.create_task(self._follow(store, run_id, start, seconds))
+        self._following = asyncio.create_task(self._follow(store, run_id, start))
 
     async def end(self) -> None:
         """Follow the run no more."""
@@ -223,21 +224,34 @@ class _Tail:
                 return self._count - number
         return None
 
-    async def _follow(self, store: Any, run_id: str, start: Position, seconds: float) -> None:
+    async def _follow(self, store: Any, run_id: str, start: Position) -> None:
+        self._wait_for_quiet()
         try:
-            async with aclosing(patiently(store.follow(run_id, start), seconds)) as items:
+            async with aclosing(store.follow(run_id, start)) as items:
                 async for item in items:
-                    if item is None:
-                        self._quiet += 1
-                    else:
-                        self._keep(Framed.of(item))
+                    self._wait_for_quiet()
+                    self._keep(Framed.of(item))
                     self._tell()
                     await self._until_wanted()
         except Exception as error:  # noqa: BLE001 - it is raised in every stream
             self._error = error
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             self.is_over = True
             self._tell()
+
+    def _wait_for_quiet(self) -> None:
+        """Tell all streams, from now on, whenever nothing has come for a while."""
+        # a timer, and no task that reads ahead: each event would take a turn of the loop more
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._be_quiet)
+
+    def _be_quiet(self) -> None:
+        self._quiet += 1
+        self._tell()
+        self._wait_for_quiet()
 
     async def _until_wanted(self) -> None:
         """Wait while all who take from it are behind what it keeps: each will read by itself, and come back."""
