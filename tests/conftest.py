@@ -228,7 +228,7 @@ def two_stores(request: pytest.FixtureRequest, make_backend: Callable[[str], Bac
 
 @pytest.fixture(params=short(LIVE))
 def live(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Store:
-    """A store of every kind that can follow."""
+    """A store of every kind in which people can be asked."""
     return make_backend(request.param).open()
 
 

@@ -185,13 +185,18 @@ def test_a_cursor_of_another_history_ends_it_with_1(place: Place) -> None:
     assert said.err.startswith("runstream: error: ")
 
 
-def test_an_archive_has_no_live_end(place: Place) -> None:
-    ended(place)
+def test_an_archive_is_followed_as_the_worker_fills_it(place: Place) -> None:
+    place.emit("r", 2)
     with connect(place.sqlite) as archive:
-        DrainWorker(place.store, [archive]).drain_once()  # type: ignore[list-item]  # connect gives any store
-    said = run("tail", "r", "--url", place.sqlite)
-    assert (said.code, said.out) == (2, "")
-    assert "--archive" in said.err
+        worker = DrainWorker(place.store, [archive])  # type: ignore[list-item]  # connect gives any store
+        worker.drain_once()
+        said = run("tail", "r", "--url", place.sqlite, "--idle-timeout", "0.1")
+        assert (said.code, len(said.out.splitlines())) == (1, 2)
+        place.emit("r", 1, first=3)
+        finish(place)
+        worker.drain_once()
+        said = run("tail", "r", "--url", place.sqlite, "--since", "2")
+        assert (said.code, len(said.out.splitlines())) == (0, 2)
 
 
 @pytest.mark.parametrize("scheme", ["sqlite", "jsonl"])

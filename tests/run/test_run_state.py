@@ -291,9 +291,9 @@ def test_a_lane_that_finishes_saves_its_own_state(store: Store) -> None:
     assert store.load_latest("r") is None
 
 
-def test_what_is_emitted_is_followed_until_the_run_ends(live: Store) -> None:
+def test_what_is_emitted_is_followed_until_the_run_ends(store: Store) -> None:
     """All lanes, or what is asked for."""
-    with open_run(live) as run, open_run(live, lane_id="a") as other:
+    with open_run(store) as run, open_run(store, lane_id="a") as other:
         first = run.emit("one")
         other.emit("two", visibility=Visibility.DEBUG)
         run.finish()

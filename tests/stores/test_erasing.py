@@ -17,7 +17,7 @@ from runstream.model.errors import (
     LeaseLost,
     RunHasForks,
 )
-from tests.support.backends import Backend, FileBackend, JSONLBackend, Store, ThreadedBackend, info_of, latest
+from tests.support.backends import Backend, JSONLBackend, Store, info_of, latest
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import eventually
 
@@ -513,12 +513,10 @@ def test_what_a_fork_needs_is_not_truncated(store: Store) -> None:
     assert offsets(store) == [2, 3, 4, 5, 6]
 
 
-def test_a_follower_passes_over_what_was_erased_also_at_the_end(store: Store, backend: Backend) -> None:
+def test_a_follower_passes_over_what_was_erased_also_at_the_end(store: Store) -> None:
     """It waits for what comes after that, and ends with the run."""
     fill(store)
     store.erase("r", [2, 5, 6])
-    if isinstance(backend, FileBackend | ThreadedBackend):
-        return  # it cannot follow
     given: list[int] = []
     with pytest.raises(TimeoutError):
         given.extend(item.offset for item in store.follow("r", idle_timeout=0.05))

@@ -20,7 +20,7 @@ from runstream.model.events import EventKind, PAEvent, Visibility
 from runstream.model.results import Appended, Cursor, Recorded
 from tests.support.backends import Backend, Store, latest
 from tests.support.decoding import note_decoded
-from tests.support.kinds import on_every_backend, on_every_live_store, on_every_pair_of_stores
+from tests.support.kinds import on_every_backend, on_every_pair_of_stores
 from tests.support.samples import make_event, make_events, make_state
 
 JOIN_SECONDS = 20.0
@@ -374,113 +374,118 @@ def test_a_run_that_is_not_there_has_no_events(store: Store) -> None:
 # -- follow ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["jsonl", "sqlite", "threaded-sqlite"])
-def test_an_archive_cannot_follow(make_backend: Callable[[str], Backend], name: str) -> None:
-    store = make_backend(name).open()
-    with pytest.raises(ConfigurationError, match="follow"):
-        list(store.follow("r"))
-
-
-@on_every_live_store
-def test_a_follower_gets_history_then_what_comes_until_the_run_has_ended(live: Store) -> None:
+@on_every_backend
+def test_a_follower_gets_history_then_what_comes_until_the_run_has_ended(store: Store) -> None:
     events = [
         make_event("r", 1, kind=EventKind.RUN_STARTED),
         *make_events("r", 3, first=2),
         make_event("r", 5, kind=EventKind.AGENT_FINISHED),
         make_event("r", 6, kind=EventKind.RUN_FINISHED),
     ]
-    live.save_events(events[:2])
+    store.save_events(events[:2])
     has_history = threading.Event()
 
     def write() -> None:
         assert has_history.wait(JOIN_SECONDS)
         for event in events[2:]:
-            live.save_event(event)
+            store.save_event(event)
 
     writer = threading.Thread(target=write)
     writer.start()
     followed = []
-    for item in live.follow("r", idle_timeout=JOIN_SECONDS):
+    for item in store.follow("r", idle_timeout=JOIN_SECONDS):
         followed.append(item)
         if item.offset == 2:
             has_history.set()
     writer.join(JOIN_SECONDS)
     assert [item.event for item in followed] == events
-    assert followed == list(live.read("r"))
+    assert followed == list(store.read("r"))
 
 
-def test_a_run_may_be_followed_before_it_is_there(live: Store) -> None:
+def test_a_run_may_be_followed_before_it_is_there(store: Store) -> None:
     followed: list[int] = []
 
     def follow() -> None:
-        followed.extend(item.offset for item in live.follow("r", idle_timeout=JOIN_SECONDS))
+        followed.extend(item.offset for item in store.follow("r", idle_timeout=JOIN_SECONDS))
 
     follower = threading.Thread(target=follow)
     follower.start()
-    live.save_events([make_event("r", 1), make_event("r", 2, kind=EventKind.RUN_ERROR)])
+    store.save_events([make_event("r", 1), make_event("r", 2, kind=EventKind.RUN_ERROR)])
     follower.join(JOIN_SECONDS)
     assert followed == [1, 2]
 
 
 @pytest.mark.parametrize("how", ["event", "snapshot"])
-def test_following_a_run_that_has_ended_ends(live: Store, how: str) -> None:
-    live.save_events(make_events("r", 2))
+def test_following_a_run_that_has_ended_ends(store: Store, how: str) -> None:
+    store.save_events(make_events("r", 2))
     if how == "event":
-        live.save_event(make_event("r", 3, kind=EventKind.RUN_FINISHED))
+        store.save_event(make_event("r", 3, kind=EventKind.RUN_FINISHED))
     else:
-        live.save_snapshot("r", make_state("r", status="cancelled"))
+        store.save_snapshot("r", make_state("r", status="cancelled"))
     count = 3 if how == "event" else 2
-    assert offsets(live.follow("r")) == list(range(1, count + 1))
-    assert offsets(live.follow("r", 1)) == list(range(2, count + 1))
-    assert offsets(live.follow("r", count)) == []
+    assert offsets(store.follow("r")) == list(range(1, count + 1))
+    assert offsets(store.follow("r", 1)) == list(range(2, count + 1))
+    assert offsets(store.follow("r", count)) == []
 
 
-def test_a_snapshot_that_ends_the_run_ends_a_follower_that_waits(live: Store) -> None:
-    live.save_event(make_event("r", 1))
-    following = live.follow("r", idle_timeout=JOIN_SECONDS)
+def test_a_snapshot_that_ends_the_run_ends_a_follower_that_waits(store: Store) -> None:
+    store.save_event(make_event("r", 1))
+    following = store.follow("r", idle_timeout=JOIN_SECONDS)
     assert next(following).offset == 1
-    live.save_snapshot("r", make_state("r", status="completed"))
+    store.save_snapshot("r", make_state("r", status="completed"))
     assert list(following) == []
 
 
-def test_a_follower_goes_on_from_a_cursor(live: Store) -> None:
-    live.save_events([*make_events("r", 3), make_event("r", 4, kind=EventKind.RUN_FINISHED)])
-    cursor = list(live.read("r"))[1].cursor
-    assert offsets(live.follow("r", cursor)) == [3, 4]
+def test_a_follower_goes_on_from_a_cursor(store: Store) -> None:
+    store.save_events([*make_events("r", 3), make_event("r", 4, kind=EventKind.RUN_FINISHED)])
+    cursor = list(store.read("r"))[1].cursor
+    assert offsets(store.follow("r", cursor)) == [3, 4]
     with pytest.raises(HistoryDiverged):
-        list(live.follow("r", "2-1"))
+        list(store.follow("r", "2-1"))
 
 
-def test_a_follower_whose_patience_ends_gets_a_timeout(live: Store) -> None:
+@pytest.mark.one_in(4)
+def test_a_follower_is_told_that_the_run_was_deleted_and_made_anew(store: Store) -> None:
+    """Also where the new one has less than was given."""
+    store.save_events(make_events("r", 3))
+    following = store.follow("r", idle_timeout=JOIN_SECONDS)
+    assert [next(following).offset for _ in range(3)] == [1, 2, 3]
+    store.delete_run("r")
+    store.save_event(make_event("r", 9))
+    with pytest.raises((AcknowledgedWritesLost, HistoryDiverged)):
+        list(following)
+
+
+def test_a_follower_whose_patience_ends_gets_a_timeout(store: Store) -> None:
     with pytest.raises(TimeoutError):
-        next(iter(live.follow("nobody", idle_timeout=0.02)))
-    live.save_events(make_events("r", 2))
-    following = live.follow("r", idle_timeout=0.02)
+        next(iter(store.follow("nobody", idle_timeout=0.02)))
+    store.save_events(make_events("r", 2))
+    following = store.follow("r", idle_timeout=0.02)
     assert [next(following).offset, next(following).offset] == [1, 2]
     with pytest.raises(TimeoutError):
         next(following)
 
 
-def test_only_events_that_a_follower_wants_keep_him_waiting(live: Store) -> None:
-    live.save_events(make_events("r", 2))
+def test_only_events_that_a_follower_wants_keep_him_waiting(store: Store) -> None:
+    store.save_events(make_events("r", 2))
     with pytest.raises(TimeoutError):
-        list(live.follow("r", lane_id="another", idle_timeout=0.02))
+        list(store.follow("r", lane_id="another", idle_timeout=0.02))
 
 
-def test_events_that_a_follower_does_not_want_do_not_keep_it_waiting(live: Store) -> None:
+def test_events_that_a_follower_does_not_want_do_not_keep_it_waiting(store: Store) -> None:
     """Its time ends while others go on writing; what it was given begins it anew."""
-    live.save_event(make_event("r", 1, lane_id="wanted"))
+    store.save_event(make_event("r", 1, lane_id="wanted"))
     is_over = threading.Event()
 
     def write() -> None:
         for seq in range(2, 1000):
             if is_over.wait(0.01):
                 return
-            live.save_event(make_event("r", seq))
+            store.save_event(make_event("r", seq))
 
     writer = threading.Thread(target=write)
     writer.start()
-    following = live.follow("r", lane_id="wanted", idle_timeout=0.2)
+    following = store.follow("r", lane_id="wanted", idle_timeout=0.2)
     try:
         assert next(following).offset == 1
         with pytest.raises(TimeoutError):
@@ -506,8 +511,8 @@ def test_events_that_a_follower_does_not_want_do_not_keep_it_waiting(live: Store
     ],
     ids=str,
 )
-def test_a_follower_gets_what_he_asked_for(live: Store, wanted: dict[str, Any], expected: list[int]) -> None:
-    live.save_events(
+def test_a_follower_gets_what_he_asked_for(store: Store, wanted: dict[str, Any], expected: list[int]) -> None:
+    store.save_events(
         [
             make_event("r", 1, lane_id="a"),
             make_event("r", 1, lane_id="b", kind=EventKind.TOOL_RESULT),
@@ -516,7 +521,7 @@ def test_a_follower_gets_what_he_asked_for(live: Store, wanted: dict[str, Any], 
             make_event("r", 3, lane_id="a", kind=EventKind.RUN_FINISHED),
         ]
     )
-    assert offsets(live.follow("r", **wanted)) == expected
+    assert offsets(store.follow("r", **wanted)) == expected
 
 
 @pytest.mark.parametrize(
@@ -524,10 +529,10 @@ def test_a_follower_gets_what_he_asked_for(live: Store, wanted: dict[str, Any], 
     [{"kinds": EventKind.TOOL_RESULT}, {"kinds": 5}, {"kinds": [5]}, {"lane_id": 5}, {"visibility": ["public"]}],
     ids=str,
 )
-def test_a_filter_that_fits_no_event_is_refused_by_name(live: Store, asked: dict[str, Any]) -> None:
-    live.save_event(make_event("r", kind=EventKind.RUN_FINISHED))
+def test_a_filter_that_fits_no_event_is_refused_by_name(store: Store, asked: dict[str, Any]) -> None:
+    store.save_event(make_event("r", kind=EventKind.RUN_FINISHED))
     with pytest.raises(ConfigurationError, match=next(iter(asked))):
-        list(live.follow("r", **asked))
+        list(store.follow("r", **asked))
 
 
 @pytest.mark.parametrize(
@@ -535,14 +540,14 @@ def test_a_filter_that_fits_no_event_is_refused_by_name(live: Store, asked: dict
     [("public", [1, 4]), ("internal", [1, 2, 4]), ("debug", [1, 2, 4]), ("team", [1, 3, 4]), ("others", [1, 4])],
 )
 def test_a_visibility_that_nobody_knows_is_seen_under_its_own_name_alone(
-    live: Store, viewer: str, expected: list[int]
+    store: Store, viewer: str, expected: list[int]
 ) -> None:
     seen = ["public", "internal", "team", "public"]
     kinds = ["one", "one", "one", "run.finished"]
-    live.save_events(
+    store.save_events(
         [make_event("r", n, kind=kinds[n], visibility=visibility) for n, visibility in enumerate(seen)]
     )
-    assert offsets(live.follow("r", visibility=viewer)) == expected
+    assert offsets(store.follow("r", visibility=viewer)) == expected
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "jsonl"])

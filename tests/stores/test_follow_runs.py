@@ -26,12 +26,12 @@ from tests.support.archive_check import Archive
 from tests.support.backends import Backend, RedisBackend, Store
 from tests.support.drain_tools import open_hot
 from tests.support.handles import restarted
-from tests.support.kinds import LIVE, short
+from tests.support.kinds import BACKENDS, short
 from tests.support.samples import make_event, make_events
 from tests.support.servers import DEADLINE_SECONDS
 
 
-@pytest.fixture(params=short(LIVE))
+@pytest.fixture(params=short(BACKENDS))
 def backend(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Backend:
     return make_backend(request.param)
 
@@ -113,12 +113,6 @@ def test_nobody_can_follow_what_is_none(backend: Backend) -> None:
     for run_ids, options, refused in calls:
         with pytest.raises(refused):
             next(iter(store.follow_runs(run_ids, **options)))
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
-def test_an_archive_cannot_follow(make_backend: Callable[[str], Backend], kind: str) -> None:
-    with pytest.raises(ConfigurationError, match="is an archive and cannot follow runs"):
-        next(iter(make_backend(kind).open().follow_runs()))
 
 
 # -- all runs, and those of a session --------------------------------------------------------------------------

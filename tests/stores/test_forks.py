@@ -392,17 +392,17 @@ def test_a_fork_is_detached_from_its_own_parent_only(store: Store) -> None:
 # -- live --------------------------------------------------------------------------------------------------
 
 
-def test_a_follower_of_a_fork_gets_what_it_shares_and_then_what_comes(live: Store) -> None:
-    live.save_events(make_events("r", 3))
-    live.fork("r", "f", at=2)
+def test_a_follower_of_a_fork_gets_what_it_shares_and_then_what_comes(store: Store) -> None:
+    store.save_events(make_events("r", 3))
+    store.fork("r", "f", at=2)
     found = []
-    for item in live.follow("f", idle_timeout=30):
+    for item in store.follow("f", idle_timeout=30):
         found.append((item.offset, item.event.seq, item.event.run_id))
         if item.offset == 2:
-            live.save_event(make_event("r", 77))
-            live.save_event(make_event("f", 8))
+            store.save_event(make_event("r", 77))
+            store.save_event(make_event("f", 8))
         elif item.offset == 3:
-            live.save_event(make_event("f", 9, kind="run.finished"))
+            store.save_event(make_event("f", 9, kind="run.finished"))
     assert found == [(1, 1, "f"), (2, 2, "f"), (3, 8, "f"), (4, 9, "f")]
 
 

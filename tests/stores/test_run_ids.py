@@ -139,7 +139,7 @@ def test_what_is_no_run_id_is_refused_everywhere(store: Store, name: str) -> Non
     assert store.list_runs() == []
 
 
-def test_what_is_no_run_id_cannot_be_followed(live: Store) -> None:
+def test_what_is_no_run_id_cannot_be_followed(store: Store) -> None:
     for run_id in BAD_IDS:
         with pytest.raises(InvalidRunId):
-            list(live.follow(run_id, idle_timeout=0.01))  # type: ignore[arg-type] # what is refused
+            list(store.follow(run_id, idle_timeout=0.01))  # type: ignore[arg-type] # what is refused

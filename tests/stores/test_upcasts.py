@@ -32,7 +32,7 @@ from tests.support.backends import (
     Store,
     latest,
 )
-from tests.support.kinds import LIVE, on_every_backend, short
+from tests.support.kinds import BACKENDS, on_every_backend, short
 from tests.support.operations import operations_of
 from tests.support.samples import make_event
 from tests.support.schema import FIRST, UPCASTS, new_event, new_state, old_event, old_state
@@ -184,7 +184,7 @@ def test_a_run_goes_on_from_what_older_versions_wrote(program: Program) -> None:
         assert run.state.current_step == 0
 
 
-@pytest.mark.parametrize("backend", short(LIVE), indirect=True)
+@pytest.mark.parametrize("backend", short(BACKENDS), indirect=True)
 def test_followers_choose_by_the_new_kind(program: Program) -> None:
     program.version(None).append("r", [old_event(1), make_event("r", 2), old_event(3)])
     store = program.version(UPCASTS)
@@ -195,7 +195,7 @@ def test_followers_choose_by_the_new_kind(program: Program) -> None:
     assert [item.offset for item in plain.follow("r", kinds=["tool.called"])] == [1, 3]
 
 
-@pytest.mark.parametrize("backend", short(LIVE), indirect=True)
+@pytest.mark.parametrize("backend", short(BACKENDS), indirect=True)
 def test_followers_choose_by_the_new_visibility(backend: Backend) -> None:
     hides = Upcasts(version=2)
 

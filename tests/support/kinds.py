@@ -15,7 +15,7 @@ REDIS = ["fake", *REAL, *(["valkey-resp2"] if "valkey" in PROGRAMS else []), *CL
 ASYNC = ["async-fake", *(f"async-{name}" for name in (*REAL, *CLUSTER)), "threaded-memory", "threaded-sqlite"]
 BACKENDS = ["memory", "jsonl", "sqlite", *REDIS, *ASYNC]
 SHARED = [name for name in BACKENDS if "memory" not in name]  # memory belongs to one object
-LIVE = [name for name in BACKENDS if "sqlite" not in name and "jsonl" not in name]
+LIVE = [name for name in BACKENDS if "sqlite" not in name and "jsonl" not in name]  # people can be asked there
 
 _SERVER = next(iter(REAL), "fake")
 _BY_DEFAULT = {"memory", "jsonl", "sqlite", _SERVER, f"async-{_SERVER}"}
@@ -58,6 +58,3 @@ on_every_server = pytest.mark.parametrize("redis_backend", REDIS, indirect=True)
 
 on_every_pair_of_stores = pytest.mark.parametrize("two_stores", SHARED, indirect=True)
 """The same for a test of two stores over one place."""
-
-on_every_live_store = pytest.mark.parametrize("live", LIVE, indirect=True)
-"""The same for a test that follows."""

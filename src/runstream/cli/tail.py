@@ -41,13 +41,10 @@ from runstream.model.errors import (
     StoreUnavailable,
 )
 from runstream.model.events import Visibility
-from runstream.model.protocols import Sink
 from runstream.model.results import Cursor, Recorded
 from runstream.operations.arguments import FollowQuery, parse_position
 from runstream.operations.filters import EventFilter
-from runstream.stores.capabilities import part_of
 from runstream.stores.protocol import RunStore
-from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "lane_style", "tail"]
 
@@ -122,11 +119,6 @@ def tail(
     wanted = EventFilter(FollowQuery(lane_id=lane, kinds=kind or None, visibility=visibility))
     wait_for_server(url, start_timeout)
     with open_to_read(url, archive, upcasts, follows=True) as store:
-        if part_of(store, Namespace) is None and part_of(store, Sink) is not None:
-            raise ConfigurationError(
-                "an archive has no live end to follow: name the server, with this as its --archive; or look at the"
-                " run with `runstream show`"
-            )
         if not wait:
             run = run_named(store, run, ", and --wait waits for it")
         after = _begin(store, run, wanted, since, lines)

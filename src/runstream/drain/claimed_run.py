@@ -17,6 +17,7 @@ from runstream.model.erasures import ErasureNote
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.results import Cursor
 from runstream.model.run_head import UNKNOWN_TOKEN
+from runstream.model.state import ENDED_STATUSES, RunStatus
 from runstream.model.tags import TagSet
 from runstream.stores.archive.eraser import without_erased
 from runstream.stores.redis.operations.worker.drain import LanesAfter
@@ -168,6 +169,7 @@ class Chunk:
         claimed: The run.
         entries: Its next entries.
         status: The run's status: a snapshot that was saved since the run was loaded may have changed it.
+        last: The offset of the run's last event when that was its status.
         snapshots: The snapshots that go with them.
         broken: The lanes whose snapshots do not read, with why.
         blocked: Why the run cannot go on after this chunk, a record of a newer version; '' if it can.
@@ -179,6 +181,7 @@ class Chunk:
     claimed: ClaimedRun
     entries: Sequence[ArchiveEntry]
     status: str
+    last: int
     snapshots: list[ArchiveSnapshot] = field(default_factory=list)
     broken: Mapping[str | None, str] = field(default_factory=dict)
     blocked: str = ""
@@ -226,7 +229,10 @@ class Chunk:
     def batch(self, sink: int) -> RunBatch:
         """What an archive gets: the one of that index among the worker's sinks."""
         run, (_, position) = self.claimed.run, self.claimed.positions[sink]
-        header = replace(run.header, status=self.status, tags=self.tags)
+        ends_later = self.status in ENDED_STATUSES and self.end.offset < self.last
+        # who follows the archive goes on until it has what ended the run, too
+        status = RunStatus.RUNNING.value if ends_later else self.status
+        header = replace(run.header, status=status, tags=self.tags)
         # also of lanes that were opened again since: settling removes them; a fork at an earlier offset has them
         ends = run.ends.values() if self.is_last else ()
         return RunBatch(
@@ -253,7 +259,7 @@ class Chunk:
             ArchiveGap: Entries have left Redis unarchived.
             HistoryDiverged: What was loaded is not of the history that the run was claimed with.
         """
-        chunk = cls(claimed, [], loaded.status, broken=loaded.broken)
+        chunk = cls(claimed, [], loaded.status, loaded.last, broken=loaded.broken)
         head = claimed.run.head
         if loaded.creation != head.creation:
             raise _diverged(claimed)

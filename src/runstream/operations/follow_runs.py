@@ -30,7 +30,15 @@ from runstream.operations.arguments import RunsQuery, check_seconds, parse_posit
 from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.operation import Items, Operation, Pause, Stream, Wait, WaitAny, collect
 
-__all__ = ["UNREADABLE", "FollowRunsQuery", "FollowedRuns", "Position", "following_runs"]
+__all__ = [
+    "SLACK_SECONDS",
+    "UNREADABLE",
+    "FollowRunsQuery",
+    "FollowedRuns",
+    "Position",
+    "Updates",
+    "following_runs",
+]
 
 _log = logging.getLogger("runstream.followers")
 
@@ -40,8 +48,8 @@ _LOOK_SECONDS = 0.5
 _WHOLE_LOOK_SECONDS = 60.0
 """How often to look at all of them: a server's clock may have been set back."""
 
-_SLACK_SECONDS = 5.0
-"""How far the times of updates may lie apart on the servers of a cluster."""
+SLACK_SECONDS = 5.0
+"""How far the times of updates may lie apart: on the servers of a cluster, and as files are written."""
 
 Position: TypeAlias = int | str
 
@@ -101,21 +109,19 @@ class FollowedRuns:
         """How far a run has been given."""
         return self.positions.get(run_id, 0)
 
-    def has_more(self, info: RunInfo) -> bool:
-        """Whether a run has more than has been given."""
-        return (
-            info.run_id not in self.left_out and info.last_offset > parse_position(self.position(info.run_id))[0]
-        )
+    def has_more(self, run_id: str, last_offset: int) -> bool:
+        """Whether a run that goes up to this offset has more than has been given."""
+        return run_id not in self.left_out and last_offset > parse_position(self.position(run_id))[0]
 
     def give(self, run_id: str, items: Sequence[Recorded[Any]]) -> list[tuple[str, Recorded[Any]]]:
         """Events that come next in a run, as they are given."""
         self.positions[run_id] = items[-1].cursor
         return [(run_id, item) for item in items]
 
-    def note(self, info: RunInfo) -> None:
+    def note(self, run_id: str, last_offset: int) -> None:
         """Note that all that a run had was looked at: the last of it may have been erased."""
-        if self.has_more(info):
-            self.positions[info.run_id] = info.last_offset
+        if self.has_more(run_id, last_offset):
+            self.positions[run_id] = last_offset
 
     def leave_out(self, run_id: str, error: RunstreamError) -> None:
         """Leave a run out that does not read, and say so: it holds up no other. One that was named raises it."""
@@ -123,6 +129,31 @@ class FollowedRuns:
             raise error
         self.left_out.add(run_id)
         _log.error("a run is left out: %s", error)
+
+
+class Updates:
+    """From when on the updates of runs are looked for: from the latest that was found, and now and then from ever.
+
+    Args:
+        clock: The time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic_seconds) -> None:
+        self._clock = clock
+        self._next_whole_at = 0.0
+        self._latest: float | None = None  # by the store's clock
+
+    def since(self) -> float | None:
+        """After which time, by the store's clock, the runs were updated that are to be found; None: all."""
+        now = self._clock()
+        if self._latest is not None and now < self._next_whole_at:
+            return self._latest - SLACK_SECONDS
+        self._next_whole_at = now + _WHOLE_LOOK_SECONDS
+        return None
+
+    def note(self, found: Iterable[float]) -> None:
+        """Note when the runs were updated that were found."""
+        self._latest = max(found, default=self._latest)
 
 
 @dataclass(slots=True, eq=False)
@@ -163,7 +194,7 @@ class _Followers:
     def add_new(self, infos: Iterable[RunInfo]) -> None:
         """Follow those of some runs of which there is, or may be, something to give."""
         for info in infos:
-            if info.status not in ENDED_STATUSES or self.runs.has_more(info):
+            if info.status not in ENDED_STATUSES or self.runs.has_more(info.run_id, info.last_offset):
                 self.add(info.run_id)
 
     def give_turns(self) -> Stream:
@@ -269,8 +300,8 @@ class _Lookout:
         self, query: FollowRunsQuery, look: Callable[[RunsQuery], Stream], clock: Callable[[], float]
     ) -> None:
         self._query, self._look, self._clock = query, look, clock
-        self._next_at, self._next_whole_at = 0.0, 0.0
-        self._latest: float | None = None  # by the store's clock
+        self._next_at = 0.0
+        self._updates = Updates(clock)
 
     @property
     def remaining(self) -> float:
@@ -279,13 +310,10 @@ class _Lookout:
 
     def updated(self) -> Operation[Iterator[RunInfo]]:
         """The runs that may have been updated since the last look; none if that was just now."""
-        now = self._clock()
-        if now < self._next_at:
+        if self._clock() < self._next_at:
             return iter(())
-        since = None if self._latest is None or now >= self._next_whole_at else self._latest - _SLACK_SECONDS
-        found: list[RunInfo] = yield from collect(self._look(self._query.runs_query(since)))
-        if since is None:
-            self._next_whole_at = now + _WHOLE_LOOK_SECONDS
+        asked = self._query.runs_query(self._updates.since())
+        found: list[RunInfo] = yield from collect(self._look(asked))
         self._next_at = self._clock() + _LOOK_SECONDS
-        self._latest = max((info.updated_at for info in found), default=self._latest)
+        self._updates.note(info.updated_at for info in found)
         return reversed(found)  # the oldest first

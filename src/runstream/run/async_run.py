@@ -241,7 +241,7 @@ class AsyncRun(SteppingWriter[E, S]):
             The event, ``human.approval.requested``, whose payload has ``question_id`` and ``question``.
 
         Raises:
-            ConfigurationError: This store has no live end, so nobody can wait in it.
+            ConfigurationError: This store keeps no questions: it is an archive.
             RunCancelled: The run is to be cancelled.
             RunstreamError: What ``emit`` and ``checkpoint`` raise.
         """
@@ -263,7 +263,7 @@ class AsyncRun(SteppingWriter[E, S]):
         Raises:
             TimeoutError: There was no answer for ``timeout`` seconds.
             RunCancelled: The run is to be cancelled, or has ended meanwhile.
-            ConfigurationError: The lane has asked no such question, or this store has no live end.
+            ConfigurationError: The lane has asked no such question, or this store keeps no questions.
             EventsArchived: The answer is longer than 64 KiB, and has left Redis: a tiered store has it.
             StoreUnavailable: The store gave no answer; the same call may be made again.
         """

@@ -255,7 +255,6 @@ class Store(Lifecycle, Generic[E, S]):
 
         Raises:
             TimeoutError: There was no event to give for ``idle_timeout`` seconds.
-            ConfigurationError: This store has no live end (an archive).
             RunstreamError: What ``read`` raises.
         """
         query = FollowQuery(after, idle_timeout, lane_id, kinds, visibility)
@@ -289,7 +288,7 @@ class Store(Lifecycle, Generic[E, S]):
 
         Raises:
             TimeoutError: There was no event for ``idle_timeout`` seconds.
-            ConfigurationError: This store has no live end (an archive), or that cannot be asked for.
+            ConfigurationError: That cannot be asked for.
             AcknowledgedWritesLost: The server has lost what was seen of a run. ``error.run_id`` names it, as the
                 others do: after ``forget(run_id)`` go on without its cursor.
             EventsArchived: Events of a run have left Redis before they were given: a tiered store has them.
@@ -536,8 +535,8 @@ class Store(Lifecycle, Generic[E, S]):
             The event that answers it, of the first answer if it was answered already.
 
         Raises:
-            ConfigurationError: There is no such question, or several wait and none is named; or this store has no
-                live end.
+            ConfigurationError: There is no such question, or several wait and none is named; or this store keeps
+                no questions.
             LeaseHeld: Somebody has a lease on the lane ``answers``.
             StoreUnavailable: There was no answer: the same call may be made again, and answers once.
             RunstreamError: What ``append`` raises.
@@ -558,7 +557,7 @@ class Store(Lifecycle, Generic[E, S]):
             The event.
 
         Raises:
-            ConfigurationError: There is no such run, it has ended, or this store has no live end.
+            ConfigurationError: There is no such run, it has ended, or this store keeps no questions.
             LeaseHeld: Somebody has a lease on the lane ``answers``.
             StoreUnavailable: There was no answer: the same call may be made again.
             RunstreamError: What ``append`` raises.

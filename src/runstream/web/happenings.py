@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Callable, MutableMapping
 from contextlib import aclosing
 from typing import Any, NamedTuple, TypeAlias
 
-from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
+from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.model.results import Recorded, RunInfo
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.follow_runs import UNREADABLE, Position
-from runstream.web.problems import LOST, Refused
+from runstream.web.problems import LOST
 
 __all__ = ["Failed", "Given", "Happening", "Lost", "Quiet", "Unreadable", "all_given", "happenings"]
 
@@ -112,9 +112,6 @@ async def all_given(store: Any, info: RunInfo, after: Position) -> bool:
 
 async def _after(store: Any, positions: MutableMapping[str, Position], error: RunstreamError) -> Happening:
     """What to tell of an error, after which it goes on, or does not."""
-    if isinstance(error, ConfigurationError):
-        no_live_end = "this store is an archive, which has no live end: ask for the events of the run"
-        return Failed(Refused(501, no_live_end), None)
     about = getattr(error, "run_id", None)
     run_id = about if about in positions else None
     if run_id is None and len(positions) == 1:  # it is of what a fork shares

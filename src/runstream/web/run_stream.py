@@ -144,7 +144,7 @@ class _Stream:
         has_ended = info.status in ENDED_STATUSES
 
         async def begin() -> AsyncGenerator[tuple[str, Recorded[Any]] | None, None]:
-            follow = self._tails.read if has_ended else self._tails.follow  # an archive has no live end
+            follow = self._tails.read if has_ended else self._tails.follow
             position = self._positions[self._run_id]
             async with aclosing(follow(store, self._run_id, position, KEEP_ALIVE_SECONDS)) as items:
                 async for item in items:

@@ -129,9 +129,7 @@ async def test_theirs_give_the_same_from_a_store_as_from_a_list(urls: list[str])
         assert await all_of(adapter.sse_generator(item.event async for item in store.read("r"))) == expected
 
 
-@on(0, 3, 4)
 async def test_theirs_are_fed_live_by_follow(urls: list[str]) -> None:
-    """An archive has no live end; there it is a bus."""
     async with connect_async(urls[0], archive=urls[1] if urls[1:] else None) as store:
         adapter = AGUIAdapter(include_internal=True)
         live = asyncio.create_task(all_of(adapter.sse_generator(item.event async for item in store.follow("r"))))

@@ -260,7 +260,7 @@ def test_the_list_is_walked_by_keys(page: Any, client: httpx.Client, shown: Show
 def test_a_langgraph_thread_is_read_as_a_conversation_and_its_question_in_its_state(
     page: Any, tmp_path: Path
 ) -> None:
-    """An archive alone is read, and it is said that it is not followed."""
+    """An archive alone is followed as a server is."""
     url = f"sqlite:{tmp_path}/threads.db"
     with RunstreamSaver.from_url(url) as saver:
         chat = graphs.chat().compile(checkpointer=saver)
@@ -269,7 +269,7 @@ def test_a_langgraph_thread_is_read_as_a_conversation_and_its_question_in_its_st
         asks.invoke({"said": ["begin"]}, {"configurable": {"thread_id": "asks"}})
     with serving(runstream.web.app(runstream.connect_async(url))) as client:
         page.goto(f"{client.base_url}#/runs/{path_id('chat')}")
-        page.locator('[data-state="still"]').wait_for()
+        page.locator('[data-state="live"]').wait_for()
         page.goto(f"{client.base_url}#/runs/{path_id('chat')}?view=talk")
         page.locator(".turn dd", has_text="answer 1").first.wait_for()
         assert page.locator(".turn dt").all_inner_texts() == ["human", "ai"]

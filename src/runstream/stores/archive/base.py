@@ -6,10 +6,12 @@ one :class:`~runstream.model.archive_records.ArchiveEntry` per offset, and reads
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
+from typing import TypeVar
 
 from runstream.codec.archive_entries import unread
 from runstream.codec.pages import TOGETHER
@@ -27,13 +29,13 @@ from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import KeepsTags, TellsOfLanes
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot, SnapshotInfo
 from runstream.model.run_head import EndedLane, RunHead
-from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
-from runstream.operations.follow_runs import FollowRunsQuery
+from runstream.operations.arguments import ReadQuery, check_count, parse_position
+from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.kept_snapshots import check_snapshot_of, highest_first
 from runstream.operations.lineage import asks_for_shared
 from runstream.operations.look_ups import spans_of
 from runstream.operations.messages import diverged, lost, no_event
-from runstream.operations.operation import Stream, in_one_call
+from runstream.operations.operation import Operation, Pause, Stream, blocking, in_one_call
 from runstream.stores.archive.entry_events import events_of
 from runstream.stores.archive.eraser import Eraser
 from runstream.stores.archive.forks import ArchiveForks
@@ -44,6 +46,16 @@ from runstream.stores.local.erase_plan import EraseOrder, ErasePlan
 from runstream.stores.local.pages import in_pages, in_steps
 
 __all__ = ["ArchiveOperations"]
+
+T = TypeVar("T")
+
+_SHORTEST_PAUSE_SECONDS = 0.01
+"""How long a follower waits before it looks for the second time; then twice as long each time."""
+
+_LONGEST_PAUSE_SECONDS = 0.2
+
+_SHARE = 0.05
+"""How much of a processor a follower takes to look, at most: to find what is new among many runs takes long."""
 
 
 class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, KeepsTags, ChecksIntegrity):
@@ -98,20 +110,18 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         """The ids of the runs that the archive holds, in any order."""
         return (run_id for run_id, _ in self._load_heads())
 
-    def follow(self, run_id: str, query: FollowQuery) -> Stream:
-        """Raise ConfigurationError: an archive has no live end."""
-        del query
-        raise self._cannot_follow(f"run {run_id!r:.80}")
-
-    def follow_runs(self, query: FollowRunsQuery) -> Stream:
-        """Raise ConfigurationError: an archive has no live end."""
-        del query
-        raise self._cannot_follow("runs")
-
-    def _cannot_follow(self, what: str) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self.location} is an archive and cannot follow {what}; follow in Redis or in memory, or read here"
-        )
+    def _until(self, look: Callable[[], T | None], idle: IdleTimeout) -> Operation[T | None]:
+        """Look again and again, as other processes write to the files too; see the constants for how often."""
+        pause = _SHORTEST_PAUSE_SECONDS
+        while True:
+            found, seconds = yield from blocking(_timed, look)
+            rest = seconds / _SHARE
+            if (found is not None and rest < _SHORTEST_PAUSE_SECONDS) or idle.remaining == 0:
+                return found
+            yield Pause(idle.limit(rest if found is not None else max(pause, rest)))
+            if found is not None:
+                return found
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _check_durability(self, wanted: Durability) -> None:
         """Raise ConfigurationError for replicas: what is written is on this machine's disk, and nowhere else."""
@@ -384,3 +394,9 @@ def _as_asked(low: int, high: int, query: ReadQuery) -> Iterator[tuple[int, int]
     else:
         yield low, low + query.limit
         yield low + query.limit, high
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
+    """What a call returns, and the seconds of processor time that it took."""
+    began = time.thread_time()
+    return call(), time.thread_time() - began

@@ -6,8 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
@@ -21,16 +20,13 @@ from runstream.model.errors import CorruptRecordError, EventRefused
 from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import Cursor, E, LeaseGrant, Recorded, RunInfo, S
+from runstream.model.results import Cursor, E, LeaseGrant, Recorded, S
 from runstream.model.run_head import Origins, RunHead, SnapshotHead, written_as
-from runstream.model.state import ENDED_STATUSES
-from runstream.operations.arguments import FollowQuery, LeaseRequest, ReadQuery, in_place_of, parse_position
-from runstream.operations.filters import EventFilter
-from runstream.operations.follow_runs import UNREADABLE, FollowedRuns, FollowRunsQuery
+from runstream.operations.arguments import LeaseRequest, ReadQuery, in_place_of
 from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.lineage import Segment
-from runstream.operations.operation import Stream, blocking, in_one_call, pass_on
+from runstream.operations.operation import Operation, blocking, in_one_call
 from runstream.operations.runners import SyncRunner
 from runstream.stores.facade import Store
 from runstream.stores.lifecycle import place_at
@@ -39,9 +35,10 @@ from runstream.stores.local.erase_plan import EraseOrder, ErasePlan
 from runstream.stores.local.forks import ForkStart
 from runstream.stores.local.memory_runs import MEMORIES, Memory, MemoryRun
 from runstream.stores.local.operations import LocalOperations
-from runstream.stores.local.pages import in_pages
 
 __all__ = ["InMemoryCheckpointer", "MemoryOperations"]
+
+T = TypeVar("T")
 
 _LONGEST_WAIT_SECONDS = 0.5  # a follower that asyncio has cancelled leaves its thread after that
 
@@ -138,89 +135,14 @@ class MemoryOperations(LocalOperations[E, S]):
             known = {} if run is None else run.keys
             return {key: known[key] for key in keys if key in known}
 
-    def follow(self, run_id: str, query: FollowQuery) -> Stream:
-        """History, then live events."""
-        check_run_id(run_id)
-        after = query.after
-        offset, _ = parse_position(after)
-        wanted = EventFilter(query)
-        idle = IdleTimeout(run_id, query.idle_timeout)
+    def _until(self, look: Callable[[], T | None], idle: IdleTimeout) -> Operation[T | None]:
+        """Wait until a look finds something, for half a second at most."""
 
-        def choose(items: Sequence[Recorded[Any]]) -> list[Recorded[Any]]:
-            nonlocal offset
-            offset = max(offset, items[-1].offset)
-            return [item for item in items if wanted(item.event)]
+        def wait() -> T | None:
+            with self._changed:
+                return self._changed.wait_for(look, idle.limit(_LONGEST_WAIT_SECONDS)) or None
 
-        while True:
-            end = (self._load_head(run_id) or RunHead()).last.offset
-            yield from pass_on(in_pages(self._read(run_id, ReadQuery(after))), choose, idle.restart)
-            offset = max(offset, end)  # what was erased has not come
-            while (has_more := (yield from blocking(self._wait, run_id, offset, idle))) is None:
-                idle.check()
-            if not has_more:
-                return
-            after = offset
-
-    def follow_runs(self, query: FollowRunsQuery) -> Stream:
-        """The events of many runs: history, then live."""
-        runs, idle = FollowedRuns(query), IdleTimeout(None, query.idle_timeout)
-        creations: dict[str, int] = {}
-        while True:
-            infos = yield from blocking(self._matching, runs, query)
-            for info in infos:
-                head = self._load_head(info.run_id)
-                if head is not None and creations.setdefault(info.run_id, head.creation) != head.creation:
-                    creations[info.run_id] = head.creation
-                    runs.positions.pop(info.run_id)  # it was deleted, and has been made anew
-            having_more = list(filter(runs.has_more, infos))
-            for info in having_more:
-                pages = in_pages(self._read(info.run_id, ReadQuery(runs.position(info.run_id))))
-                try:
-                    yield from pass_on(pages, partial(runs.give, info.run_id), idle.restart)
-                    runs.note(info)
-                except UNREADABLE as error:
-                    runs.leave_out(info.run_id, error)
-            if having_more:
-                continue
-            ended = sum(info.status in ENDED_STATUSES for info in infos)
-            if runs.run_ids is not None and ended == len(runs.run_ids):
-                return
-            idle.check()
-            yield from blocking(self._wait_for_more, runs, query, idle, ended)
-
-    def _matching(self, runs: FollowedRuns, query: FollowRunsQuery) -> list[RunInfo]:
-        """The runs that are followed, the oldest first."""
-        return [
-            info
-            for info in reversed(self._find_runs(query.runs_query()))
-            if runs.run_ids is None or info.run_id in runs.run_ids
-        ]
-
-    def _wait_for_more(self, runs: FollowedRuns, query: FollowRunsQuery, idle: IdleTimeout, ended: int) -> None:
-        """Wait until a run has more, or another one has ended, for half a second at most."""
-
-        def has_more() -> bool:
-            infos = self._matching(runs, query)
-            return any(map(runs.has_more, infos)) or sum(info.status in ENDED_STATUSES for info in infos) != ended
-
-        with self._changed:
-            self._changed.wait_for(has_more, idle.limit(_LONGEST_WAIT_SECONDS))
-
-    def _wait(self, run_id: str, offset: int, idle: IdleTimeout) -> bool | None:
-        """Wait for events after an offset, for half a second at most.
-
-        Returns:
-            True if there are some, False if the run has ended and there are none, None if it was in vain so far.
-        """
-
-        def has_more_or_ended() -> bool:
-            run = self._runs.get(run_id)
-            return run is not None and (run.head.last.offset > offset or run.head.status in ENDED_STATUSES)
-
-        with self._changed:
-            if not self._changed.wait_for(has_more_or_ended, idle.limit(_LONGEST_WAIT_SECONDS)):
-                return None
-            return self._runs[run_id].head.last.offset > offset
+        return blocking(wait)
 
     def _own_seq(self, run_id: str, lane_id: str) -> int | None:
         with self._changed:

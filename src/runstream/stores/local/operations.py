@@ -36,7 +36,6 @@ from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.tags import check_tags
 from runstream.operations.arguments import (
     AppendOptions,
-    FollowQuery,
     LeaseRequest,
     ReadQuery,
     RunsQuery,
@@ -52,14 +51,14 @@ from runstream.operations.filters import arranged, lane_of, seq_of
 from runstream.operations.kept_snapshots import check_snapshot_of, highest_first
 from runstream.operations.operation import Items, Operation, Stream, blocking, in_one_call
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, StateWrite, plan_append
-from runstream.stores.local.erasing import Erasing
+from runstream.stores.local.following import Following
 from runstream.stores.local.lease_rules import no_leases
 from runstream.stores.local.pages import in_pages
 
 __all__ = ["LocalOperations"]
 
 
-class LocalOperations(Erasing[E, S]):
+class LocalOperations(Following[E, S]):
     """The operations of a store of one machine (:class:`~runstream.operations.interface.StoreOperations`).
 
     Args:
@@ -125,10 +124,6 @@ class LocalOperations(Erasing[E, S]):
         return (item.event for item in self._read(run_id, ReadQuery(offset)))
 
     @abstractmethod
-    def follow(self, run_id: str, query: FollowQuery) -> Stream:
-        """History, then live events. Raises ConfigurationError where there is no live end."""
-
-    @abstractmethod
     def delete_run(self, run_id: str) -> Operation[bool]:
         """Remove all that the store holds of a run, and forget it.
 
@@ -149,15 +144,15 @@ class LocalOperations(Erasing[E, S]):
 
     def inbox(self, run_id: str) -> Operation[Inbox]:
         """What people were asked about a run, and have said to it. Raises ConfigurationError in an archive."""
-        raise _no_live_end(run_id)
+        raise _no_questions(run_id)
 
     def wait_for_news(self, run_id: str, known: Inbox, seconds: float | None) -> Stream:  # noqa: ARG002 - as below
         """Wait until there may be something new in a run's inbox."""
-        raise _no_live_end(run_id)
+        raise _no_questions(run_id)
 
-    def load_answer(self, run_id: str, question: Question) -> Operation[E | None]:  # noqa: ARG002 - memory has a live end
+    def load_answer(self, run_id: str, question: Question) -> Operation[E | None]:  # noqa: ARG002 - memory keeps them
         """The event that answers a question."""
-        raise _no_live_end(run_id)
+        raise _no_questions(run_id)
 
     # -- events ------------------------------------------------------------------------------------------
 
@@ -345,8 +340,15 @@ class LocalOperations(Erasing[E, S]):
         return head.info(run_id)
 
     def _find_runs(self, query: RunsQuery) -> list[RunInfo]:
-        infos = (self._info(run_id, head) for run_id, head in self._load_heads())
-        return arranged(infos, query)
+        return [self._info(run_id, head) for run_id, head in self._find_heads(query)]
+
+    def _find_heads(self, query: RunsQuery) -> list[tuple[str, RunHead]]:
+        return self._matching(self._load_heads(), query)
+
+    def _matching(self, heads: Iterable[tuple[str, RunHead]], query: RunsQuery) -> list[tuple[str, RunHead]]:
+        by_id = dict(heads)
+        infos = arranged((self._info(run_id, head) for run_id, head in by_id.items()), query)
+        return [(info.run_id, by_id[info.run_id]) for info in infos]
 
     def _request(
         self, run_id: str, encoded: Sequence[EncodedEvent], options: AppendOptions[S], *, compare: bool
@@ -393,8 +395,8 @@ class LocalOperations(Erasing[E, S]):
             del self._known[known]
 
 
-def _no_live_end(run_id: str) -> ConfigurationError:
+def _no_questions(run_id: str) -> ConfigurationError:
     return ConfigurationError(
-        f"this store of run {run_id!r:.80} has no live end, so nobody can wait in it for a person: ask, answer and"
-        " cancel in Redis, with this as the archive, or in memory"
+        f"this store of run {run_id!r:.80} keeps no questions, so nobody can wait in it for a person: ask, answer"
+        " and cancel in Redis, with this as the archive, or in memory"
     )

@@ -53,7 +53,8 @@ def in_steps(lists: Iterator[Sequence[Any]]) -> Stream:
     """Make an iterator that blocks a stream of the lists that it gives.
 
     Args:
-        lists: The iterator; only the stream advances it.
+        lists: The iterator; only the stream advances it. What has nothing is passed over.
     """
     while (found := (yield from blocking(next, lists, None))) is not None:
-        yield Items(found)
+        if found:
+            yield Items(found)

@@ -210,10 +210,15 @@ class ArchiveDirectory:
             raw /= part
         return None if raw == self.path else raw
 
-    def run_ids(self) -> list[str]:
-        """The ids that the directories here are named for, in any order; some may be empty."""
+    def run_ids(self, since: float = 0.0) -> list[str]:
+        """The ids that the directories here are named for, in any order; some may be empty.
+
+        Those may be left out whose events were all written before ``since``, in Unix seconds.
+        """
         found: dict[str, None] = {}
         for name in directories_in(self.path):
+            if since and not _may_have_changed(f"{self.path}/{name}", since):
+                continue
             is_hashed = file_names.is_hashed(name)
             run_id = _run_in(self.path / name) if is_hashed else file_names.named(name)
             if run_id is not None:
@@ -338,3 +343,13 @@ def _run_in(directory: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return run_id if file_names.encoded(run_id) == directory.name else None
+
+
+def _may_have_changed(directory: str, since: float) -> bool:
+    """Whether a directory or the log in it may have been written to after that time, in Unix seconds."""
+    with contextlib.suppress(FileNotFoundError):
+        facts = os.lstat(directory)
+        if facts.st_mtime >= since or facts.st_nlink != 2:  # there are directories in it, or nobody counts them
+            return True
+        return Path(f"{directory}/{file_names.EVENTS}").stat().st_mtime >= since
+    return False

@@ -21,6 +21,7 @@ from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.tags import TagSet
+from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
 from runstream.stores.archive.base import ArchiveOperations
@@ -112,16 +113,23 @@ class JSONLOperations(ArchiveOperations[E, S]):
             head = self._load_head(run_id)
             return None if head is None else replace(head, tags=tags_of(self._logs.log(run_id)))
 
-    def _load_heads(self) -> Iterator[tuple[str, RunHead]]:
+    def _load_heads(self, since: float = 0.0) -> Iterator[tuple[str, RunHead]]:
+        """The runs' heads by id, but for such of which all was written before ``since``, in Unix seconds."""
         found = []
         with self._logs.reading():
-            for run_id in self._logs.directory.run_ids():
+            for run_id in self._logs.directory.run_ids(since):
                 # one in two directories, or damaged: raised to who asks for it, and told by check_integrity
                 with suppress(HistoryDiverged, CorruptRecordError):
                     log = self._logs.log(run_id)
                     head = self._logs.head_in_brief(log)
                     found.append((run_id, head))
         return ((run_id, head) for run_id, head in found if head is not None)
+
+    def _heads_since(
+        self, query: FollowRunsQuery, updated_after: float | None, written_after: float
+    ) -> list[tuple[str, RunHead]]:
+        heads = self._load_heads(0.0 if updated_after is None else written_after)
+        return self._matching(heads, query.runs_query())
 
     def run_ids(self) -> Iterator[str]:
         """The ids of the runs that the archive holds, also of one in two directories, which is refused."""

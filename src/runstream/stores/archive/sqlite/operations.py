@@ -31,10 +31,11 @@ from runstream.model.clock import unix_seconds
 from runstream.model.errors import CorruptRecordError, StoreUnavailable
 from runstream.model.events import HIGHEST_SEQ
 from runstream.model.identifiers import check_run_id
-from runstream.model.results import Cursor, E, LeaseGrant, RunInfo, S
+from runstream.model.results import Cursor, E, LeaseGrant, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.tags import TagSet
 from runstream.operations.arguments import LeaseRequest, RunsQuery
+from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
 from runstream.stores.archive.base import ArchiveOperations
@@ -148,9 +149,15 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         with self._file.use() as connection:
             return find_heads(connection, RunsQuery())
 
-    def _find_runs(self, query: RunsQuery) -> list[RunInfo]:
+    def _find_heads(self, query: RunsQuery) -> list[tuple[str, RunHead]]:
         with self._file.use() as connection:
-            return [self._info(run_id, head) for run_id, head in find_heads(connection, query)]
+            return find_heads(connection, query)
+
+    def _heads_since(
+        self, query: FollowRunsQuery, updated_after: float | None, written_after: float
+    ) -> list[tuple[str, RunHead]]:
+        del written_after  # the file does not say when
+        return self._find_heads(query.runs_query(updated_after))
 
     def _at_once(self, run_ids: Collection[str]) -> AbstractContextManager[Any]:
         del run_ids  # a transaction is of the whole file

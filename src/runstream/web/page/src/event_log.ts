@@ -8,18 +8,14 @@ const MOST_CHARACTERS = 50_000_000;
 const SPARE_CHARACTERS = 1_000_000;
 const PAGE = 500;
 const AGAIN_MILLISECONDS = 1500;
-const NO_LIVE_END = 501; // the status of a stream of an archive alone
 
 export interface Filter {
   lane: string | null;
   kinds: string[];
 }
 
-/**
- * live: what comes is shown; away: it is awaited that the server comes back; apart: there is more after the last;
- * still: it is of an archive alone, which is not followed.
- */
-export type LogState = "loading" | "live" | "away" | "apart" | "still" | "ended" | "failed";
+/** live: what comes is shown; away: it is awaited that the server comes back; apart: there is more after the last. */
+export type LogState = "loading" | "live" | "away" | "apart" | "ended" | "failed";
 
 export class EventLog {
   events: RunEvent[] = [];
@@ -198,11 +194,7 @@ export class EventLog {
       this.state = "ended";
       if (facts.status === "deleted") this.note = "The run was deleted.";
     });
-    told("problem", (facts) => {
-      if (facts.status !== NO_LIVE_END) return this.fail(String(facts.detail));
-      source.close();
-      this.state = "still";
-    });
+    told("problem", (facts) => this.fail(String(facts.detail)));
     source.onerror = () => {
       this.state = "away";
       // closed: all was given (204), or another status; a browser goes on by itself where nothing answered

@@ -77,7 +77,6 @@ function State({ log }: { log: EventLog }) {
     live: "live",
     away: "the server does not answer; goes on when it does",
     apart: "there are newer ones",
-    still: "of an archive, which is not followed",
     ended: "the run has ended",
     failed: "stopped",
   };

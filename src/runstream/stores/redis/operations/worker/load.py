@@ -107,6 +107,7 @@ class LoadedEntries(NamedTuple):
         creation: Which run of that name it is after all that was read. If it is another one, or None, the run was
             deleted meanwhile, and what was read may be of another run.
         status: The run's status after all that was read: a snapshot that is read may have changed it.
+        last: The offset of the run's last event at that moment.
         upto: It was read up to here: to the request's last offset, or, where that is too much at once, not as far;
             then without snapshots.
         tags: The run's tags, if they were asked for; they are read with the last of the entries.
@@ -119,6 +120,7 @@ class LoadedEntries(NamedTuple):
     broken: dict[str | None, str]
     creation: int | None
     status: str
+    last: int
     upto: int
     tags: TagSet | None = None
 
@@ -182,25 +184,26 @@ class _Reading:
         commands += [(b"HGETALL", self._run.snapshot(lane_id)) for lane_id in self.lanes]
         if self._takes_tags:
             commands.append((b"HGETALL", self._run.tags))
-        commands.append((b"HMGET", self._run.meta, b"start", b"status", b"tags"))
+        commands.append((b"HMGET", self._run.meta, b"start", b"status", b"last", b"tags"))
         return commands
 
     def take(self, replies: Iterator[Any], saved: list[int]) -> int:
         """Take the replies to the commands, and add the sizes of snapshots. Returns the size of the records."""
         request, entries = self.request, _taken(next(replies))
-        found = self.found or LoadedEntries([], [], [], {}, None, "", request.first - 1)
+        found = self.found or LoadedEntries([], [], [], {}, None, "", 0, request.first - 1)
         records = parse_records(entries)
         found.ids.extend(entry_id for entry_id, _ in entries)
         found.records.extend(records)
         saved += [_add_snapshot(found, lane_id, next(replies)) for lane_id in self.lanes]
         takes_tags, of_tags = self._takes_tags, next(replies) if self._takes_tags else ()
-        start, status, version = _taken(next(replies))
+        start, status, last, version = _taken(next(replies))
         self.has_entries = self._size.count >= self._wanted or len(entries) < self._size.count
         upto = request.last if self.has_entries else parse_offset(entries[-1][0])
         with parsing(self._run):
             self.found = found._replace(
                 creation=None if start is None else parse_start(start).creation,
                 status=(status or b"").decode(),
+                last=0 if last is None else parse_offset(last),
                 upto=upto,
             )
         if takes_tags:
