@@ -18,6 +18,7 @@ from runstream.model.errors import ConcurrencyConflict, ConfigurationError, Enco
 from runstream.model.results import Recovery
 from runstream.model.state import NodeState, RunState, RunStatus
 from tests.support.backends import Backend, Store, latest
+from tests.support.decoding import note_decoded
 from tests.support.kinds import SHARED, on_every_backend, on_every_pair_of_stores
 from tests.support.samples import make_event, make_events, make_state, same
 
@@ -422,6 +423,24 @@ def test_a_snapshot_of_a_lane_covers_that_lane(two_stores: tuple[Store, Store]) 
     assert {item.event.lane_id for item in recovery.events} == {"a"}
     whole = theirs.recover("r")
     assert (whole.state, whole.offset, len(whole.events)) == (None, 0, 5)
+
+
+@pytest.mark.parametrize("lane_id", ["a", 'a"\\é', "main"])
+@pytest.mark.one_in(3)
+def test_a_lane_is_recovered_without_making_the_events_of_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch, lane_id: str
+) -> None:
+    """Whatever their payloads say of lanes. Also of a fork, from the beginning of what it shares."""
+    said = {"lane_id": lane_id, "text": f'"lane_id":"{lane_id}"'}
+    for seq in range(1, 4):
+        store.save_event(make_event("r", seq, lane_id=lane_id))
+        store.save_events(make_event("r", 100 + seq, lane_id="b", payload=said) for _ in range(5))
+    store.fork("r", "fork")
+    store.save_event(make_event("fork", 4, lane_id=lane_id))
+    decoded = note_decoded(monkeypatch)
+    for run_id, seqs in (("r", [1, 2, 3]), ("fork", [1, 2, 3, 4])):
+        assert [item.event.seq for item in store.recover(run_id, lane_id=lane_id).events] == seqs
+    assert set(decoded) == {1, 2, 3, 4}
 
 
 def test_a_snapshot_of_a_lane_does_not_cover_another_writers_events_in_it(two_stores: tuple[Store, Store]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain, islice
 from operator import itemgetter
@@ -37,6 +38,7 @@ __all__ = [
     "entry_digest",
     "entry_fields",
     "entry_record",
+    "may_be_of_lane",
     "plain_entries",
     "plain_values",
     "renamed",
@@ -295,6 +297,27 @@ def plain_values(run_id: str, entries: Sequence[ArchiveEntry]) -> Sequence[Seque
 
 
 _RUN_ID = itemgetter("run_id")
+
+_TEXT = r'"(?:[^"\\]|\\.)*+"'
+_LANE = re.compile(rf'\{{"run_id":{_TEXT},"session_id":{_TEXT},"lane_id":({_TEXT})')  # as all are written here
+
+
+def may_be_of_lane(lane_id: str) -> Callable[[ArchiveEntry], bool]:
+    """Make the test of whether an entry may be of a lane, most of which are told by their first bytes.
+
+    Args:
+        lane_id: The lane.
+
+    Returns:
+        The test. It is False for sound events of other lanes, but not for all of them.
+    """
+    name = dump_json(lane_id)
+
+    def may_be(entry: ArchiveEntry) -> bool:
+        found = None if entry.data is None else _LANE.match(entry.data)
+        return found is None or found[1] == name or "\\" in found[1]
+
+    return may_be
 
 
 def unread(run_id: str, entry: ArchiveEntry, reason: str) -> CorruptRecordError:

@@ -135,6 +135,7 @@ class ReadQuery(NamedTuple):
     """Which events to read; see :meth:`runstream.stores.facade.Store.read`.
 
     ``given_as`` is the run that they are given as events of: the fork of which they are a part; None: their own.
+    With a ``lane_id`` those of other lanes may be left out, to save the time that it takes to make them.
     """
 
     after: int | str = 0
@@ -143,6 +144,7 @@ class ReadQuery(NamedTuple):
     reverse: bool = False
     on_corrupt: OnCorrupt = "raise"
     given_as: str | None = None
+    lane_id: str | None = None
 
     @classmethod
     def one(cls, offset: int) -> Self:

@@ -7,7 +7,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from runstream.codec.archive_entries import entry_fields
+from runstream.codec.archive_entries import entry_fields, may_be_of_lane
 from runstream.codec.event_codec import Codec
 from runstream.codec.pages import TOGETHER, TOGETHER_BYTES
 from runstream.codec.plain_events import events_of_entries
@@ -31,7 +31,7 @@ def events_of(
     first: int,
     origins: Origins = (),
 ) -> Generator[Sequence[tuple[ArchiveEntry, E]], None, int | None]:
-    """Make the events of entries, without those that were erased or are to be skipped.
+    """Make the events of entries, without what was erased, is to be skipped, or is of a lane not asked for.
 
     Each comes with its entry. Those before an error come first.
 
@@ -52,9 +52,11 @@ def events_of(
         EventRefused: Likewise, the event type refuses one.
     """
     expected, left = offsets[::-1] if query.reverse else offsets, query.limit
+    may_be_wanted = None if query.lane_id is None else may_be_of_lane(query.lane_id)
     for part in _in_parts(entries, left, first):
         dense = _dense(part, expected)
-        for made in _made(codec, run_id, dense, query, origins):
+        wanted = dense if may_be_wanted is None else list(filter(may_be_wanted, dense))
+        for made in _made(codec, run_id, wanted, query, origins):
             yield made[:left]
             left = None if left is None else left - len(made)
             if left is not None and left <= 0:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
-from runstream.codec.record import ERASED
+from runstream.codec.record import ERASED, LaneFilter
 from runstream.codec.snapshot_fields import pack_state, unpack_state
 from runstream.codec.stored import STORED_PACKER
 from runstream.codec.upcasts import Upcasts
@@ -98,7 +98,7 @@ class MemoryOperations(LocalOperations[E, S]):
 
     def _read_own(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
         entries, origins = self._entries(run_id, query)
-        given = 0
+        given, lane = 0, None if query.lane_id is None else LaneFilter(run_id, query.lane_id)
         for cursor, record in entries[::-1] if query.reverse else entries:
             if given == query.limit:
                 return
@@ -106,6 +106,8 @@ class MemoryOperations(LocalOperations[E, S]):
                 continue
             try:
                 name = written_as(run_id, origins, cursor.offset)
+                if lane is not None and not lane.has(record, name):
+                    continue
                 event: Any = self.codec.decode_event(name, cursor.offset, record, query.given_as or run_id)
             except (CorruptRecordError, EventRefused) as error:
                 event = in_place_of(error, query.on_corrupt)

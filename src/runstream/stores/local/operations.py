@@ -266,7 +266,7 @@ class LocalOperations(Following[E, S]):
         head, snapshot = self._restore(run_id, lane_id)
         before_first = 0 if head is None or head.base is None else head.base.offset
         covered = before_first if snapshot is None else snapshot.offset
-        recorded = list(self._read(run_id, ReadQuery(covered), head))
+        recorded = list(self._read(run_id, ReadQuery(covered, lane_id=lane_id), head))
         end = max(covered, *(item.offset for item in recorded[-1:]), 0 if head is None else head.last.offset)
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]

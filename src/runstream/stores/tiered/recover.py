@@ -43,7 +43,7 @@ def _recover_archived(tiers: TieredSnapshots[E, S], run_id: str, lane_id: str | 
         is_known = lane_id is None or boundary.parent is not None
         if not is_known and (yield from archived_lane(tiers, run_id, lane_id or "")) is None:
             after = max(covered, boundary.first_hot - 1)
-        query = ReadQuery(after, before=boundary.last + 1)
+        query = ReadQuery(after, before=boundary.last + 1, lane_id=lane_id)
         recorded: list[Recorded[E]] = yield from collect(tiers.read(run_id, query))
         # before the snapshot is loaded again: one that is retired after this is known to be another
         yield from tiers.hot.mark_recovered(run_id, boundary.last, lane_id)
