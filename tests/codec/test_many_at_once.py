@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,7 +24,7 @@ from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json,
 from runstream.codec.msgpack_values import Packer, unpack, unpack_all
 from runstream.codec.plain_events import events_of_entries, events_of_records
 from runstream.codec.plain_values import MAX_DEPTH, is_json, is_plain, plain_copy
-from runstream.codec.snapshot_fields import PackedState, pack_state, unpack_state
+from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved, unpack_state
 from runstream.codec.upcasts import Upcasts
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import EncodingError, EventRefused, RunstreamError
@@ -227,6 +228,33 @@ def test_many_fields_with_one_that_is_not_plain() -> None:
     packed = pack_state(PACKER, state)
     assert same(unpack_state(packed.fields)[0], state)
     assert packed.fields[b"4:many:odd"] == PACKER.pack([1000, (1, 2)])
+
+
+def test_many_fields_of_several_dicts_in_any_order() -> None:
+    many = {f"ü{number}": number for number in range(500)}
+    state = {"a": many, "=": {**many, "x\0001:=:y": 1, "\0": 2}, "x\0=y": [], "\ud800": {}, "b": {"\ud800": 1}}
+    state["x\0003"] = {"\0003:x": 1, "": 2}  # with what stands between them, names overlap
+    fields = list(pack_state(PACKER, state).fields.items())
+    for _ in range(5):
+        random.shuffle(fields)
+        again, packed = unpack_state(dict(fields))
+        assert same(again, state)
+        assert [*again, *again["a"], *again["="]] == [*state, *state["a"], *state["="]]
+        assert packed == pack_state(PACKER, state)
+
+
+def test_what_is_the_same_as_a_known_state_is_proven_too() -> None:
+    packed = pack_state(PACKER, PLAIN)
+    saved = {b"offset": b"1", b"revision": b"2", b"token": b"t", b"checksum": b"%d" % packed.checksum}
+    for _ in range(3):
+        read = read_saved({**saved, **packed.fields}, packed)
+        assert (read.offset, read.revision, read.token, read.packed) == (1, 2, "t", packed)
+        assert same(read.state, PLAIN)
+        read.state["b"]["c"] = "changed"
+    with pytest.raises(ValueError, match="checksum"):
+        read_saved({**saved, **packed.fields, b"checksum": b"%d" % (packed.checksum ^ 1)}, packed)
+    with pytest.raises(ValueError, match="checksum"):
+        read_saved({**saved, **packed.fields, b"=n": PACKER.pack([3, 1])}, packed)
 
 
 def test_what_contains_itself_many_times_is_refused_by_its_path() -> None:

@@ -38,7 +38,6 @@ __all__ = [
 
 _OWN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})  # that become nothing else
 
-
 _LARGE_BYTES = 1024  # to pack a smaller field again takes no longer than to know that it is the same
 _UNCHANGING = frozenset({str, bytes})
 _MOST = 2**53  # what Lua's doubles count to
@@ -66,6 +65,7 @@ class PackedState:
     ranks: dict[bytes, int] = field(default_factory=dict)
     large: dict[bytes, _Large] = field(default_factory=dict, repr=False, compare=False)
     _whole: tuple[Callable[[bytes], Any], bytes] | None = field(default=None, repr=False, compare=False)
+    _checksum: int | None = field(default=None, repr=False, compare=False)
 
     def unpack(self) -> dict[str, Any]:
         """The state as a dict, a new one each time.
@@ -83,10 +83,10 @@ class PackedState:
     @property
     def checksum(self) -> int:
         """What :func:`state_checksum` gives for its fields."""
-        if not self.large:
-            return state_checksum(self.fields)
-        small = {name: value for name, value in self.fields.items() if name not in self.large}
-        return (state_checksum(small) + sum(one.crc for one in self.large.values())) % 2**32
+        if self._checksum is None:
+            small = {name: value for name, value in self.fields.items() if name not in self.large}
+            self._checksum = (state_checksum(small) + sum(one.crc for one in self.large.values())) % 2**32
+        return self._checksum
 
     def changes_from(self, before: PackedState) -> tuple[dict[bytes, bytes], list[bytes]]:
         """The difference from another state.
@@ -237,18 +237,28 @@ def unpack_state(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], PackedS
             group = siblings.setdefault(prefix, [])
         group.append(index)
     state: dict[str, Any] = {}
-    for top in sorted(siblings[b"="], key=ranks.__getitem__):
-        key, value = names[top][1:], values[top]
+    tops = sorted(siblings[b"="], key=ranks.__getitem__)
+    for key, top in zip(_keys(b"=", [names[index] for index in tops]), tops, strict=True):
+        value = values[top]
         if value is _SPLIT:
             lone -= 1
-            prefix = b"%d:%b:" % (len(key), key)
-            order, skip = sorted(siblings.get(prefix, ()), key=ranks.__getitem__), len(prefix)
-            subs = [names[index][skip:].decode("utf-8", "surrogatepass") for index in order]
+            prefix = b"%d:%b:" % (len(names[top]) - 1, names[top][1:])
+            order = sorted(siblings.get(prefix, ()), key=ranks.__getitem__)
+            subs = _keys(prefix, list(map(names.__getitem__, order)))
             value = dict(zip(subs, map(values.__getitem__, order), strict=True))
-        state[_text(key)] = value
+        state[key] = value
     if lone:
         raise ValueError("a field has no value")
     return state, PackedState(dict(fields), dict(zip(names, ranks, strict=True)))
+
+
+def _keys(prefix: bytes, names: list[bytes]) -> list[str]:
+    """What follows the prefix in each name, as text."""
+    together = b"\0".join(names)
+    if together.count(b"\0") != len(names) - 1:  # rarely: a name has what stands between them; or there are none
+        return [_text(name[len(prefix) :]) for name in names]
+    first, *others = _text(together).split("\0" + _text(prefix))
+    return [first[len(_text(prefix)) :], *others]
 
 
 def _unpack_items(packed: list[bytes]) -> tuple[list[int], list[Any], int]:
@@ -305,11 +315,12 @@ class SavedState(NamedTuple):
     packed: PackedState
 
 
-def read_saved(saved: Mapping[bytes, bytes]) -> SavedState:
+def read_saved(saved: Mapping[bytes, bytes], known: PackedState | None = None) -> SavedState:
     """Read a snapshot's hash.
 
     Args:
         saved: All fields of the hash.
+        known: A state that was proven before: if it is the same, it takes a fifth of the time.
 
     Returns:
         What they hold.
@@ -322,7 +333,10 @@ def read_saved(saved: Mapping[bytes, bytes]) -> SavedState:
         fields = dict(saved)
         for name in [name for name in saved if name[:1] not in _HEADS]:
             del fields[name]
-        if int(saved[b"checksum"]) != state_checksum(fields):
+        checksum = int(saved[b"checksum"])
+        if known is not None and known.fields == fields and known.checksum == checksum:
+            return SavedState(*header, known.unpack(), known)
+        if checksum != state_checksum(fields):
             raise ValueError("its checksum does not match")
         state, packed = unpack_state(fields)
     except (KeyError, TypeError, IndexError) as error:

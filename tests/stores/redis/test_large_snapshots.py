@@ -23,9 +23,9 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many fields each snapshot had that was fetched."""
     sizes: list[int] = []
 
-    def noting(saved: Any) -> Any:
+    def noting(saved: Any, *known: Any) -> Any:
         sizes.append(len(saved))
-        return read_saved(saved)
+        return read_saved(saved, *known)
 
     monkeypatch.setattr(snapshots, "read_saved", noting)
     return sizes

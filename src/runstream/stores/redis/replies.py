@@ -204,7 +204,7 @@ def noted_size(text: bytes | None) -> int | None:
 
 def noted_left(retired: bytes | None, ended: bytes | None) -> str:
     """What meta notes of the snapshots that have left Redis, of a run and of lanes that had ended, as one text."""
-    return " / ".join((one or b"").decode() for one in (retired, ended))
+    return f"{(retired or b'').decode()} / {(ended or b'').decode()}"
 
 
 def noted_time(text: bytes) -> float:

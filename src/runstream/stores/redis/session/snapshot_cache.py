@@ -67,7 +67,7 @@ class SnapshotCache:
         """Remember a snapshot; if its state is None, the next is sent in full."""
         with self._lock:
             held = self._held.get((run_id, lane_id))
-            if held is not None and held.state == state:
+            if held is not None and held.state is not state and held.state == state:
                 state = held.state  # it knows more of itself than what was loaded
             self._drop((run_id, lane_id))
             self._known[run_id, lane_id] = _Known(token, revision)

@@ -102,7 +102,8 @@ def decode_snapshot(
     Raises CorruptRecordError for a hash that fails its checksum or does not decode, or that is not there though
     meta has ``noted`` it, and EventRefused where the store's class refuses the state.
     """
-    known = decode_known(session, run_id, lane_id, saved, noted)
+    *_, before = session.snapshots.get(run_id, lane_id)
+    known = decode_known(session, run_id, lane_id, saved, noted, before)
     if known is None:
         return None
     snapshot, token, packed = known
@@ -111,16 +112,24 @@ def decode_snapshot(
 
 
 def decode_known(
-    session: Session[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes], noted: bytes | None
+    session: Session[E, S],
+    run_id: str,
+    lane_id: str | None,
+    saved: dict[bytes, bytes],
+    noted: bytes | None,
+    before: PackedState | None = None,
 ) -> tuple[Snapshot[S], str, PackedState] | None:
-    """The snapshot in a hash, its token, and its packed fields, from which a difference can be made."""
+    """The snapshot in a hash, its token, and its packed fields, from which a difference can be made.
+
+    ``before``: the state that was loaded last, if it is known; the snapshot may have the same one.
+    """
     if not saved:
         if noted:
             key = session.keys.run(run_id).snapshot(lane_id)
             raise corrupt_key(run_id, key, "the snapshot was removed; its events are there: save a new one")
         return None
     try:
-        offset, revision, token, fields, packed = read_saved(saved)
+        offset, revision, token, fields, packed = read_saved(saved, before)
     except ValueError as error:
         of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
         raise CorruptRecordError(
