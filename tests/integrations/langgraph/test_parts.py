@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import date
 from itertools import pairwise
 from typing import Any
@@ -12,14 +13,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.serde.base import CipherProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from runstream.integrations.langgraph import RunstreamSaver
 from runstream.integrations.langgraph.channels import Channel, split
-from runstream.integrations.langgraph.values import Values, elements, in_array, joined, size_of
+from runstream.integrations.langgraph.values import Values, elements, in_array, joined, same_values, size_of
 from tests.integrations.langgraph.checkpoints import checkpoint, config_of, new_thread, save
 from tests.integrations.langgraph.savers import Places
 
@@ -251,12 +252,13 @@ MESSAGES = st.builds(
 )
 
 
-@given(one=MESSAGES, other=MESSAGES)
-def test_messages_of_one_glance_have_one_value(one: BaseMessage, other: BaseMessage) -> None:
+@given(messages=st.lists(MESSAGES | st.just({}), max_size=3), others=st.lists(MESSAGES | st.just({}), max_size=3))
+def test_objects_that_are_told_to_be_the_same_have_one_value(messages: list[Any], others: list[Any]) -> None:
     for values in (PLAIN, ENCRYPTED):
-        assert values.glance(one) == values.glance(one.model_copy(deep=True))
-        if values.glance(one) == values.glance(other):
-            assert values.plain(one) == values.plain(other)
+        glances = values.glances(messages)
+        assert glances.same(values.glances([*deepcopy(messages), *others])) == len(messages)
+        plain = list(map(values.plain, messages)), list(map(values.plain, others))
+        assert glances.same(values.glances(others)) <= same_values(*plain)
 
 
 def test_a_message_is_turned_into_bytes_once() -> None:

@@ -11,18 +11,19 @@ A part of a list is one msgpack array, where its elements are msgpack: no layer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from runstream.integrations.langgraph.values import (
-    Glance,
+    Glances,
     Stored,
     Value,
     Values,
     elements,
     in_array,
     joined,
+    same_values,
     size_of,
 )
 
@@ -73,7 +74,7 @@ class Channel:
 
     is_list: bool
     parts: Sequence[Part]
-    glances: Sequence[Glance] | None = field(default=None, repr=False, compare=False)
+    glances: Glances | None = field(default=None, repr=False, compare=False)
 
     @property
     def held_bytes(self) -> int:
@@ -119,33 +120,24 @@ def split(former: Channel | None, obj: Any, values: Values) -> Channel:
     """
     is_list = type(obj) is list and bool(obj)
     objects = obj if is_list else [obj]
-    glances = list(map(values.glance, objects))
+    glances = values.glances(objects)
     kept: list[Part] = []
     count = 0
     if former is not None and former.is_list == is_list:
         if former.glances is None:
-            same = _same(former.plain(values), map(values.plain, objects))
+            same = same_values(former.plain(values), map(values.plain, objects))
         else:
-            same = _same(former.glances, glances)
+            same = former.glances.same(glances)
         kept, count = _kept(former.parts, same)
-    if count < len(glances):
+    if count < len(objects):
+        told = map(glances.value, range(count, len(objects)))
         fresh = [
-            values.sealed(values.plain(each) if isinstance(glance, tuple) else glance)
-            for each, glance in zip(objects[count:], glances[count:], strict=True)
+            values.sealed(values.plain(each) if value is None else value)
+            for each, value in zip(objects[count:], told, strict=True)
         ]
         stored = (in_array(fresh) if values.is_joined else fresh) if is_list else fresh[0]
         kept = _joined(kept, Part(HERE, len(fresh), stored, _bytes_in(stored, is_list=is_list)))
     return Channel(is_list, kept, glances)
-
-
-def _same(former: Sequence[Glance], now: Iterable[Glance]) -> int:
-    """How many elements two lists begin with that are the same."""
-    count = 0
-    for was, each in zip(former, now, strict=False):
-        if was != each:
-            break
-        count += 1
-    return count
 
 
 def _kept(parts: Sequence[Part], same: int) -> tuple[list[Part], int]:

@@ -9,25 +9,61 @@ from __future__ import annotations
 import marshal
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+import msgpack
 
 from runstream.operations.forks import starts_anew
 
-__all__ = ["Messages", "fields_of_message"]
+__all__ = ["Messages", "packed_fields"]
 
 _MODULES = "langchain_core.messages."
 """Where the classes are defined whose values are made of their fields and of nothing else."""
 _LIST_BYTES, _MESSAGE_BYTES = 300, 500  # what Python holds for a list, and for a message beside its fields, about
 
 
-def fields_of_message(obj: Any) -> bytes | None:
-    """The fields of a message of LangChain's own, if they are plain data; None of anything else."""
-    if not type(obj).__module__.startswith(_MODULES):
+def packed_fields(objects: Iterable[Any], kinds: Iterable[type[Any]]) -> bytes | None:
+    """The fields of messages of LangChain's own as one msgpack array: of all in one call of C.
+
+    Args:
+        objects: The messages.
+        kinds: Their classes, each at least once.
+
+    Returns:
+        The array; None where one is no such message, or has more than plain data.
+    """
+    if not all(map(_is_of_messages, kinds)):
+        return None
+    try:
+        packer = _free.pop()
+    except IndexError:
+        # strict: what is of another type than it looks like is refused, and so is a tuple
+        packer = msgpack.Packer(strict_types=True, unicode_errors="surrogatepass")
+    try:
+        packed: bytes = packer.pack([[each.__dict__, each.__pydantic_extra__] for each in objects])
+    except Exception:  # noqa: BLE001 - no plain data, of whatever kind
+        return None
+    if len(packed) <= _MOST_HELD:
+        _free.append(packer)
+    return packed
+
+
+_free: list[msgpack.Packer] = []  # each with the memory that it has taken: new memory costs more than to pack
+_MOST_HELD = 2**20  # bytes
+
+
+def _is_of_messages(kind: type[Any]) -> bool:
+    return kind.__module__.startswith(_MODULES)
+
+
+def _fields_of(message: Any) -> bytes | None:
+    """The fields of a message of LangChain's own, in the form that loads soonest; None of anything else."""
+    if not _is_of_messages(type(message)):
         return None
     try:
         # the format 2 has nothing of how many others refer to a part, and refuses what is no plain data
-        return marshal.dumps((obj.__dict__, obj.__pydantic_extra__), 2)
+        return marshal.dumps((message.__dict__, message.__pydantic_extra__), 2)
     except (ValueError, AttributeError):
         return None
 
@@ -80,7 +116,7 @@ class Messages:
         kept: list[_Message] = []
         size = len(stored) + _LIST_BYTES
         for each in objects:
-            fields = fields_of_message(each)
+            fields = _fields_of(each)
             if fields is None or each.__pydantic_private__ is not None:
                 return
             kept.append(_Message(type(each), fields, frozenset(each.__pydantic_fields_set__)))

@@ -7,16 +7,16 @@ LangGraph is imported here, so that what only reads needs none of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol, TypeAlias
 
 import msgpack
 
-from runstream.integrations.langgraph.messages import Messages, fields_of_message
+from runstream.integrations.langgraph.messages import Messages, packed_fields
 
 __all__ = [
-    "Glance",
+    "Glances",
     "Serializer",
     "Stored",
     "Value",
@@ -25,6 +25,7 @@ __all__ = [
     "in_array",
     "joined",
     "loads",
+    "same_values",
     "size_of",
 ]
 
@@ -34,7 +35,7 @@ Value: TypeAlias = bytes | list[Any]
 Stored: TypeAlias = bytes | list[Any]
 """Elements of a list as they are kept: one msgpack array of them, or a list of values; or one value."""
 
-Glance: TypeAlias = Value | tuple[type[Any], bytes]
+_Glance: TypeAlias = Value | tuple[type[Any], bytes]
 """What an object is told by: its plain value, or its class and its fields."""
 
 _USUAL = "msgpack"
@@ -113,6 +114,56 @@ def _head(array: bytes) -> tuple[int, int]:
     return (int.from_bytes(array[1 : 1 + size], "big") if size else array[0] & 0x0F), 1 + size
 
 
+class Glances:
+    """What tells the objects of a list from others: two are the same only if their plain values are.
+
+    Args:
+        each: What tells each of them; None of messages, which are told by what follows.
+        kinds: Their classes.
+        fields: Their fields as one msgpack array: a list that was added to begins with the same bytes.
+    """
+
+    __slots__ = ("_each", "_fields", "_kinds")
+
+    def __init__(
+        self, each: Sequence[_Glance] | None, kinds: Sequence[type[Any]] = (), fields: bytes = b""
+    ) -> None:
+        self._each = each
+        self._kinds = kinds
+        self._fields = fields
+
+    def value(self, index: int) -> Value | None:
+        """The plain value of an object, if that is what tells it."""
+        glance = None if self._each is None else self._each[index]
+        return None if isinstance(glance, tuple) else glance
+
+    def same(self, now: Glances) -> int:
+        """How many objects both lists begin with."""
+        if self._each is now._each is None:
+            count, begin = _head(self._fields)
+            if now._kinds[:count] == self._kinds and now._fields.startswith(
+                memoryview(self._fields)[begin:], _head(now._fields)[1]
+            ):
+                return count
+        return same_values(self._one_by_one(), now._one_by_one())
+
+    def _one_by_one(self) -> Sequence[_Glance]:
+        if self._each is not None:
+            return self._each
+        fields: list[Any] = elements(self._fields)
+        return list(zip(self._kinds, fields, strict=True))
+
+
+def same_values(former: Iterable[_Glance], now: Iterable[_Glance]) -> int:
+    """How many elements two lists begin with that are the same."""
+    count = 0
+    for was, each in zip(former, now, strict=False):
+        if was != each:
+            break
+        count += 1
+    return count
+
+
 class Values:
     """Makes values, and objects of them.
 
@@ -139,13 +190,20 @@ class Values:
         kind, data = self._dumps(obj)
         return data if kind == _USUAL and type(data) is bytes else [kind, bytes(data)]
 
-    def glance(self, obj: Any) -> Glance:
-        """What tells an object from others: equal only if their plain values are.
+    def glances(self, objects: Sequence[Any]) -> Glances:
+        """What tells each object from others: its plain value.
 
-        The plain value itself; of a message of LangChain's, its fields, which are had in a quarter of the time.
+        Of messages of LangChain's, their fields, which are had in a fraction of the time.
         """
-        fields = fields_of_message(obj) if self._is_own else None
-        return self.plain(obj) if fields is None else (type(obj), fields)
+        if not self._is_own:
+            return Glances(list(map(self.plain, objects)))
+        kinds = list(map(type, objects))
+        fields = packed_fields(objects, set(kinds))
+        return Glances(list(map(self._glance, objects))) if fields is None else Glances(None, kinds, fields)
+
+    def _glance(self, obj: Any) -> _Glance:
+        fields = packed_fields((obj,), (type(obj),))
+        return self.plain(obj) if fields is None else (type(obj), fields[1:])  # after the head of an array of one
 
     def sealed(self, value: Value) -> Value:
         """A plain value as it is kept."""
