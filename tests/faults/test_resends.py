@@ -164,6 +164,15 @@ def append_with_keys(store: Any, run: str, _: Open) -> Step:
     return Step(call, {run: [*before, events[0], events[2]]}, reply=(3, 4), keys={run: ["a", "b", "c", "d"]})
 
 
+def append_with_key_and_snapshot(store: Any, run: str, _: Open) -> Step:
+    """One event, and the snapshot of its lane, as an agent saves a checkpoint."""
+    before, event = make_events(run, 2), make_event(run, 3)
+    save = partial(store.append, run, snapshot=make_state(run), lane_id=event.lane_id)
+    save(events=before, keys=["a", "b"])
+    call = partial(save, events=[event], keys=["c"])
+    return Step(call, {run: [*before, event]}, reply=(3, 3), keys={run: ["a", "b", "c"]})
+
+
 def append_to_a_retired_run(store: Any, run: str, other: Open) -> Step:
     """By one that has not written before, and does not know how old its batch is by the server's time."""
     before, events = make_events(run, 2), make_events(run, 2, first=3)
@@ -222,6 +231,7 @@ OPERATIONS: list[Operation] = [
     save_snapshot_over_another,
     update_state,
     append_with_keys,
+    append_with_key_and_snapshot,
     append_to_a_retired_run,
     append_under_a_lease,
     take_lease,

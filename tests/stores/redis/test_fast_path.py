@@ -18,9 +18,12 @@ from runstream.model.errors import AcknowledgedWritesLost, LeaseHeld, RunstreamE
 from runstream.model.events import EventKind
 from runstream.operations.arguments import AppendOptions
 from runstream.operations.operation import Exchange
+from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations.client import append
+from runstream.stores.redis.operations.client.send import batch_of
 from runstream.stores.redis.scripts import calls
+from runstream.stores.redis.scripts.calls import append_call
 from runstream.stores.redis.session import in_flight
 from tests.support.backends import RedisBackend, kept_replies
 from tests.support.kinds import on_every_server
@@ -172,6 +175,25 @@ def test_a_checkpoint_right_after_what_its_writer_saw_goes_the_fast_way_too(redi
     replies.append(raw.execute_command(*call))
     assert len(set(map(without_time, replies))) == 1
     assert [recorded.offset for recorded in other.read("r")] == list(range(1, 9))
+
+
+def test_a_checkpoint_is_asked_for_as_the_general_append_asks(redis_backend: RedisBackend) -> None:
+    state = replace(STATE, data={"large": "x" * 600}, session_id="t")
+    for seq, session_id in ((-1, "s"), (7, ""), (10**15, "")):
+        store, _ = open_two(redis_backend, redis_backend.namespace)
+        session, event = session_of(store), make_event("r", seq, session_id=session_id)
+        store.load_snapshot("r", lane_id="main")
+        save_checkpoint(store, event, seq)
+        options = AppendOptions(keys=["k"], snapshot=state, lane_id="main")
+        exchange: Any = next(append.append(session, "r", [event], options))
+        (call,) = exchange.commands
+        (encoded,) = session.codec.encode_events("r", [event], ["k"])
+        base = append._own_base(session, "r", "main", compare=True)
+        batch = append.with_snapshot(session, batch_of("r", [encoded], is_keyed=True), state, "main", base)
+        args = call[3 + call[2] :]
+        batch.snapshots[0].token = args[12]
+        sending = Sending(args[2], args[3], int(args[5].split()[0]), session.seen.get("r"))
+        assert append_call(session.keys, batch, sending) == call
 
 
 def test_a_checkpoint_is_noted_in_the_index_of_lanes_or_that_goes(redis_backend: RedisBackend) -> None:

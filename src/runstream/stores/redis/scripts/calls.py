@@ -17,6 +17,7 @@ from runstream.stores.redis.append_batch import (
     Batch,
     Seen,
     Sending,
+    SnapshotWrite,
     described,
     notice_args,
     snapshot_field,
@@ -48,6 +49,7 @@ __all__ = [
     "load_call",
     "park_call",
     "revoke_call",
+    "saving_call",
     "settle_call",
     "uncovered_call",
 ]
@@ -108,6 +110,28 @@ def event_call(
     head = (b"EVALSHA", _APPEND, len(names))  # what script_call makes, without a list in between
     args = (run_id, session_id, producer, number, last, words, lane_id, mark, record)
     return head + names + args
+
+
+def saving_call(
+    keys: Keys,
+    run_id: str,
+    event: EncodedEvent,
+    session_id: str,
+    snapshot: SnapshotWrite,
+    sending: Sending,
+    sender: Sender,
+) -> Command:
+    """The call that appends one event with a key, and saves a snapshot of its lane: what ``append_call`` gives."""
+    record, lane_id, seq = event.record, event.lane_id, event.seq
+    run = keys.run(run_id)
+    of_session = (run.partition.session(session_id),) if session_id else ()
+    names = (*run.of_append, *of_session, run.keys, run.snapshot(lane_id), run.lanes)
+    seen, words = _seen_words(keys, sending.sent_at, sending.seen, lane_id, sender)
+    words = b"%b %b - - - 1 1 0 1 0 0 0" % (words, seen)  # what is asked for; no kind that says what a run is at
+    sign = "+" if 0 <= seq <= HIGHEST_RISING else ""
+    of_lane = (lane_id, f"{sign}{seq} {seq} 1 1", f"1 {seq} - {event.key}")
+    args = (run_id, session_id, sending.producer, sending.number, b"-", words, *of_lane)
+    return (b"EVALSHA", _APPEND, len(names), *names, *args, *snapshot.args((record,)), record)
 
 
 def is_append(command: Command) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from runstream.codec.encoded_event import EncodedEvent
 from runstream.codec.left_out import LeftOut
 from runstream.codec.snapshot_fields import PackedState, pack_state
 from runstream.model.identifiers import check_name, check_run_id, event_run_id, random_token
@@ -18,8 +19,13 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.append_batch import Batch, SnapshotWrite
 from runstream.stores.redis.append_result import Applied
 from runstream.stores.redis.made_change import MadeChange
-from runstream.stores.redis.operations.client.append_fast_path import append_event, is_plain_append
+from runstream.stores.redis.operations.client.append_fast_path import (
+    append_event,
+    append_saving,
+    is_plain_append,
+)
 from runstream.stores.redis.operations.client.resend_lost import deliver, deliver_one
+from runstream.stores.redis.operations.client.revoke import LARGE_BYTES
 from runstream.stores.redis.operations.client.run_head import checked_head, head_query
 from runstream.stores.redis.operations.client.send import batch_of, resolve_unanswered
 from runstream.stores.redis.session.session import Session
@@ -55,9 +61,11 @@ def append(
     check_count("expected_offset", expected_offset)
     tags = check_tags(options.tags)
     encoded = session.codec.encode_events(run_id, events, keys)
-    is_bare = keys is None and expected_offset is None and lease is None and not states and not ended and not tags
-    if is_bare and len(encoded) == 1 and is_plain_append(session, encoded[0]):
-        return (yield from append_event(session, run_id, encoded[0], options.sender))
+    if len(encoded) == 1 and expected_offset is None and lease is None and not ended and not tags:
+        if keys is None and not states and is_plain_append(session, encoded[0]):
+            return (yield from append_event(session, run_id, encoded[0], options.sender))
+        if (saving := _append_saving(session, run_id, encoded[0], options, states)) is not None:
+            return (yield from saving)
     batch = batch_of(
         run_id,
         encoded,
@@ -79,6 +87,25 @@ def append(
     if options.status:
         batch = batch._replace(status=options.status)
     return (yield from deliver_one(session, batch))
+
+
+def _append_saving(
+    session: Session[E, S],
+    run_id: str,
+    event: EncodedEvent,
+    options: AppendOptions[S],
+    states: Mapping[str | None, S],
+) -> Operation[Applied] | None:
+    """Append an event with a key, and save a state of its lane, the fast way; None where that does not fit."""
+    lane_id = event.lane_id
+    if event.key is None or options.status or list(states) != [lane_id] or not is_plain_append(session, event):
+        return None
+    base = _own_base(session, run_id, lane_id, compare=True)
+    write, fields = _write_of(session, run_id, states[lane_id], lane_id, base, options.left_out_of(lane_id))
+    if len(event.record) + sum(map(len, write.state.fields.values())) >= LARGE_BYTES:
+        return None
+    session_id = event.session_id or fields.get("session_id", "")
+    return append_saving(session, run_id, event, write, session_id, options.sender)
 
 
 def save_snapshot(
@@ -119,12 +146,21 @@ def with_snapshot(
     left_out: LeftOut | None = None,
 ) -> Batch:
     """The batch with one more state to be saved in the same step."""
-    if lane_id is not None:
-        check_name("lane_id", lane_id)
-    fields = session.codec.snapshot_fields(batch.run_id, state, left_out)
+    write, fields = _write_of(session, batch.run_id, state, lane_id, base, left_out)
     status = batch.status
     if lane_id is None:  # a lane that has finished has not ended the run
         status = session.codec.status_of(fields) or status
+    session_id = batch.session_id or fields.get("session_id", "")
+    return batch._replace(session_id=session_id, status=status, snapshots=(*batch.snapshots, write))
+
+
+def _write_of(
+    session: Session[E, S], run_id: str, state: S, lane_id: str | None, base: Base, left_out: LeftOut | None
+) -> tuple[SnapshotWrite, dict[str, Any]]:
+    """A state to save, and its fields."""
+    if lane_id is not None:
+        check_name("lane_id", lane_id)
+    fields = session.codec.snapshot_fields(run_id, state, left_out)
     write = SnapshotWrite(
         lane_id,
         pack_state(session.codec.packer, fields, base.packed),
@@ -137,8 +173,7 @@ def with_snapshot(
         changes=base.changes,
         made=base.made,
     )
-    session_id = batch.session_id or fields.get("session_id", "")
-    return batch._replace(session_id=session_id, status=status, snapshots=(*batch.snapshots, write))
+    return write, fields
 
 
 def _append_nothing(session: Session[E, S], run_id: str, expected_offset: int | None) -> Operation[Applied]:
