@@ -115,6 +115,7 @@ def servers() -> Iterator[Servers]:
     """The real servers, started when they are first asked for."""
     with Servers() as servers:
         yield servers
+        assert not (strays := servers.take_stray_keys(of_all=True)), f"keys are left behind: {strays[:10]}"
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +124,13 @@ def loop_thread() -> Iterator[LoopThread]:
     loop = LoopThread()
     yield loop
     loop.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers_of_a_module(servers: Servers) -> Iterator[None]:
+    """What a module's tests and fixtures ask for is theirs: to ask every server after each test takes longer."""
+    yield
+    servers.forget_used()
 
 
 @pytest.fixture(autouse=True)

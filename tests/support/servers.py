@@ -115,10 +115,12 @@ class Servers:
         self.running: dict[str, Server] = {}
         self.beside: list[tuple[str, Any]] = []
         """Clients of further servers that are to have no key after a test, by what they are."""
+        self._used: set[str] = set()
         self._stack = ExitStack()
 
     def get(self, name: str) -> Server:
         """The running server of that name."""
+        self.note_used(name)
         if name not in self.running:
             directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix=f"runstream-{name}-"))
             embedded = self._stack.enter_context(EmbeddedServer(directory, program=PROGRAMS[name]))
@@ -131,11 +133,23 @@ class Servers:
         """What is opened for the rest of the session."""
         return self._stack.enter_context(opened)
 
-    def take_stray_keys(self) -> list[str]:
-        """Remove what is left on the servers, and tell what it was."""
+    def note_used(self, name: str) -> None:
+        """Somebody has asked for the servers of that name: see :meth:`take_stray_keys`."""
+        self._used.add(name)
+
+    def forget_used(self) -> None:
+        """Whoever has asked for a server until now is done with it."""
+        self._used.clear()
+
+    def take_stray_keys(self, *, of_all: bool = False) -> list[str]:
+        """Remove what is left on the servers, and tell what it was.
+
+        Args:
+            of_all: Look at servers too that nobody has asked for since :meth:`forget_used`.
+        """
         strays = []
         for name, raw in [*((server.name, server.raw) for server in self.running.values()), *self.beside]:
-            if raw.dbsize() and (keys := list(raw.scan_iter(count=1000))):
+            if (of_all or name in self._used) and raw.dbsize() and (keys := list(raw.scan_iter(count=1000))):
                 for key in keys:  # those of a cluster lie in several slots
                     raw.delete(key)
                 strays += [f"{name}: {key!r}" for key in keys]
