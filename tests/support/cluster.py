@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +33,8 @@ class Cluster:
         self, name: str, directory: str, stack: ExitStack, primaries: int, replicas: int, tls: Sequence[str]
     ) -> None:
         self.name, self._tls = name, tls
+        self.commands: dict[str, Any] = {}
+        """What its servers know, once a client has asked for it."""
         self._directory, self._stack = directory, stack
         self.nodes: list[Node] = [self._start() for _ in range(primaries)]
         bounds = [at * REDIS_CLUSTER_HASH_SLOTS // primaries for at in range(primaries + 1)]
@@ -50,6 +53,13 @@ class Cluster:
         """Where clients find it."""
         scheme, host = ("rediss+cluster", "localhost") if self._tls else ("redis+cluster", "127.0.0.1")
         return f"{scheme}://{','.join(f'{host}:{node.port}' for node in self.alive)}"
+
+    @cached_property
+    def raw(self) -> Any:
+        """A client of all of it, for looking at what is there past any store."""
+        client = _Raw(self)
+        self._stack.callback(client.close)
+        return client
 
     @property
     def alive(self) -> Sequence[Node]:
@@ -258,6 +268,7 @@ _shared: dict[Servers, Cluster] = {}
 
 def shared_cluster(servers: Servers, name: str) -> Cluster:
     """The cluster of a test session, started when it is first asked for."""
+    servers.note_used("cluster")
     found = _shared.get(servers)
     if found is None:
         found = _shared[servers] = servers.keep(cluster_of(name))
@@ -268,8 +279,21 @@ def shared_cluster(servers: Servers, name: str) -> Cluster:
 _Cluster: Any = redis.RedisCluster  # redis-py's stubs lack its types
 
 
-class _Raw(_Cluster):  # type: ignore[misc]  # as above
-    """A client of all servers. Those of redis-py take no names as bytes, and look for keys at one server."""
+class _Client(_Cluster):  # type: ignore[misc]  # as above
+    """A client of all servers. Those of redis-py ask for all commands that there are first, each of them anew."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._of = cluster
+        super().__init__(**cluster.startup)
+
+    def command(self) -> Any:
+        if not self._of.commands:
+            self._of.commands = super().command()
+        return dict(self._of.commands)
+
+
+class _Raw(_Client):
+    """One that takes names as bytes too, and looks for keys at all servers, which those of redis-py do not."""
 
     def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         return super().execute_command(_text(args[0]), *args[1:], **kwargs)
@@ -291,14 +315,10 @@ class ClusterBackend(RedisBackend):
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster = cluster
-        super().__init__(_Raw(**cluster.startup), namespace)
+        super().__init__(cluster.raw, namespace)
 
     def client(self) -> Any:
-        return redis.RedisCluster(**self.cluster.startup)
+        return _Client(self.cluster)
 
     def async_client(self) -> Any:
         return redis.asyncio.RedisCluster(**self.cluster.startup)
-
-    def close(self) -> None:
-        super().close()
-        self.raw.close()
