@@ -17,7 +17,7 @@ from typing import Any
 import hypothesis
 import pytest
 import redis.utils
-from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
+from fakeredis.commands_mixins import scripting_mixin
 
 from runstream.testing.simulation.bytecode import ParsesOnce
 from tests.support import one_slot
@@ -75,9 +75,17 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
 
 # fakeredis parses a script each time that it runs it, which takes longer than to run it.
-_scripting: Any = ScriptingCommandsMixin
+_scripting: Any = scripting_mixin.ScriptingCommandsMixin
 _make_runtime = _scripting._get_server_runtime
 _scripting._get_server_runtime = lambda connection, server: ParsesOnce(_make_runtime(connection, server))
+
+# And it looks at each command of a script, by the runtime itself, for globals that the script has set, and in the
+# end once more, which is enough: to look takes longer than most commands.
+_globals: Any = scripting_mixin
+_look_for_globals = _globals._check_for_lua_globals
+_globals._check_for_lua_globals = lambda runtime, expected: (
+    _look_for_globals(runtime, expected) if isinstance(runtime, ParsesOnce) else None
+)
 
 # In a cluster each command and script must find all that it touches on one server.
 one_slot.watch()
