@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["ROUNDS", "TURNS", "mark_exhaustive"]
+__all__ = ["ROUNDS", "TURNS", "mark_exhaustive", "marker_of"]
 
 ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 """``RUNSTREAM_TEST_ROUNDS=7`` plays so many times as long what the exhaustive tests have little time for."""
@@ -33,17 +33,22 @@ def mark_exhaustive(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     left: list[pytest.Item] = []
     values: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
     for item in items:
-        test, mark, position = item.nodeid.partition("[")[0], item.get_closest_marker("one_in"), 0
+        test, mark, position = item.nodeid.partition("[")[0], marker_of(item, "one_in"), 0
         if mark is not None:
             assert isinstance(item, pytest.Function)
             position = sum(_position(values[test, name], value) for name, value in item.callspec.params.items())
             if position % mark.args[0] != 0:
                 item.add_marker(pytest.mark.exhaustive)
-        most = 1 if mark is None else mark.kwargs.get("exhaustively", (mark.args[0] + 1) // 2)
-        is_tried = position % most == 0 and _is_its_turn(item, zlib.crc32(test.encode()) % TURNS)
-        if ROUNDS == 1 and item.get_closest_marker("exhaustive") and not is_tried:
-            left.append(item)
+        if ROUNDS == 1 and marker_of(item, "exhaustive"):
+            most = 1 if mark is None else mark.kwargs.get("exhaustively", (mark.args[0] + 1) // 2)
+            if position % most != 0 or not _is_its_turn(item, zlib.crc32(test.encode()) % TURNS):
+                left.append(item)
     return left
+
+
+def marker_of(item: pytest.Item, name: str) -> pytest.Mark | None:
+    """The closest mark of that name. To ask ``get_closest_marker`` takes long where there is none."""
+    return item.get_closest_marker(name) if name in item.keywords else None
 
 
 def _is_its_turn(item: pytest.Item, turn: int) -> bool:
