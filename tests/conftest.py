@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -38,7 +39,7 @@ from tests.support.backends import (
 from tests.support.browser import describe_browser
 from tests.support.cluster import ClusterBackend, shared_cluster
 from tests.support.drain_tools import open_archives
-from tests.support.exhaustive import mark_exhaustive
+from tests.support.exhaustive import mark_exhaustive, marker_of
 from tests.support.kinds import BACKENDS, LIVE, REAL, REDIS, SHARED, short
 from tests.support.processes.template import end_template
 from tests.support.servers import CLOCK_LIBRARY, Server, Servers, describe
@@ -279,7 +280,8 @@ def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
 def pytest_collection() -> Iterator[None]:
     """Collect tests, and not garbage: of the many thousand objects that are made none goes until the end.
 
-    Each full collection would look at all of them again, here and between tests.
+    Each full collection would look at all of them again, here and between tests. What is left of tests that are
+    left out stays too: to find it takes as long as a hundred tests.
     """
     gc.disable()
     try:
@@ -297,13 +299,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     left = set(mark_exhaustive(items))
     items[:] = [item for item in items if item not in left]
-    items.sort(key=_allowed_seconds, reverse=True)
+    items.sort(key=_turn, reverse=True)
 
 
-def _allowed_seconds(item: pytest.Item) -> float:
-    """How long it may take, if it says so: who does comes first, so that no worker is left with it at the end."""
-    mark = item.get_closest_marker("timeout")
-    return 0.0 if mark is None else float(mark.args[0])
+LONG = ("tests/chaos/", "tests/cli/", "tests/faults/", "tests/simulation/", "tests/web/browser/")
+"""Where the tests are that take seconds, of a processor or waiting for processes, servers and a browser."""
+
+
+def _turn(item: pytest.Item) -> tuple[float, int]:
+    """What comes first has more of it: what says how long it may take, and what takes long, file by file.
+
+    So no worker is left with it at the end, when the others have nothing to do any more. The files are mixed, so
+    that some compute while others wait.
+    """
+    mark, path = marker_of(item, "timeout"), item.nodeid.partition("::")[0]
+    return float(mark.args[0]) if mark else 0.0, zlib.crc32(path.encode()) if path.startswith(LONG) else 0
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
