@@ -61,6 +61,7 @@ def test_what_proves_a_promise_is_there(promise: Promise) -> None:
     assert named == len(promise.by_default) + len(promise.exhaustively)
 
 
+@pytest.mark.exhaustive  # all that is named is collected anew
 def test_each_promise_is_proven_by_default_and_what_is_exhaustive_is_marked() -> None:
     """A test that is named under one heading is collected there, in the one form or in the other."""
     named = {test for promise in PROMISES for test in promise.by_default + promise.exhaustively}
