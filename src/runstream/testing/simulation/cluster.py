@@ -8,7 +8,7 @@ itself, by steps and with a fate of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
@@ -36,24 +36,27 @@ class SimulatedCluster:
     def __init__(self, server: SimulatedServer, count: int) -> None:
         self.server = server
         self.addresses = [(f"server-{number}", 6379) for number in range(count)]
-        self._owners = [self.addresses[slot * count // _SLOTS] for slot in range(_SLOTS)]
+        self._moved: dict[int, Address] = {}
+        """Who has the slots that have moved: of the others each server has an equal part, in order."""
 
     def owner(self, slot: int) -> Address:
         """Who has a slot."""
-        return self._owners[slot]
+        return self._moved.get(slot) or self.addresses[slot * len(self.addresses) // _SLOTS]
 
     def move(self, slot: int, address: Address) -> None:
         """Let a server have a slot; it is another one than the one before, and says so."""
-        self._owners[slot] = address
+        self._moved[slot] = address
         self.server.restart()
 
     def ranges(self) -> list[Any]:
         """What each server replies to CLUSTER SLOTS."""
-        found = []
-        for (host, port), slots in groupby(range(_SLOTS), self.owner):
-            those = list(slots)
-            found.append([those[0], those[-1], [host.encode(), port]])
-        return found
+        count = len(self.addresses)
+        parts = {-(-number * _SLOTS // count) for number in range(count)}  # rounded up
+        # the slots before which another server may begin
+        slots = sorted(parts | self._moved.keys() | {slot + 1 for slot in self._moved if slot + 1 < _SLOTS})
+        firsts = [next(those) for _, those in groupby(slots, self.owner)]
+        owned = [(first, following - 1, self.owner(first)) for first, following in pairwise([*firsts, _SLOTS])]
+        return [[first, last, [host.encode(), port]] for first, last, (host, port) in owned]
 
 
 class SimulatedClusterTransport(ClusterTransport):
