@@ -65,7 +65,7 @@ class Brought(NamedTuple):
     """What an archive knows of a run that is to be forked, and Redis may not.
 
     Attributes:
-        head: Its head, with its tags.
+        head: Its head, with its latest snapshots, as Redis had it before the archive was asked.
         at: Its cursor at the offset at which it is to be forked, or the last one before that which the archive
             has.
         snapshots: The newest ones, of the run and of each lane, that cover no more than that.

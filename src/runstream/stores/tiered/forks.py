@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from runstream.model.archive_records import ArchiveSnapshot
+from runstream.model.errors import EventsArchived
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import parse_position
@@ -64,10 +65,15 @@ def fork(tiers: HotAndArchive[E, S], run_id: str, new_run_id: str, options: Fork
             raise tiers.only_archived(run_id, boundary.last)
         at = boundary.last if options.at is None else options.at
         brought = (yield from _brought(tiers, run_id, at)) if boundary.is_hot else None
+        if boundary.is_hot and brought is None:
+            continue  # it has left Redis since
         try:
             return (yield from tiers.hot.fork_brought(run_id, new_run_id, options, brought))
         except BroughtTooLittle:
             continue
+        except EventsArchived:
+            if (yield from tiers.locate(run_id)) == boundary:
+                raise  # else it has left Redis since the archive was asked
 
 
 def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brought | None]:
@@ -75,7 +81,7 @@ def _brought(tiers: HotAndArchive[E, S], run_id: str, at: int) -> Operation[Brou
 
     That is the cursor there, and the newest snapshots: of each segment of the history, from the last one on.
     """
-    head = yield from head_in(tiers, run_id)
+    head = yield from tiers.hot.head_with_snapshots(run_id)
     if head is None:
         return None
     cursor: Cursor | None = None

@@ -98,6 +98,9 @@ class HotOperations(StoreOperations[E, S], IsArchived, Protocol[E, S]):
     def head_of(self, run_id: str) -> Operation[RunHead | None]:
         """Where a run stands, and what it comes from; None for an unknown run."""
 
+    def head_with_snapshots(self, run_id: str) -> Operation[RunHead | None]:
+        """As ``head_of``, with the latest snapshots that are here."""
+
     def fork_brought(
         self, run_id: str, new_run_id: str, options: ForkOptions, brought: Brought | None
     ) -> Operation[RunInfo]:

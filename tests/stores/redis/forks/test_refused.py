@@ -46,12 +46,10 @@ def test_what_came_between_two_steps_is_seen_by_the_scripts(redis_backend: Redis
     beyond = RunHead(Cursor(LENGTH + 1, 1), Cursor(LENGTH + 1, 1), identity=7)
     earlier = RunHead(Cursor(2, 1), Cursor(2, 1), identity=7)
     for head in (elsewhere, beyond, earlier):
-        assert ask(hot, *intent_call(keys, "p", parent, parent.creation, "h", head, archived=True)) == [
-            b"diverged"
-        ]
+        assert ask(hot, *intent_call(keys, "p", parent, "h", head, archived=True)) == [b"diverged"]
     former = RunHead(parent.start, identity=parent.creation)
-    assert ask(hot, *intent_call(keys, "p", former, 1, "h", fork, archived=False)) == [b"changed"]
-    assert ask(hot, *intent_call(keys, "f", None, fork.creation, "h", fork, archived=True)) == [b"changed"]
+    assert ask(hot, *intent_call(keys, "p", former, "h", fork, archived=False)) == [b"changed"]
+    assert ask(hot, *intent_call(keys, "f", fork, "h", fork, archived=True)) == [b"changed"]
     assert ask(hot, *fork_call(keys, "f", fork, [], [])) == [b"given up"]
     assert ask(hot, *fork_call(keys, "g", fork, [], [])) == [b"there"]
     for run_id, creation in (("other", 1), ("nowhere", 1)):

@@ -63,6 +63,7 @@ from runstream.stores.redis.operations.client.continuing import Continuing
 from runstream.stores.redis.operations.client.durability import durably
 from runstream.stores.redis.operations.client.list_events import list_events
 from runstream.stores.redis.operations.worker.detached import detached_header, once_shared
+from runstream.stores.redis.operations.worker.load import load_runs
 from runstream.stores.redis.operations.worker.noted_forks import noted_forks
 from runstream.stores.redis.session.session import Session
 
@@ -297,6 +298,11 @@ class RedisOperations(Generic[E, S]):
     def to_be_erased(self, run_id: str) -> Operation[Spans]:
         """The offsets of a run whose content is to be erased, and that an archive may have still."""
         return erase.to_be_erased(self.session, run_id)
+
+    def head_with_snapshots(self, run_id: str) -> Operation[RunHead | None]:
+        """Where a run stands, with its latest snapshots; None for a run that is not there."""
+        (run,) = yield from load_runs(self.session.keys, [run_id])
+        return None if run is None else run.head
 
     def truncate_beside(
         self, run_id: str, before: int, options: TruncateOptions, beside: TruncateBeside

@@ -37,8 +37,7 @@ CopiedSnapshot = tuple[SnapshotHead, Mapping[bytes, bytes]]
 def intent_call(
     keys: Keys,
     run_id: str,
-    head: RunHead | None,
-    creation: int,
+    head: RunHead,
     fork_id: str,
     fork: RunHead,
     *,
@@ -50,19 +49,16 @@ def intent_call(
     Args:
         keys: The namespace's keys.
         run_id: The run.
-        head: Where it stands here; None if it is not in Redis.
-        creation: Which run of its name it is.
+        head: Where it stands.
         fork_id: The fork.
         fork: The head that it begins with.
         archived: Whether the cursor at which it begins comes from where the run's own stream has it no more.
         erasures: The run's last request to erase, as its meta had it when its snapshots were read; b"" for none.
     """
     run = keys.run(run_id)
-    partition = run.partition
-    names = (run.events, run.meta, run.forks, partition.forking, partition.deleted)
-    start = "" if head is None else start_text(head)
+    names = (run.events, run.meta, run.forks, run.partition.forking)
     word = "archived" if archived else "-"
-    args = (run_id, start, creation, str(fork.start), word, fork_id, fork.identity, erasures)
+    args = (run_id, start_text(head), str(fork.start), word, fork_id, fork.identity, erasures)
     return script_call(SCRIPT["fork_intent"], names, args)
 
 

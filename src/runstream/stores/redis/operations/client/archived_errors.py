@@ -8,7 +8,7 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.replies import parse_cursor, parse_map
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["events_archived", "lanes_away", "retired_away"]
+__all__ = ["events_archived", "lanes_away", "retired_away", "states_away"]
 
 
 def events_archived(session: Session[E, S], run_id: str, first: int) -> Operation[EventsArchived]:
@@ -44,6 +44,24 @@ def lanes_away(session: Session[E, S], run_id: str) -> Operation[EventsArchived]
     first_hot, archives = yield from _facts(session, run_id, 1)
     return EventsArchived(
         f"lanes of run {run_id!r} have left Redis for {_listed(archives)}; list them there, or use a tiered store",
+        run_id=run_id,
+        first_hot=first_hot,
+        archives=archives,
+    )
+
+
+def states_away(session: Session[E, S], run_id: str, at: int) -> Operation[EventsArchived | None]:
+    """The error for a run of which states up to an offset have left Redis that stand for truncated events.
+
+    None where no archive is known that may have them.
+    """
+    first_hot, archives = yield from _facts(session, run_id, 1)
+    if not archives:
+        return None
+    return EventsArchived(
+        f"the history of run {run_id!r} was truncated, and states that stand for what went may have left Redis for"
+        f" {_listed(archives)}: fork it at offset {at} through a tiered store (connect(url, archive=…),"
+        " --archive)",
         run_id=run_id,
         first_hot=first_hot,
         archives=archives,

@@ -8,36 +8,31 @@ seen to by :mod:`~runstream.stores.redis.operations.worker.noted_forks`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from runstream.codec.lossless_json import load_json
-from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved
-from runstream.codec.stored import STORED_PACKER
 from runstream.model.clock import unix_seconds
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventsArchived, StoreUnavailable
 from runstream.model.results import Cursor, E, RunInfo, S
-from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
+from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead
 from runstream.operations.messages import diverged
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.operations.run_forks import (
     Brought,
     BroughtTooLittle,
     ForkOptions,
-    as_state_of,
     check_fork,
     fork_head,
 )
 from runstream.stores.redis.damage import corrupt_key, parsing
-from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.client.archived_errors import events_archived
+from runstream.stores.redis.operations.client.fork_snapshots import ForkedRun, SnapshotsChanged, fork_snapshots
 from runstream.stores.redis.operations.client.lineage import cursor_in_ancestors
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.runs import run_info
 from runstream.stores.redis.operations.client.send import resolve_unanswered
-from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.operations.worker.noted_forks import NotedFork, give_up
 from runstream.stores.redis.people_notes import parse_questions
 from runstream.stores.redis.replies import parse_cursor, parse_map, parse_tags, start_text
@@ -67,33 +62,29 @@ def fork(
     options.check(run_id, new_run_id)
     yield from resolve_unanswered(session, [run_id, new_run_id])
     for _ in range(_ATTEMPTS):
-        parent, former, erasures, ends = yield from _look(session, run_id, new_run_id)
-        head = parent or (None if brought is None else brought.head)
-        at = check_fork(run_id, head, new_run_id, former, options.at)
-        assert head is not None  # noqa: S101 - it was checked
-        if parent is not None and brought is not None and parent.left != brought.head.left:
+        parent, former, erasures = yield from _look(session, run_id, new_run_id)
+        if brought is not None and (parent is None or _lost(brought.head, parent.head, options.at)):
             raise BroughtTooLittle
-        made = former
+        at = check_fork(run_id, None if parent is None else parent.head, new_run_id, former, options.at)
+        assert parent is not None  # noqa: S101 - it was checked
+        head, made = parent.head, former
         if made is None:
-            try:
-                cursor = yield from _cursor_at(session, run_id, parent, at, brought)
-            except EventsArchived:
-                again, *_ = yield from _look(session, run_id, new_run_id)
-                if again is not None and (again.creation, again.base) == (head.creation, head.base):
-                    raise
-                continue  # it has been deleted, or truncated, just now
-            snapshots = yield from _snapshots(session, run_id, new_run_id, parent, at, brought)
+            begins = yield from _beginning(session, parent, new_run_id, at, brought)
+            if begins is None:
+                continue
+            cursor, snapshots = begins
             made = fork_head(run_id, head, cursor, options, _now(session))
             # what lies before a fork's own part is there as long as the fork is
             is_archived = (brought is not None and brought.at == cursor) or at < head.shares_to
-            facts = head.creation, new_run_id, made
-            call = intent_call(session.keys, run_id, parent, *facts, archived=is_archived, erasures=erasures)
+            facts = session.keys, run_id, head, new_run_id, made
+            call = intent_call(*facts, archived=is_archived, erasures=erasures)
             made = yield from _intend(session, run_id, new_run_id, made, call)
             if made is None:
                 continue
-            ended = _ended(parent, ends, brought, at, snapshots)
-            # an archive's may have what is to be erased there still
-            clean_of = b"" if brought is not None and brought.snapshots else erasures
+            ended = _ended(parent, brought, at, snapshots)
+            # an archive's, and those of runs before it, may have what is to be erased there still
+            is_own = at >= head.shares_to and not (brought is not None and brought.snapshots)
+            clean_of = erasures if is_own else b""
             call = fork_call(session.keys, new_run_id, made, snapshots, ended, clean_of)
             if not (yield from _make(session, run_id, new_run_id, made, call)):
                 continue
@@ -108,6 +99,29 @@ def fork(
     )
 
 
+def _beginning(
+    session: Session[E, S], parent: ForkedRun, new_run_id: str, at: int, brought: Brought | None
+) -> Operation[tuple[Cursor, list[CopiedSnapshot]] | None]:
+    """The cursor and the snapshots with which a fork begins. None if something has changed: it is to begin anew.
+
+    Raises:
+        BroughtTooLittle: The archive may have more of it by now.
+        EventsArchived: What it needs has left Redis.
+    """
+    run_id, head = parent.run.run_id, parent.head
+    try:
+        cursor = yield from _cursor_at(session, run_id, head, at, brought)
+        return cursor, (yield from fork_snapshots(session, parent, new_run_id, at, brought))
+    except SnapshotsChanged:
+        if brought is not None:
+            raise BroughtTooLittle from None
+    except EventsArchived:
+        again, *_ = yield from _look(session, run_id, new_run_id)
+        if again is not None and (again.head.creation, again.head.base) == (head.creation, head.base):
+            raise
+    return None  # else it has been deleted, or truncated, just now
+
+
 def _now(session: Session[E, S]) -> float:
     now = session.server_clock.now()
     return unix_seconds() if now is None else now / 1_000_000
@@ -115,11 +129,11 @@ def _now(session: Session[E, S]) -> float:
 
 def _look(
     session: Session[E, S], run_id: str, new_run_id: str
-) -> Operation[tuple[RunHead | None, RunHead | None, bytes, Mapping[str, EndedLane]]]:
-    """The head of the run, with tags and snapshots, and of the one that is to be made; None for one not there.
+) -> Operation[tuple[ForkedRun | None, RunHead | None, bytes]]:
+    """The run, with its tags, and the head of the one that is to be made; None for one not there.
 
-    With them the run's last request to erase, and the last ends of its lanes. What is damaged is looked at once
-    more: a run may be deleted between what tells of its tags and the tags.
+    With them the run's last request to erase. What is damaged is looked at once more: a run may be deleted between
+    what tells of its tags and the tags.
     """
     try:
         return (yield from _look_once(session, run_id, new_run_id))
@@ -129,29 +143,36 @@ def _look(
 
 def _look_once(
     session: Session[E, S], run_id: str, new_run_id: str
-) -> Operation[tuple[RunHead | None, RunHead | None, bytes, Mapping[str, EndedLane]]]:
+) -> Operation[tuple[ForkedRun | None, RunHead | None, bytes]]:
     run, new = session.keys.run(run_id), session.keys.run(new_run_id)
     queries = [(b"HGETALL", run.meta), (b"HGETALL", run.tags), (b"HMGET", new.meta, *HEAD_FIELDS)]
     reply, tags, there = yield Exchange(queries)
     former = parse_head(new, there) if is_there(there) else None
     meta = parse_map(reply)
     with parsing(run):
-        known = run_of(run_id, meta, is_partial=False)
-    if known is None:
+        found = ForkedRun.of(run_id, meta)
+    if found is None:
         yield from check_absent([run])
-        return None, former, b"", {}
+        return None, former, b""
     with parsing(run, run.tags):
         of_run = parse_tags(meta.get(b"tags"), tags)
-    head = replace(known.head, tags=of_run, questions=parse_questions(meta.get(b"questions")))
-    return head, former, meta.get(b"erasures", b""), known.ends
+    head = replace(found.head, tags=of_run, questions=parse_questions(meta.get(b"questions")))
+    return found._replace(run=replace(found.run, head=head)), former, meta.get(b"erasures", b"")
+
+
+def _lost(seen: RunHead, now: RunHead, at: int | None) -> bool:
+    """Whether a run is another one since it was seen, or a snapshot that may be the fork's has gone from Redis."""
+    upto = now.last.offset if at is None else at
+    gone = (
+        lane not in now.snapshots or now.snapshots[lane].offset > upto
+        for lane, noted in seen.snapshots.items()
+        if noted.offset <= upto
+    )
+    return (now.creation, now.left) != (seen.creation, seen.left) or any(gone)
 
 
 def _ended(
-    parent: RunHead | None,
-    ends: Mapping[str, EndedLane],
-    brought: Brought | None,
-    at: int,
-    snapshots: Sequence[CopiedSnapshot],
+    parent: ForkedRun, brought: Brought | None, at: int, snapshots: Sequence[CopiedSnapshot]
 ) -> list[EndedLane]:
     """The ends up to an offset of lanes that had no other snapshot by then than the fork has of them.
 
@@ -161,12 +182,12 @@ def _ended(
     # where Redis does not know the snapshot any more, the archive does
     later = {
         lane: end
-        for lane, end in ends.items()
+        for lane, end in parent.run.ends.items()
         if lane not in archived or (end.offset, end.token != UNKNOWN_TOKEN) > (archived[lane].offset, False)
     }
     tokens = {noted.lane_id: noted.token for noted, _ in snapshots}
     # had these been saved before, the ends would have their tokens
-    hot = {} if parent is None else parent.snapshots
+    hot = parent.head.snapshots
     return [
         end._replace(token=tokens.get(end.lane_id, ""))
         for end in {**archived, **later}.values()
@@ -176,17 +197,15 @@ def _ended(
 
 
 def _cursor_at(
-    session: Session[E, S], run_id: str, parent: RunHead | None, at: int, brought: Brought | None
+    session: Session[E, S], run_id: str, parent: RunHead, at: int, brought: Brought | None
 ) -> Operation[Cursor]:
     """The run's cursor at an offset that it has."""
-    known: list[Cursor] = [] if parent is None else [parent.last, parent.mark, parent.start, parent.before_first]
+    known = [parent.last, parent.mark, parent.start, parent.before_first]
     if brought is not None:
         known.append(brought.at)
     for cursor in known:
         if cursor.offset == at:
             return cursor
-    if parent is None:
-        raise ConfigurationError(f"what was brought of run {run_id!r} does not say its cursor at {at}")
     if at < parent.shares_to:
         shared: Cursor = yield from cursor_in_ancestors(session, run_id, parent, at)
         return shared
@@ -194,46 +213,6 @@ def _cursor_at(
     if not entries:
         raise (yield from events_archived(session, run_id, at))
     return parse_cursor(entries[0][0])
-
-
-def _snapshots(
-    session: Session[E, S], run_id: str, new_run_id: str, parent: RunHead | None, at: int, brought: Brought | None
-) -> Operation[list[CopiedSnapshot]]:
-    """The newest snapshots that are known and cover no more than an offset, as the fork's."""
-    run = session.keys.run(run_id)
-    found: dict[str | None, CopiedSnapshot] = {}
-    for one in () if brought is None else brought.snapshots:
-        if one.offset <= at:
-            packed = pack_state(STORED_PACKER, as_state_of(new_run_id, load_json(one.data)))
-            found[one.lane_id] = SnapshotHead(*one[:4]), _fields(packed)
-    lanes = [
-        lane
-        for lane, noted in ({} if parent is None else parent.snapshots).items()
-        if noted.offset <= at and (lane not in found or noted.revision > found[lane][0].revision)
-    ]
-    replies = (yield Exchange([(b"HGETALL", run.snapshot(lane)) for lane in lanes])) if lanes else ()
-    for lane, reply in zip(lanes, replies, strict=True):
-        copied = _copied(run, lane, parse_map(reply), new_run_id)
-        if copied is None and brought is not None:
-            raise BroughtTooLittle
-        if copied is not None and copied[0].offset <= at:  # else it was saved since, or left Redis
-            found[lane] = copied
-    return list(found.values())
-
-
-def _copied(
-    run: RunKeys, lane: str | None, reply: Mapping[bytes, bytes], new_run_id: str
-) -> CopiedSnapshot | None:
-    if not reply:
-        return None
-    with parsing(run, run.snapshot(lane)):
-        saved = read_saved(reply)
-    noted = SnapshotHead(lane, saved.offset, saved.revision, saved.token)
-    return noted, _fields(pack_state(STORED_PACKER, as_state_of(new_run_id, saved.state), saved.packed))
-
-
-def _fields(packed: PackedState) -> dict[bytes, bytes]:
-    return {**packed.fields, b"checksum": b"%d" % packed.checksum}
 
 
 def _intend(

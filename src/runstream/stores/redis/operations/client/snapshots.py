@@ -18,7 +18,9 @@ from runstream.stores.redis.operations.client.run_head import (
 from runstream.stores.redis.replies import parse_map, parse_start
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["decode_known", "decode_snapshot", "kept_snapshots", "load_snapshot"]
+__all__ = ["SNAPSHOT_REMOVED", "decode_known", "decode_snapshot", "kept_snapshots", "load_snapshot"]
+
+SNAPSHOT_REMOVED = "the snapshot was removed; its events are there: save a new one"
 
 _MANY_FIELDS = 256
 """A snapshot of fewer fields is fetched as fast as its token."""
@@ -126,7 +128,7 @@ def decode_known(
     if not saved:
         if noted:
             key = session.keys.run(run_id).snapshot(lane_id)
-            raise corrupt_key(run_id, key, "the snapshot was removed; its events are there: save a new one")
+            raise corrupt_key(run_id, key, SNAPSHOT_REMOVED)
         return None
     try:
         offset, revision, token, fields, packed = read_saved(saved, before)

@@ -10,6 +10,7 @@ from runstream.model.archive_records import RunHeader
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.model.tags import NO_TAGS
 from runstream.stores.redis.replies import (
+    gone_field,
     noted_cursor,
     noted_left,
     noted_size,
@@ -22,7 +23,7 @@ from runstream.stores.redis.replies import (
     parse_retired,
 )
 
-__all__ = ["HotRun", "Lasts", "lane_marks", "run_of"]
+__all__ = ["HotRun", "Lasts", "lane_marks", "left_lanes", "run_of"]
 
 Lasts: TypeAlias = dict[str, tuple[int, int]]
 """Offset and ``seq`` of the last event of each lane."""
@@ -173,3 +174,24 @@ def lane_marks(meta: Mapping[bytes, bytes]) -> Lasts:
     """
     pairs = ((name[5:].decode(), value.split()) for name, value in meta.items() if name.startswith(b"lane:"))
     return {lane: (int(offset), int(seq)) for lane, (offset, seq) in pairs if int(offset)}
+
+
+def left_lanes(meta: Mapping[bytes, bytes]) -> frozenset[str]:
+    """The lanes of which snapshots have left Redis, whether others have come since or not, as a run's meta has it.
+
+    Each is given as its ``gone_field``, '' for the run; 'ended' stands for lanes that left as they were ended, and
+    'unlisted' for those of a run that 0.1.0 has retired: of these it is not noted which they are.
+
+    Raises ValueError for what no script of ours has written.
+    """
+    retired = parse_retired(meta.get(b"retired"), None, meta.get(b"unlisted"))
+    _, of_ended = meta.get(b"ended", b"0 0").split()
+    revisions = {"ended": int(of_ended)}
+    if retired is not None:
+        revisions |= {"": retired.run_revision, "unlisted": retired.lane_revision}
+    for name, value in meta.items():
+        if name.startswith((b"gone:", b"gone#")):
+            revisions[name.decode()] = int(value)
+        elif name.startswith(b"back:"):
+            revisions[gone_field(name[5:].decode())] = int(value)
+    return frozenset(lane for lane, revision in revisions.items() if revision)
