@@ -83,6 +83,37 @@ def test_keys_and_lanes_of_what_was_erased_before_it_was_archived_are_known(
     assert verify_run("r", hot=hot, sinks=archives).difference is None
 
 
+@pytest.mark.parametrize(("is_archived", "before"), [(True, 5), (False, 6)], ids=["archived", "new"])
+def test_keys_and_lanes_of_what_was_truncated_before_it_was_archived_are_known(
+    hot: Hot, archives: list[Archive], is_archived: bool, before: int
+) -> None:
+    """Whether an archive had the run's beginning or not: when the run has left Redis, and when it is put back."""
+    hot.append("r", [make_event("r", 1, lane_id="a")], keys=["first"])
+    if is_archived:
+        DrainWorker(hot, archives).drain_once()
+    events = [make_event("r", seq, lane_id=lane) for seq, lane in ((2, "a"), (1, "b"), (2, "b"), (1, "c"))]
+    hot.append("r", events, keys=["k", "l", None, None])
+    hot.truncate("r", before=before)
+    worker = DrainWorker(hot, archives, retire_idle_seconds=0, retire_after_seconds=0, forget_after_seconds=0)
+    worker.drain_once()
+    known, keys = [(2, 2), (4, 2), (5, 1)], ["first", "k", "l"]
+    for archive in archives:
+        store = TieredCheckpointer(hot, archive)
+        assert [(lane.last_offset, lane.last_seq) for lane in store.lanes("r")] == known
+        assert archive.find("r", keys) == [1, 2, 3]
+        assert archive.check_integrity() == []
+        assert left(archive) == [5][: 6 - before]
+    with TieredCheckpointer(hot, archives[0]).open_run("r", lane_id="b") as run:
+        assert run.emit("agent.message").event.seq == 3
+        run.finish()
+    eventually(lambda: worker.drain_once() and hot.run_info("r") is None)
+    put_back(hot, archives[1], "r")
+    assert hot.find("r", keys) == [1, 2, 3]
+    assert hot.append("r", [make_event("r", 9)], keys=["l"]).last_offset == 3
+    DrainWorker(hot, archives).drain_once()
+    assert verify_run("r", hot=hot, sinks=archives).difference is None
+
+
 @pytest.mark.parametrize("trim", ["covered", "archived"])
 @pytest.mark.parametrize("is_archived", [True, False], ids=["archived", "new"])
 def test_what_was_erased_is_in_no_archive(

@@ -102,7 +102,13 @@ class Batches:
         if run.head.was_fork and make_whole(self._parts, run):
             ((again, positions),) = self._load([run.run_id])
             run = again or run
-        return ClaimedRun.begin(run, positions)
+        claimed = ClaimedRun.begin(run, positions)
+        head = run.head
+        if head.base is not None and any(position is None for _, position in positions):
+            # of a fork that is one still, its parent has what it shares; of one that was, it is its own
+            after = head.lowest.offset if head.fork_of is not None else 0
+            claimed.former = self._namespace.erased_facts(run.run_id, after).former(after, head.base)
+        return claimed
 
     def _load(self, run_ids: Sequence[str]) -> list[tuple[HotRun | None, Positions]]:
         """Load where these runs stand in Redis, and how far each archive has them.

@@ -77,6 +77,7 @@ class ClaimedRun:
         tags: Whether its tags are.
         erased: What has become of its erasures.
         facts: What Redis knows of those of its events that were erased; None: that was not asked for.
+        former: What is left of those that were truncated, for an archive that has not got the run.
     """
 
     run: HotRun
@@ -86,6 +87,7 @@ class ClaimedRun:
     tags: bool = False
     erased: Erased = _NOTHING_ERASED
     facts: ErasedFacts | None = None
+    former: Sequence[ArchiveEntry] = ()
 
     @property
     def run_id(self) -> str:
@@ -244,6 +246,7 @@ class Chunk:
             tags_seen="" if position is None else position.tags,
             erasures_seen=len(self.claimed.erased.notes) if position is None else position.erasures,
             snapshots_seen=self.seen(sink),
+            former=self.claimed.former if position is None else (),
         )
 
     def seen(self, sink: int) -> Mapping[str | None, str]:

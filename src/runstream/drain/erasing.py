@@ -15,6 +15,7 @@ from runstream.drain.claimed_run import Erased
 from runstream.drain.detached import make_whole
 from runstream.drain.lost_erasures import ask_for_lost
 from runstream.drain.parts import WorkerParts
+from runstream.model.archive_records import ArchiveEntry
 from runstream.model.erasures import ErasureNote
 from runstream.model.errors import ArchiveGap, CorruptRecordError, HistoryDiverged, RunHasForks
 from runstream.model.protocols import Sink
@@ -70,8 +71,9 @@ class Erasing:
                 loaded[run.run_id] = pending
         for sink in self._parts.sinks:
             self._parts.stats.beat()
+            former = {run_id: self._former(sink, pending) for run_id, pending in loaded.items()}
             with self._parts.outages.using(sink.location):
-                found = {run_id: self._erase_in(sink, pending) for run_id, pending in loaded.items()}
+                found = {run_id: self._erase_in(sink, loaded[run_id], former[run_id]) for run_id in loaded}
                 left = _left_in(sink)
             for run_id, pending in loaded.items():
                 if left and not found[run_id]:
@@ -103,7 +105,7 @@ class Erasing:
         if there.text != known.text:
             self._namespace.note_archived(pending.run.header, sink.archive_id, there)
 
-    def _erase_in(self, sink: Sink, pending: _Pending) -> str:
+    def _erase_in(self, sink: Sink, pending: _Pending, former: Sequence[ArchiveEntry]) -> str:
         """Erase in an archive what it has not erased of a run yet. Gives why it does not; '' if it has."""
         archive, run = part_of(sink, ErasesContent), pending.run
         if archive is None:
@@ -119,7 +121,7 @@ class Erasing:
                     # what was saved since it was asked for holds nothing of it; what held something is gone
                     archive.erase_offsets(run.header, note, set(run.head.tokens.values()))
                 else:
-                    self._truncate(archive, run, note)
+                    self._truncate(archive, run, note, former)
         except HistoryDiverged as error:
             pending.refusals.append(str(error))
             return str(error)
@@ -128,14 +130,28 @@ class Erasing:
             return str(error)
         return ""
 
-    def _truncate(self, archive: ErasesContent, run: HotRun, note: ErasureNote) -> None:
+    def _former(self, sink: Sink, pending: _Pending) -> Sequence[ArchiveEntry]:
+        """What is left of those events of a run that were truncated before an archive had them."""
+        run, base = pending.run, pending.run.head.base
+        if base is None:
+            return ()
+        position = self._parts.position(sink, run.run_id, lanes=())
+        if position is None or position.cursor >= base:
+            return ()  # it gets that with the run, or has all of them
+        after = position.cursor.offset
+        return self._namespace.erased_facts(run.run_id, after).former(after, base)
+
+    def _truncate(
+        self, archive: ErasesContent, run: HotRun, note: ErasureNote, former: Sequence[ArchiveEntry]
+    ) -> None:
         """Remove the beginning of a run in an archive, once forks that are none any more have it themselves."""
+        base = run.head.before_first
         try:
-            archive.truncate_history(run.header, note, run.head.before_first)
+            archive.truncate_history(run.header, note, base, former)
         except RunHasForks as error:
             if True not in [self._made_whole(fork) for fork in error.forks]:
                 raise
-            archive.truncate_history(run.header, note, run.head.before_first)
+            archive.truncate_history(run.header, note, base, former)
 
     def _made_whole(self, run_id: str) -> bool:
         """Whether an archive was given all of a run that is a fork there, and none in Redis any more."""

@@ -138,7 +138,9 @@ class ErasesContent(Protocol):
             StoreUnavailable: The archive cannot be written: send the same again.
         """
 
-    def truncate_history(self, header: RunHeader, note: ErasureNote, base: Cursor) -> None:
+    def truncate_history(
+        self, header: RunHeader, note: ErasureNote, base: Cursor, former: Sequence[ArchiveEntry] = ()
+    ) -> None:
         """Remove the entries up to ``base``, and the earlier snapshots that cover less; callers' keys stay.
 
         An archive that is not as far as ``base`` goes on from there; one that begins later stays as it is.
@@ -147,6 +149,8 @@ class ErasesContent(Protocol):
             header: As of ``erase_offsets``.
             note: Likewise.
             base: The cursor before the first event that stays.
+            former: What is left of entries up to there that an archive lacks which is not as far: callers' keys,
+                and the last events of lanes.
 
         Raises:
             HistoryDiverged: The archive has another run of that name, or a history that never was at ``base``;

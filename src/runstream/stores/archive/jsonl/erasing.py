@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from runstream.model.archive_records import RunHeader
+from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import ErasedPlace, ErasureNote, Spans, has_offset
 from runstream.model.errors import CorruptRecordError
 from runstream.model.identifiers import check_run_id
@@ -58,6 +58,13 @@ class _Others(NamedTuple):
     forks: Sequence[str]
 
 
+class _Beyond(NamedTuple):
+    """The base of a history where a log is not as far, and what is left of entries up to there that it lacks."""
+
+    base: Cursor
+    former: Sequence[ArchiveEntry]
+
+
 class JSONLEraser(Eraser):
     """The part of an archive of JSON lines that erases.
 
@@ -100,7 +107,9 @@ class JSONLEraser(Eraser):
             plan = plan_drained_spans(header, head, lane_facts(log).snapshots.values(), note, clean)
             self._erase(log, head, plan, note, others)
 
-    def truncate_history(self, header: RunHeader, note: ErasureNote, base: Cursor) -> None:
+    def truncate_history(
+        self, header: RunHeader, note: ErasureNote, base: Cursor, former: Sequence[ArchiveEntry] = ()
+    ) -> None:
         """Remove the entries up to ``base``, and note it."""
         with self._erasing(header.run_id, ()) as (log, head, others):
             if head is None:
@@ -109,7 +118,8 @@ class JSONLEraser(Eraser):
             found = log.cursor_at(base.offset)
             latest, forks = lane_facts(log).snapshots.values(), self._forks_of(header.run_id)
             plan = plan_drained_base(header, head, latest, base, found, forks)
-            self._erase(log, head, plan, note, others, base)
+            lacking = [one for one in former if one.offset > head.last.offset]
+            self._erase(log, head, plan, note, others, _Beyond(base, lacking))
 
     def erasure_notes(self, run_id: str) -> Sequence[ErasureNote]:
         """The erasures that are noted of a run, in the order in which they came."""
@@ -182,7 +192,7 @@ class JSONLEraser(Eraser):
         plan: ErasePlan,
         note: ErasureNote,
         others: _Others,
-        beyond: Cursor | None = None,
+        beyond: _Beyond | None = None,
     ) -> ErasureNote:
         """Erase as planned; ``beyond`` where the run is not as far as the base of the plan."""
         marker = self._logs.path / f"{file_names.ERASING}{file_names.encoded(log.run_id)}"
@@ -197,10 +207,13 @@ class JSONLEraser(Eraser):
             self._drop_in(fork, replace(plan, spans=(), first_held=plan.spans[0][0]))
         notes = list(log.index.telling.erased)
         note = noted(notes, note)
-        base = None
+        base: Cursor | None = None
+        former: Sequence[ArchiveEntry] = ()
         if plan.base is not None and plan.moves(head):
-            base = log.cursor_at(plan.base) or beyond
-        _rewrite(log, head, plan, notes, base)
+            base = log.cursor_at(plan.base)
+            if beyond is not None:
+                base, former = base or beyond.base, beyond.former
+        _rewrite(log, head, plan, notes, base, former)
         log.drop_leftovers()
         marker.unlink(missing_ok=True)
         return note
@@ -244,9 +257,14 @@ class JSONLEraser(Eraser):
 
 
 def _rewrite(
-    log: RunLog, head: RunHead, plan: ErasePlan, notes: Sequence[ErasureNote], base: Cursor | None
+    log: RunLog,
+    head: RunHead,
+    plan: ErasePlan,
+    notes: Sequence[ErasureNote],
+    base: Cursor | None,
+    former: Sequence[ArchiveEntry] = (),
 ) -> None:
-    """Write the log anew; its last mark says which snapshots stay."""
+    """Write the log anew, with these former entries before its base; its last mark says which snapshots stay."""
     latest = lane_facts(log).snapshots
     stay = [one.head for one in kept_snapshots(log) if one.damage is None and one.head.token not in plan.dropped]
     tokens = tuple(dict.fromkeys(saved.token for saved in stay if plan.keeps(saved)))
@@ -264,7 +282,7 @@ def _rewrite(
     )
     header = RunHeader.of(log.run_id, replace(head, base=base or head.base))
     with log.path.open("rb") as file:
-        content = rewritten(log, file, lambda offset: has_offset(plan.spans, offset), header, base, mark)
+        content = rewritten(log, file, lambda offset: has_offset(plan.spans, offset), header, base, mark, former)
         log.replace(file, content)
 
 

@@ -26,7 +26,13 @@ __all__ = ["rewritten"]
 
 
 def rewritten(
-    log: RunLog, file: BinaryIO, goes: Callable[[int], bool], header: RunHeader, base: Cursor | None, mark: Mark
+    log: RunLog,
+    file: BinaryIO,
+    goes: Callable[[int], bool],
+    header: RunHeader,
+    base: Cursor | None,
+    mark: Mark,
+    former: Sequence[ArchiveEntry] = (),
 ) -> Iterator[bytes]:
     """The content of the log, as of its last refresh, without what goes.
 
@@ -37,12 +43,14 @@ def rewritten(
         header: The run's header, as it is from then on.
         base: The cursor before the first entry that stays; None: all stay.
         mark: The commit mark at the end.
+        former: What is left of entries up to the base that the log has not got.
     """
     bare = Mark(mark.status, mark.updated_at, mark.session_id).dump()
-    lasts = frozenset(log.index.lanes.values())
+    lasts = frozenset({**log.index.lanes, **{one.lane_id: one.offset for one in former}}.values())
     imported: set[str] = set()
     if base is not None:
-        yield _beginning(log, file, header, base, lasts, bare)
+        left = [*_left_before(log, file, base, lasts), *former]
+        yield batch_text(header, base, left, Mark.load(bare.encode()))
     for raw, entry in _lines(log, file):
         if base is not None and (entry is None or entry.offset <= base.offset):
             continue  # the mark at the end says what a mark among them said
@@ -66,16 +74,11 @@ def _lines(log: RunLog, file: BinaryIO) -> Iterator[tuple[bytes, ArchiveEntry | 
     return lines_in(log.run_id, span, until_cut(file))
 
 
-def _beginning(
-    log: RunLog, file: BinaryIO, header: RunHeader, base: Cursor, lasts: Collection[int], bare: str
-) -> bytes:
-    """The header, and what stays of entries up to the base."""
-    left = [
-        _left_of(entry, raw)
-        for raw, entry in _lines(log, file)
-        if entry is not None and entry.offset <= base.offset and (entry.key is not None or entry.offset in lasts)
-    ]
-    return batch_text(header, base, left, Mark.load(bare.encode()))
+def _left_before(log: RunLog, file: BinaryIO, base: Cursor, lasts: Collection[int]) -> Iterator[ArchiveEntry]:
+    """What stays of the log's entries up to the base."""
+    for raw, entry in _lines(log, file):
+        if entry is not None and entry.offset <= base.offset and (entry.key is not None or entry.offset in lasts):
+            yield _left_of(entry, raw)
 
 
 def _left_of(entry: ArchiveEntry, raw: bytes) -> ArchiveEntry:

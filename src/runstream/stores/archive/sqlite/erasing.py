@@ -8,7 +8,7 @@ event.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -31,7 +31,7 @@ from runstream.stores.archive.sqlite.erasure_table import load_notes, note_erasu
 from runstream.stores.archive.sqlite.lane_rows import lane_facts, load_ends, save_ends
 from runstream.stores.archive.sqlite.latest_snapshots import read_heads
 from runstream.stores.archive.sqlite.lease_table import in_force
-from runstream.stores.archive.sqlite.queries import ASIDE, EVENT, find_children, load_head, save_heads
+from runstream.stores.archive.sqlite.queries import ASIDE, EVENT, find_children, load_head, save_heads, save_lanes
 from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed
 from runstream.stores.archive.sqlite.row_values import entries_in
 from runstream.stores.archive.sqlite.scrubbing import note_unscrubbed, overwriting, scrub
@@ -45,7 +45,7 @@ _BETWEEN = "WHERE run_id = ? AND offset BETWEEN ? AND ? ORDER BY offset"
 _GET_EVENTS, _GET_ASIDE = f"{EVENT} {_BETWEEN}", f"{ASIDE} {_BETWEEN}"
 _ERASE_EVENT = "UPDATE events SET ts = 0.0, kind = '', data = '', checksum = ? WHERE run_id = ? AND offset = ?"
 _ADD_ERASED = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key, checksum)
-    VALUES (?, 0, 0.0, '', '', '', ?, ?, ?, ?)"""
+    VALUES (?, ?, 0.0, '', ?, '', ?, ?, ?, ?)"""
 _DROP_ASIDE = "DELETE FROM quarantine WHERE run_id = ? AND offset BETWEEN ? AND ?"
 _REMOVE = (
     """DELETE FROM events WHERE run_id = :run_id AND offset <= :base AND key IS NULL
@@ -108,7 +108,9 @@ class SQLiteEraser(Eraser):
                 return
             note_erasure(connection, header, note)
 
-    def truncate_history(self, header: RunHeader, note: ErasureNote, base: Cursor) -> None:
+    def truncate_history(
+        self, header: RunHeader, note: ErasureNote, base: Cursor, former: Sequence[ArchiveEntry] = ()
+    ) -> None:
         """Remove the entries up to ``base``, and note it."""
         run_id = header.run_id
         with self._file.write() as connection, overwriting(connection):
@@ -118,6 +120,7 @@ class SQLiteEraser(Eraser):
                 forks = _forks_of(connection, run_id)
                 plan = plan_drained_base(header, head, read_heads(connection, run_id), base, found, forks)
                 if not plan.is_empty(head):
+                    _add_former(connection, run_id, [one for one in former if one.offset > head.last.offset])
                     _erase(connection, run_id, head, plan, base)
             elif was_deleted(connection, run_id, header.creation):
                 return
@@ -186,9 +189,23 @@ def _erase_spans(connection: sqlite3.Connection, run_id: str, spans: Spans) -> N
         left = [(entry_checksum(seed, at, chain, key, None), run_id, at) for at, chain, key, *_ in there]
         connection.executemany(_ERASE_EVENT, left)
         aside = connection.execute(_GET_ASIDE, (run_id, *span)).fetchall()
-        added = [(run_id, *row[:3], entry_checksum(seed, row[0], row[1], row[2], None)) for row in aside]
-        connection.executemany(_ADD_ERASED, added)
+        _add_erased(connection, run_id, [ArchiveEntry(row[0], row[1], row[2], None) for row in aside])
         connection.execute(_DROP_ASIDE, (run_id, *span))
+
+
+def _add_erased(connection: sqlite3.Connection, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
+    seed = run_seed(run_id)
+    rows = [
+        (run_id, one.seq, one.lane_id, *one[:3], entry_checksum(seed, one.offset, one.chain, one.key, None))
+        for one in entries
+    ]
+    connection.executemany(_ADD_ERASED, rows)
+
+
+def _add_former(connection: sqlite3.Connection, run_id: str, former: Sequence[ArchiveEntry]) -> None:
+    """Add what is left of entries behind the end of a history that is to begin after them."""
+    _add_erased(connection, run_id, former)
+    save_lanes(connection, [(run_id, one.lane_id, one.offset) for one in former if one.lane_id])
 
 
 def _truncate(
