@@ -198,3 +198,18 @@ def test_a_lane_is_recovered_from_the_archive_whose_events_had_left_redis_before
     for fork, offsets in (("f", [1]), ("g", [1, 3])):
         for store in (tiered, TieredCheckpointer(stranger(hot), archive)):
             assert [item.offset for item in store.recover(fork, lane_id="a").events] == offsets
+
+
+def test_a_detached_fork_has_all_of_it_where_the_archive_has_yet_to_truncate_its_parent(
+    tiered: Tiered, hot: Hot, archive: Any
+) -> None:
+    tiered.append("r", make_events("r", 4))
+    drain(hot, archive)
+    tiered.truncate("r", before=2)
+    tiered.fork("r", "f", at=3)
+    assert tiered.truncate("r", before=5, detach=True).before == 5
+    assert seqs(tiered, "f") == [(2, 2), (3, 3)]
+    drain(hot, archive)
+    assert parked(hot) == {}
+    assert seqs(archive, "f") == [(2, 2), (3, 3)]
+    assert verify_run("f", hot=hot, sinks=[archive]).difference is None

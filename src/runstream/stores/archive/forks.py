@@ -129,27 +129,32 @@ class ArchiveForks(LocalOperations[E, S]):
         ends = [segment.end for segment in of if segment.end is not None]
         borders = {end.offset: end for end in (*ends, header.start)}
         for ancestor, upto in reversed(shared):  # the archive need not have the nearest
-            was, begin = self._as_fork_of(ancestor, min(upto, header.start.offset))
+            was = self._as_fork_of(ancestor, min(upto, header.start.offset))
             is_same = head is not None and head.parent_identity == was.parent_identity
             if (
                 was.start.offset > header.lowest.offset
-                and (is_same or begin == header.before_first)
+                and (is_same or self._passes(ancestor, header.before_first))
                 and borders.get(was.start.offset, was.start) == was.start
             ):
                 return was
         return RunHead()
 
-    def _as_fork_of(self, ancestor: str, upto: int) -> tuple[RunHead, Cursor]:
-        """The head of a fork of a run at an offset, or at the end of what is here, and where that begins."""
+    def _as_fork_of(self, ancestor: str, upto: int) -> RunHead:
+        """The head of a fork of a run at an offset, or at the end of what is here."""
         there = self._load_head(ancestor) or RunHead()
         at = min(upto, there.last.offset)
         try:
-            root = self._segments(ancestor, there)[0].run_id
             start = self._cursor_of(ancestor, there, at)
         except (ConfigurationError, HistoryDiverged, AcknowledgedWritesLost):
-            return RunHead(), there.before_first  # the archive lacks what it comes from, or that was truncated
-        was = RunHead(start, start, parent=(ancestor, at), parent_identity=there.creation)
-        return was, (self._load_head(root) or there).before_first
+            return RunHead()  # the archive lacks what it comes from, or that was truncated
+        return RunHead(start, start, parent=(ancestor, at), parent_identity=there.creation)
+
+    def _passes(self, run_id: str, cursor: Cursor) -> bool:
+        """Whether the history of a run passes a cursor, or begins there; up to it, it may be truncated yet."""
+        try:
+            return self._cursor_of(run_id, self._load_head(run_id) or RunHead(), cursor.offset) == cursor
+        except ConfigurationError:
+            return False  # it begins later
 
     def _begin_with(self, header: RunHeader, head: RunHead | None, entries: Iterator[ArchiveEntry]) -> None:
         """Begin a run with these entries, or go on with them."""
