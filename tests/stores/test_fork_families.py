@@ -256,3 +256,16 @@ def test_a_detached_fork_of_nothing_that_is_left_has_all_of_its_own(store: Store
     assert store.delete_run("r", detach=True)
     assert [[item.offset for item in store.read(fork)] for fork in "fg"] == [[1, 2], [3, 4]]
     assert store.fork("f", "h", at=0).parent == ("f", 0)
+
+
+def test_what_a_fork_has_of_one_that_shares_nothing_is_kept_as_it_is_detached(store: Store) -> None:
+    """That one was forked at the beginning of a run which was truncated since: nobody stood in the way."""
+    store.save_events(make_events("r", 4))
+    store.fork("r", "f", at=0)
+    store.save_events(make_events("f", 2, first=7))
+    store.truncate("r", before=4)
+    store.fork("f", "g")
+    store.save_events(make_events("g", 1, first=9))
+    assert store.fork("g", "h", at=0).parent == ("g", 0)
+    assert store.delete_run("f", detach=True)
+    assert [item.event.seq for item in store.read("g")] == [7, 8, 9]

@@ -28,6 +28,7 @@ __all__ = [
     "ancestry_of",
     "asks_for_shared",
     "find_in_segments",
+    "is_gone",
     "joined_origins",
     "read_at_in_segments",
     "read_segments",
@@ -155,6 +156,14 @@ def joined_origins(shared: Iterable[tuple[Segment, RunHead]]) -> Origins:
 def segment_of(segments: Sequence[Segment], offset: int) -> Segment | None:
     """The segment that has an offset; None for one before them all."""
     return next((segment for segment in segments if segment.has(offset)), None)
+
+
+def is_gone(segment: Segment, head: RunHead) -> bool:
+    """Whether nothing is left of a segment: its run, of that head, was truncated beyond its end since.
+
+    That is so of one where the next was forked at its beginning: it had nothing of it that could stand in the way.
+    """
+    return segment.end is not None and head.before_first.offset > segment.end.offset
 
 
 class SegmentReader:

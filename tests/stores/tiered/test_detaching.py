@@ -213,3 +213,19 @@ def test_a_detached_fork_has_all_of_it_where_the_archive_has_yet_to_truncate_its
     assert parked(hot) == {}
     assert seqs(archive, "f") == [(2, 2), (3, 3)]
     assert verify_run("f", hot=hot, sinks=[archive]).difference is None
+
+
+def test_a_detached_fork_is_archived_though_it_was_truncated_further_than_the_archive_has_it(
+    tiered: Tiered, hot: Hot, archive: Any
+) -> None:
+    tiered.append("r", make_events("r", 1))
+    tiered.fork("r", "f")
+    tiered.append("f", make_events("f", 1, first=2))
+    drain(hot, archive)
+    tiered.append("f", make_events("f", 3, first=3))
+    tiered.truncate("f", before=5)
+    assert tiered.delete_run("r", detach=True)
+    drain(hot, archive)
+    assert parked(hot) == {}
+    assert seqs(archive, "f") == seqs(tiered, "f") == [(5, 5)]
+    assert verify_run("f", hot=hot, sinks=[archive]).difference is None

@@ -105,9 +105,9 @@ class ArchiveForks(LocalOperations[E, S]):
                 for entry in _dense(run_id, base, header.start.offset, copied, rest)
             )
             if head is not None and head.fork_of is not None:
-                whole = replace(
-                    head, parent=None, parent_identity=0, base=head.base or header.base, origins=header.origins
-                )
+                # what was truncated of its own is removed as that, by a worker: the archive need not be as far
+                begins = head.base or min(header.before_first, head.start)
+                whole = replace(head, parent=None, parent_identity=0, base=begins, origins=header.origins)
                 self._write_copied(run_id, whole, entries)
             else:
                 self._begin_with(header, head, entries)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, Fork, RunInfo, S
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
-from runstream.operations.lineage import Segment, joined_origins
+from runstream.operations.lineage import Segment, is_gone, joined_origins
 from runstream.operations.operation import in_one_call
 from runstream.operations.run_forks import (
     ForkOptions,
@@ -136,8 +136,9 @@ class LocalForks(LookUps[E, S]):
         if base is None:
             *shared, _ = self._segments(run_id, head)
             heads = [self._load_head(segment.run_id) or RunHead() for segment in shared]
-            base = min(heads[0].before_first, head.start)  # it shares nothing of what was truncated since
-            origins = joined_origins(zip(shared, heads, strict=True))
+            left = [each for each in zip(shared, heads, strict=True) if not is_gone(*each)]
+            base = left[0][1].before_first if left else head.start
+            origins = joined_origins(left)
         return replace(head, parent=None, parent_identity=0, base=base, origins=origins)
 
     @abstractmethod

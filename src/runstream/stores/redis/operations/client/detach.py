@@ -24,7 +24,7 @@ from runstream.model.errors import (
 from runstream.model.identifiers import check_run_id, random_token
 from runstream.model.results import Cursor, E, S
 from runstream.model.run_head import RunHead
-from runstream.operations.lineage import Segment, joined_origins
+from runstream.operations.lineage import Segment, is_gone, joined_origins
 from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys, RunKeys
@@ -74,6 +74,8 @@ class _Shared:
         """Those parts that are read as the fork's history; where it, or one of them, was truncated, not all."""
         found: list[_Part] = []
         for part in () if self.head.base else reversed(self.parts):
+            if is_gone(part.segment, part.run.head):
+                break
             found.insert(0, part)
             if part.run.head.base is not None:
                 break
@@ -83,8 +85,7 @@ class _Shared:
     def base(self) -> Cursor:
         """The cursor before the first event of the fork's history."""
         read = self.read
-        # it shares nothing of what was truncated since
-        return min(read[0].run.head.before_first, self.head.start) if read else self.head.before_first
+        return read[0].run.head.before_first if read else self.head.before_first
 
     def add(self, made_as: str, at: Cursor, record: bytes) -> None:
         """Add the next entry of what Redis has."""

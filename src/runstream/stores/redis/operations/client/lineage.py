@@ -74,20 +74,21 @@ def shared_archived(run_id: str, error: EventsArchived, before: int | None) -> E
 def cursor_in_ancestors(session: Session[E, S], run_id: str, head: RunHead, at: int) -> Operation[Cursor]:
     """The cursor of a fork at an offset that it shares with those that it comes from."""
     segments = yield from segments_here(session, run_id, head)
-    segment = segment_of(segments, at)
-    if segment is None:  # the beginning of them all
+    for segment in segments:  # also where nothing is left of what comes before
+        if segment.end is not None and segment.end.offset == at:
+            return segment.end
+    there = segment_of(segments, at)
+    if there is None:  # the beginning of them all
         keys = session.keys.run(segments[0].run_id)
         (meta,) = yield Exchange([head_query(keys.meta)])
         first = parse_head(keys, meta).before_first
         if at < first.offset:
             raise not_there(run_id, head, at, first.offset)
         return first
-    if segment.end is not None and segment.end.offset == at:
-        return segment.end
-    keys = session.keys.run(segment.run_id)
+    keys = session.keys.run(there.run_id)
     (entries,) = yield Exchange([(b"XRANGE", keys.events, str(at), str(at))])
     if not entries:
-        raise shared_archived(run_id, (yield from events_archived(session, segment.run_id, at)), None)
+        raise shared_archived(run_id, (yield from events_archived(session, there.run_id, at)), None)
     return parse_cursor(entries[0][0])
 
 
