@@ -159,11 +159,11 @@ def segment_of(segments: Sequence[Segment], offset: int) -> Segment | None:
 
 
 def is_gone(segment: Segment, head: RunHead) -> bool:
-    """Whether nothing is left of a segment: its run, of that head, was truncated beyond its end since.
+    """Whether nothing is left of a segment, nor before it: its run, of that head, was truncated beyond its end.
 
     That is so of one where the next was forked at its beginning: it had nothing of it that could stand in the way.
     """
-    return segment.end is not None and head.before_first.offset > segment.end.offset
+    return segment.end is not None and head.begin > segment.end.offset
 
 
 class SegmentReader:
