@@ -37,6 +37,7 @@ __all__ = [
     "mark_unsent",
     "pass_on",
     "sent_again",
+    "take_last",
     "was_unsent",
 ]
 
@@ -50,6 +51,14 @@ Replies: TypeAlias = list[Any]
 """The replies to the commands of an exchange, in their order."""
 
 
+def take_last(replies: Replies, count: int) -> Replies:
+    """Take so many replies off the end; they are given in their order."""
+    at = len(replies) - count
+    last = replies[at:]
+    del replies[at:]
+    return last
+
+
 class Resent(list[Any]):
     """Replies to an exchange that was sent more than once: an earlier request may arrive after them."""
 
@@ -61,11 +70,11 @@ class Exchange(NamedTuple):
     a command that the server refuses gives a :class:`Refusal` in place of a reply instead of an error, unless the
     user may not call it, or the server does not have it; ``permissive``: in that case too. ``smaller`` makes the
     exchange to send after this one has failed: one whose replies are smaller; None: the same again. ``is_long``:
-    its replies may be long, so that nobody else is to wait for them. ``confirm``: what tells how durable they are,
-    sent behind them on the same connection, and again behind those that are sent again; its reply is one more, the
-    last. ``near`` is a key: what has none of its own is for the server that has that one; None: for whichever the
-    other commands go to, or, where none has a key, for every server there is. ``answered`` are replies that it has
-    got of some of its servers, by the indexes of their commands, which are not sent again.
+    its replies may be long, so that nobody else is to wait for them. ``confirm``: commands that tell how durable
+    they are, sent behind them on the same connection, and again behind those that are sent again; the last replies
+    are theirs. ``near`` is a key: what has none of its own is for the server that has that one; None: for those
+    that the other commands go to, or, where none has a key, for every server there is. ``answered`` are replies
+    that it has got of some of its servers, by the indexes of their commands, which are not sent again.
     """
 
     commands: Sequence[Command]
@@ -74,7 +83,7 @@ class Exchange(NamedTuple):
     permissive: bool = False
     smaller: Callable[[], Exchange] | None = None
     is_long: bool = False
-    confirm: Command | None = None
+    confirm: Sequence[Command] = ()
     near: str | None = None
     answered: Mapping[int, Any] | None = None
 

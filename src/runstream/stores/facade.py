@@ -729,6 +729,7 @@ class Store(Lifecycle, Generic[E, S]):
             What is known of the fork; its ``parent`` is the run and the offset.
 
         Raises:
+            DurabilityNotReached: It was done, and is not as durable as it should be; the same call waits again.
             ConfigurationError: There is no such run or no such offset, or ``new_run_id`` is another run.
             EventsArchived: The event at that offset has left Redis: a tiered store has it. Or the run is in an
                 archive alone: restore it first.
@@ -769,6 +770,7 @@ class Store(Lifecycle, Generic[E, S]):
             What was erased, and in which places it is done or still pending. To erase the same again is fine.
 
         Raises:
+            DurabilityNotReached: It was done, and is not as durable as it should be; the same call waits again.
             ConfigurationError: The run has no such events of its own; or its latest snapshots may hold what is to
                 be erased, and are neither given nor to be dropped: it lists them. Nothing was erased.
             ConcurrencyConflict: Another writer has saved one of the snapshots since this one loaded it.
@@ -797,6 +799,7 @@ class Store(Lifecycle, Generic[E, S]):
             What was removed, and in which places it is done or still pending. To truncate the same again is fine.
 
         Raises:
+            DurabilityNotReached: It was done, and is not as durable as it should be; the same call waits again.
             ConfigurationError: The run does not reach that far; or its latest snapshots need some of these events
                 to recover from: it lists them. No event was removed; what ``detach`` has detached is detached.
             EventsArchived: What tells whether they do has left Redis: a tiered store knows.
@@ -835,6 +838,7 @@ class Store(Lifecycle, Generic[E, S]):
             False if there was nothing.
 
         Raises:
+            DurabilityNotReached: It was done, and is not as durable as it should be; the same call waits again.
             RunHasForks: Runs that were forked from it need its history, and ``detach`` is not set; it is left as
                 it is.
             LeaseHeld: A lease of it is in force.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runstream.history.hot import HotHistory
+from runstream.model.durability import Durability
 from runstream.model.errors import StoreUnavailable
 from runstream.stores.redis.connection.routing import _Answers
 from runstream.stores.redis.operations.client import durability, resend_lost, send
@@ -73,8 +74,8 @@ def _forget_seen(patched: pytest.MonkeyPatch) -> None:
 
 
 def _wait_for_nobody(patched: pytest.MonkeyPatch) -> None:
-    def said(operation: Any, _: Any, heard: list[Any]) -> Generator[Any, Any, Any]:
-        heard.append(1)
+    def said(operation: Any, _: Any, heard: list[Any], *__: Any) -> Generator[Any, Any, Any]:
+        heard.append(Durability(replicas=1))
         return (yield from operation)
 
     patched.setattr(durability, "_confirmed", said)

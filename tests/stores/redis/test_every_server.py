@@ -29,7 +29,8 @@ def test_one_server_that_evicts_or_is_old_or_keeps_no_file_is_told_of() -> None:
     assert told == {**{name: str(value) for name, value in others.items()}, "used_memory": "15", "role": "slave"}
 
 
-SYNCED = {b"appendonly": b"yes", b"appendfsync": b"always"}
+SYNCED = {b"appendonly": b"yes", b"appendfsync": b"always", b"no-appendfsync-on-rewrite": b"no"}
+WHOLE, PARTIAL = ({"aof_enabled": 1, "aof_rewrite_in_progress": 1, "aof_base_size": size} for size in (9, 0))
 UNSYNCED = [b"appendonly", b"no", b"appendfsync", b"always"]  # as redis-py gives it by the older protocol
 
 
@@ -40,11 +41,16 @@ UNSYNCED = [b"appendonly", b"no", b"appendfsync", b"always"]  # as redis-py give
         ([[1, 2], [0, 3]], [0, 2]),
         ([SYNCED, SYNCED], SYNCED),
         *(([SYNCED, less, SYNCED], less) for less in ({**SYNCED, b"appendfsync": b"everysec"}, UNSYNCED)),
+        ([info(**WHOLE), info(**PARTIAL)], info(**PARTIAL)),
         ([2, REFUSED], REFUSED),
     ],
 )
 def test_the_least_that_was_reached_counts(replies: list[Any], expected: Any) -> None:
     assert least_reached(replies) == expected
+
+
+def test_one_server_whose_file_is_not_whole_is_told_of() -> None:
+    assert parse_info(least((b"INFO",), [info(**WHOLE), info(**PARTIAL)]))["aof_base_size"] == "0"
 
 
 def test_no_server_has_a_later_time() -> None:

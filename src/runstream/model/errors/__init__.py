@@ -37,7 +37,7 @@ StoreUnavailable        To a store, yes: the same events, sent again on the same
                         gives what the call would have given; ``finish`` and ``fail`` may simply be repeated. Any
                         other call records a new event, after that one, even if it is equal.
 DurabilityNotReached    No: it was applied. What is written next, and is as durable as asked for, shows that all
-                        before it is, too.
+                        before it is, too. To fork, erase, truncate or delete again only waits again.
 LeaseHeld               Yes, when the lease has been given back or has run out.
 TooManyHotEvents        Yes, when a drain worker has archived and trimmed some of the run.
 TooManyPending          Yes, when some of what waits is written; a bus's ``flush`` waits until all is.

@@ -249,8 +249,9 @@ class DurabilityNotReached(RunstreamError):
     """What was written is there, and may not be as durable as was asked for.
 
     Attributes:
-        run_id: The run; the last one where several were written to.
-        offset: The offset of the run's last event after the write; 0 if it has none.
+        run_id: The run; the first one that is not as durable where several were written to.
+        offset: The offset of the last event that was written, or whose key was known; where the call had none, of
+            the run's last event that this store has seen; 0 if there is none.
         wanted: The durability that was asked for.
         reached: The one that was reached when the wait ended.
     """

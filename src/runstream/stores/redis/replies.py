@@ -44,7 +44,6 @@ __all__ = [
     "parse_texts",
     "run_id_of",
     "start_text",
-    "syncs_each_write",
     "tag_names",
 ]
 
@@ -60,12 +59,6 @@ def parse_map(reply: Any) -> dict[bytes, bytes]:
         return dict(reply)
     flat = iter(reply)
     return dict(zip(flat, flat, strict=True))
-
-
-def syncs_each_write(settings: Any) -> bool:
-    """Whether ``CONFIG GET append*`` shows a file that has each write before its reply."""
-    shown = parse_map(settings)
-    return (shown.get(b"appendonly"), shown.get(b"appendfsync")) == (b"yes", b"always")
 
 
 def parse_news(reply: Any) -> list[tuple[str, int]]:

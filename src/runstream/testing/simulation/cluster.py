@@ -107,7 +107,7 @@ class _Member(SimulatedTransport):
         if not moved:
             return super()._execute(exchange, since)
         own = [command for index, command in enumerate(exchange.commands) if index not in moved]
-        unconfirmed: Replies = [] if exchange.confirm is None else [0]
+        unconfirmed: Replies = [0] * len(exchange.confirm)
         given = iter(super()._execute(exchange._replace(commands=own), since) if own else unconfirmed)
         indexes = range(len(exchange.commands))
         return [moved[index] if index in moved else next(given) for index in indexes] + list(given)

@@ -31,6 +31,7 @@ _FLAGS_OF_INFO = frozenset([b"loading", b"stale"])  # the one command that faker
 _NOT_QUEUED = ("exec", "discard", "multi", "watch", "quit", "reset")
 _REPLICA_LAGS = 200  # commands, at most
 _INFO = Signature("info", "info", (), (bytes,))  # type: ignore[arg-type] # as fakeredis's own have it
+_WAIT = Signature("wait", "wait", (), (bytes,))  # type: ignore[arg-type]
 
 
 class State(Enum):
@@ -234,6 +235,8 @@ class Answering:
     def _name_to_func(self: Any, name: str) -> Any:
         if name == "info":
             return lambda *_: self._node.info().encode(), _INFO
+        if name == "wait":
+            return lambda *_: int(self._node.replica is not None), _WAIT
         return super()._name_to_func(name)  # type: ignore[misc] # of fakeredis
 
     def _process_command(self: Any, fields: list[bytes]) -> None:

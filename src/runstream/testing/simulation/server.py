@@ -228,7 +228,7 @@ class SimulatedTransport(SingleServerTransport):
         if node is not server.primary and (node.is_gone or server.scheduler.choices.among([_STAYS, 1])):
             self._connect()
             raise StoreUnavailable("the simulated connection was lost")
-        sent = exchange._replace(confirm=None)  # fakeredis has no WAIT
+        sent = exchange._replace(confirm=())  # fakeredis has no WAIT
         with server.watch(exchange, since):
             replies = server.execute(lambda: super(SimulatedTransport, self).exchange(sent), node)
         done = Done(self._process, exchange, replies, node.identity, node.time())
@@ -244,9 +244,9 @@ class SimulatedTransport(SingleServerTransport):
             for call, reply in zip(exchange.commands, replies, strict=True)
             if isinstance(reply, bytes) and (batch := batch_of(call))
         )
-        if exchange.confirm is not None:
+        if exchange.confirm:
             server.replicate()
-            replies.append(1)
+            replies += [1] * len(exchange.confirm)
         return replies
 
     def _claimed_since(self, exchange: Exchange) -> int:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runstream.operations.operation import Command, Refusal
-from runstream.stores.redis.replies import parse_info, server_version, syncs_each_write
+from runstream.stores.redis.confirmations import keeps_whole_file, reached_by
+from runstream.stores.redis.replies import parse_info, server_version
 
 __all__ = ["least", "least_reached"]
 
 _LEAST = ("aof_enabled", "connected_slaves")
 _SUMS = ("used_memory",)
+_OF_FILE = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "aof_base_size")
 
 
 def least(command: Command, replies: Sequence[Any]) -> Any:
@@ -31,15 +33,15 @@ def least(command: Command, replies: Sequence[Any]) -> Any:
 
 
 def least_reached(replies: Sequence[Any]) -> Any:
-    """Of replies to a confirmation (WAIT, WAITAOF, CONFIG GET) the one by which the least was reached."""
+    """Of replies to a confirmation (WAIT, WAITAOF, CONFIG GET, INFO) the one by which the least was reached."""
     for reply in replies:
         if isinstance(reply, Refusal):
             return reply
     if isinstance(replies[0], int):
         return min(replies)
-    if all(isinstance(number, int) for reply in replies for number in reply):
+    if all(isinstance(reply, list) and all(isinstance(number, int) for number in reply) for reply in replies):
         return [min(numbers) for numbers in zip(*replies, strict=True)]
-    return next((reply for reply in replies if not syncs_each_write(reply)), replies[0])
+    return next((reply for reply in replies if not reached_by(reply).fsync), replies[0])
 
 
 def _latest(replies: Sequence[Any]) -> Any:
@@ -64,6 +66,9 @@ def _least_fit(replies: Sequence[Any]) -> bytes:
     for name, begins in (("maxmemory_policy", "allkeys-"), ("role", "slave")):
         found = [one[name] for one in told if one.get(name, "").startswith(begins)]
         merged |= {name: found[0]} if found else {}
+    for one in told:
+        if one.get("aof_enabled") == "1" and not keeps_whole_file(one):
+            merged |= {name: one[name] for name in _OF_FILE if name in one}
     return "".join(f"{name}:{value}\r\n" for name, value in merged.items()).encode()
 
 

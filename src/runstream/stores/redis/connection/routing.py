@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from redis import exceptions
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
-from runstream.operations.operation import Command, Exchange, Refusal, Replies, carry_answers
+from runstream.operations.operation import Command, Exchange, Refusal, Replies, carry_answers, take_last
 from runstream.stores.redis.connection.errors import is_full
 from runstream.stores.redis.connection.every_server import least, least_reached
 from runstream.stores.redis.connection.slots import (
@@ -100,7 +100,7 @@ class _Answers:
         self._exchange = exchange
         self._answered = dict(exchange.answered or {})
         self._redirected: list[exceptions.AskError] = []
-        self._confirmed: list[Any] = []
+        self._confirmed: list[Replies] = []
         self.others: dict[_Other, list[int]] = {}
         """Who is to be asked next, with the indexes of the commands."""
 
@@ -112,7 +112,7 @@ class _Answers:
 
     def _take(self, part: _Part, given: Replies) -> None:
         """What confirms nothing that the server has taken counts for nothing."""
-        confirmation = given.pop() if self._exchange.confirm else None
+        confirmation = take_last(given, len(self._exchange.confirm))
         count = len(self._answered)
         for index, reply in part.replies(given):
             if isinstance(reply, exceptions.AskError):
@@ -127,14 +127,14 @@ class _Answers:
 
     def let_be_carried(self, error: StoreUnavailable) -> None:
         """Let what was answered not be asked again. What is to be confirmed is, with its confirmation."""
-        if self._exchange.confirm is None:
+        if not self._exchange.confirm:
             carry_answers(error, self._answered)
 
     @property
     def all(self) -> Replies:
         """The replies to all commands, and what the least confirms."""
         replies = [self._answered[index] for index in range(len(self._exchange.commands))]
-        return [*replies, least_reached(self._confirmed)] if self._exchange.confirm else replies
+        return [*replies, *map(least_reached, zip(*self._confirmed, strict=True))]
 
     def next(self) -> Sequence[tuple[_Other, list[int]]]:
         """Who is to be asked now. Raises StoreUnavailable where that would answer apart what belongs together."""

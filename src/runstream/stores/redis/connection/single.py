@@ -270,17 +270,18 @@ async def _piped(client: Any, commands: Sequence[Command], *, atomic: bool) -> R
 
 
 def _confirmed(exchange: Exchange) -> Exchange:
-    """The exchange with what confirms it as its last command, which nobody else is to wait for."""
-    if exchange.confirm is None:
+    """The exchange with what confirms it as its last commands, which nobody else is to wait for."""
+    if not exchange.confirm:
         return exchange
-    return exchange._replace(commands=(*exchange.commands, exchange.confirm), is_long=True)
+    return exchange._replace(commands=(*exchange.commands, *exchange.confirm), is_long=True)
 
 
 def _sent_again(unknown: Sequence[int], exchange: Exchange) -> Sequence[int]:
     """The indexes of the commands to send again: those whose script was unknown, and what goes with them."""
     if exchange.atomic:
         return range(len(exchange.commands))
-    return unknown if exchange.confirm is None else [*unknown, len(exchange.commands) - 1]
+    count = len(exchange.commands)
+    return [*unknown, *range(count - len(exchange.confirm), count)]
 
 
 def _speaks_tls(client: Any) -> bool:

@@ -40,7 +40,7 @@ from runstream.operations.erase_arguments import EraseOptions, TruncateBeside, T
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.lane_facts import HotLanes
-from runstream.operations.operation import Operation, Stream
+from runstream.operations.operation import Command, Operation, Stream
 from runstream.operations.run_forks import Brought, ForkOptions, by_offset
 from runstream.stores.redis.operations.admin.health import archiving_health
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
@@ -65,11 +65,16 @@ from runstream.stores.redis.operations.client.list_events import list_events
 from runstream.stores.redis.operations.worker.detached import detached_header, once_shared
 from runstream.stores.redis.operations.worker.load import load_runs
 from runstream.stores.redis.operations.worker.noted_forks import noted_forks
+from runstream.stores.redis.scripts.calls import calls_one_of, is_append
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["RedisOperations"]
 
 T = TypeVar("T")
+
+_FORKS, _DELETES, _ERASES = calls_one_of("fork_intent", "fork"), calls_one_of("delete"), calls_one_of("erase")
+_AT_THE_END = calls_one_of()
+"""A copy of many steps is waited for once, and looked for again before its parent is let go."""
 
 
 class RedisOperations(Generic[E, S]):
@@ -94,7 +99,7 @@ class RedisOperations(Generic[E, S]):
             return operation
         return self._durably(operation, event_run_id(event))
 
-    def save_events(self, events: Iterable[E]) -> Operation[None]:
+    def save_events(self, events: Iterable[E]) -> Operation[Any]:
         """Append events to the runs that they name: each run's in one atomic step, all in one round trip."""
         groups = group_by_run(events)
         return self._durably(append.save_events(self.session, groups), *groups)
@@ -104,10 +109,16 @@ class RedisOperations(Generic[E, S]):
         operation = append.append(self.session, run_id, events, options)
         return self._durably(operation, run_id, durability=options.durability)
 
-    def _durably(self, operation: Operation[T], *run_ids: str, durability: str | None = None) -> Operation[T]:
-        """An operation that appends to these runs, and waits for the durability; None: that of the store."""
+    def _durably(
+        self,
+        operation: Operation[T],
+        *run_ids: str,
+        durability: str | None = None,
+        writes: Callable[[Command], bool] = is_append,
+    ) -> Operation[T]:
+        """An operation that writes to these runs, and waits for the durability; None: that of the store."""
         wanted = self.session.durability if durability is None else Durability.parse(durability)
-        return operation if wanted == PRIMARY else durably(self.session, operation, wanted, run_ids)
+        return operation if wanted == PRIMARY else durably(self.session, operation, wanted, run_ids, writes)
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
         """The events between two offsets, as they are at the first exchange."""
@@ -222,20 +233,20 @@ class RedisOperations(Generic[E, S]):
 
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""
-        return fork.fork(self.session, run_id, new_run_id, options)
+        return self.fork_brought(run_id, new_run_id, options, None)
 
     def detach(self, run_id: str, of: str) -> Operation[None]:
         """Give a fork of a run a copy of its own of all that it shares."""
-        yield from detach.detach(self.session, run_id, of)
+        yield from self._durably(detach.detach(self.session, run_id, of), run_id, writes=_AT_THE_END)
         yield from detach.let_go(self.session.keys, run_id, of)
 
     def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
         """Erase the content at these offsets for good."""
-        return erase.erase(self.session, run_id, spans, options)
+        return self._durably(erase.erase(self.session, run_id, spans, options), run_id, writes=_ERASES)
 
     def truncate(self, run_id: str, before: int, options: TruncateOptions) -> Operation[Erasure]:
         """Remove the events before an offset."""
-        return erase.truncate(self.session, run_id, before, options)
+        return self._durably(erase.truncate(self.session, run_id, before, options), run_id, writes=_ERASES)
 
     def erasures(self, run_id: str) -> Operation[list[Erasure]]:
         """What was asked to be erased of a run."""
@@ -243,7 +254,7 @@ class RedisOperations(Generic[E, S]):
 
     def delete_run(self, run_id: str) -> Operation[bool]:
         """Remove all that Redis holds of a run."""
-        return runs.delete_run(self.session, run_id)
+        return self._durably(runs.delete_run(self.session, run_id), run_id, writes=_DELETES)
 
     def forget(self, run_id: str) -> Operation[None]:
         """Forget what this store saw of a run, so that it is taken as it is now."""
@@ -276,11 +287,12 @@ class RedisOperations(Generic[E, S]):
         self, run_id: str, new_run_id: str, options: ForkOptions, brought: Brought | None
     ) -> Operation[RunInfo]:
         """``fork``, with what an archive knows of the run."""
-        return fork.fork(self.session, run_id, new_run_id, options, brought)
+        forking = fork.fork(self.session, run_id, new_run_id, options, brought)
+        return self._durably(forking, new_run_id, run_id, writes=_FORKS)
 
     def detach_brought(self, run_id: str, of: str, archive_id: str) -> Operation[RunHeader | None]:
         """Detach a fork of a run, some of which may be in that archive; its header, or None if it was none."""
-        yield from detach.detach(self.session, run_id, of, archive_id)
+        yield from self._durably(detach.detach(self.session, run_id, of, archive_id), run_id, writes=_AT_THE_END)
         return (yield from detached_header(self.session.keys, run_id))
 
     def once_shared(self, header: RunHeader, after: int) -> Operation[list[ArchiveEntry]]:
@@ -308,7 +320,8 @@ class RedisOperations(Generic[E, S]):
         self, run_id: str, before: int, options: TruncateOptions, beside: TruncateBeside
     ) -> Operation[Erasure]:
         """``truncate``, given what is known of an archive."""
-        return erase.truncate(self.session, run_id, before, options, beside)
+        truncating = erase.truncate(self.session, run_id, before, options, beside)
+        return self._durably(truncating, run_id, writes=_ERASES)
 
     def creation_to_delete(self, run_id: str) -> Operation[int | None]:
         """Names the run that is to be deleted; where it is not there any more, the last one that was."""

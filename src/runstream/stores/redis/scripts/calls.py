@@ -5,7 +5,7 @@ The header of each script states its keys, arguments and replies, and what holds
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from runstream.codec.encoded_event import EncodedEvent
@@ -25,7 +25,7 @@ from runstream.stores.redis.append_batch import (
 )
 from runstream.stores.redis.keys import Keys, RunKeys
 from runstream.stores.redis.scripts.library import SCRIPT
-from runstream.stores.redis.scripts.script import script_call
+from runstream.stores.redis.scripts.script import script_call, script_of
 
 __all__ = [
     "ADOPT",
@@ -41,6 +41,7 @@ __all__ = [
     "LanesAfter",
     "append_call",
     "archive_args",
+    "calls_one_of",
     "event_call",
     "is_append",
     "lane_of_lease",
@@ -132,6 +133,16 @@ def saving_call(
     of_lane = (lane_id, f"{sign}{seq} {seq} 1 1", f"1 {seq} - {event.key}")
     args = (run_id, session_id, sending.producer, sending.number, b"-", words, *of_lane)
     return (b"EVALSHA", _APPEND, len(names), *names, *args, *snapshot.args((record,)), record)
+
+
+def calls_one_of(*names: str) -> Callable[[Command], bool]:
+    """Tells whether a command calls one of these scripts."""
+
+    def is_call(command: Command) -> bool:
+        script = script_of(command)
+        return script is not None and script.name in names
+
+    return is_call
 
 
 def is_append(command: Command) -> bool:

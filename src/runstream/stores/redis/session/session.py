@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
@@ -50,7 +50,7 @@ class Session(Generic[E, S]):
         largest: How large each run's records are.
         in_flight: What was sent and got no reply.
         server_clock: The server's time.
-        confirmations: By durability, the command that tells how far a write has got, as far as that was asked.
+        confirmations: By durability, the commands that tell how far a write has got, as far as that was asked.
         opened: The key names, once the namespace is open.
         siblings: The sessions of one store object: its own, and those of its Runs.
         gives_any: Whether any durability is taken as given: fakeredis keeps nothing beyond its process.
@@ -76,7 +76,7 @@ class Session(Generic[E, S]):
     largest: LargestRecords = field(default_factory=LargestRecords)
     in_flight: InFlight[Session[E, S]] = field(default_factory=InFlight)
     server_clock: ServerClock = field(default_factory=ServerClock)
-    confirmations: dict[Durability, Command] = field(default_factory=dict)
+    confirmations: dict[Durability, Sequence[Command]] = field(default_factory=dict)
     opened: Keys | None = None
     gives_any: bool = False
     siblings: list[weakref.ref[Session[E, S]]] = field(default_factory=list)

@@ -42,11 +42,10 @@ def save_event(session: Session[E, S], event: E) -> Operation[Applied | list[App
     return deliver(session, [batch_of(run_id, (encoded,))])
 
 
-def save_events(session: Session[E, S], groups: Mapping[str, Sequence[E]]) -> Operation[None]:
-    """Append the events of each run: each run's in one atomic step, all in one round trip."""
+def save_events(session: Session[E, S], groups: Mapping[str, Sequence[E]]) -> Operation[list[Applied]]:
+    """Append the events of each run: each run's in one atomic step, all in one round trip. The result of each."""
     batches = [batch_of(run_id, session.codec.encode_events(run_id, group)) for run_id, group in groups.items()]
-    if batches:
-        yield from deliver(session, batches)
+    return (yield from deliver(session, batches)) if batches else []
 
 
 def append(
