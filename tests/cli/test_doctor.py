@@ -30,6 +30,7 @@ SETTINGS = [
     ("maxmemory-policy allkeys-lru", "", "eviction", "error"),
     ("appendonly no", "", "persistence", "warning"),
     ("appendfsync no", "", "persistence", "warning"),
+    ("no-appendfsync-on-rewrite yes", "", "persistence", "warning"),
     ("maxmemory USED", "", "memory", "warning"),
     ("maxmemory 0", "", "memory", "note"),
     ("min-replicas-to-write 1", "", "replicas", "error"),
@@ -110,6 +111,7 @@ def test_one_bad_setting_each_is_found_and_the_printed_line_mends_it(node: Node)
         assert node.raw.dbsize() == 0
         for line in mends(said, check, severity):
             node.raw.execute_command(*shlex.split(line))
+        eventually(lambda: not node.raw.info("persistence")["aof_rewrite_in_progress"])
         said = examined(node, option)
         assert severities(said)[check] == severities(fit)[check], (setting, said.out)
         node.raw.config_set(key, former)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from runstream.model.clock import unix_seconds
 from runstream.model.identifiers import random_token
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
-from runstream.stores.redis.fitness.facts import DENIED, UNKNOWN, Clock, Missing
+from runstream.stores.redis.fitness.facts import DENIED, UNKNOWN, WAITING, Clock, Missing
 from runstream.stores.redis.keys import PartitionKeys, RunKeys
 from runstream.stores.redis.replies import parse_info, parse_texts
 from runstream.stores.redis.scripts.library import RIGHTS, SCRIPT
@@ -21,6 +21,7 @@ _SETTINGS = (
     "databases",
     "maxclients",
     "min-replicas-to-write",
+    "no-appendfsync-on-rewrite",
     "save",
     "stop-writes-on-bgsave-error",
     "tcp-keepalive",
@@ -112,18 +113,22 @@ def ask_scripts() -> Operation[str]:
     return _why(reply) if isinstance(reply, Refusal) else ""
 
 
-def ask_rights(partition: PartitionKeys, *, by_scripts: bool) -> Operation[Mapping[str, Missing]]:
+def ask_rights(
+    partition: PartitionKeys, *, by_scripts: bool, waits: Sequence[Command] = ()
+) -> Operation[Mapping[str, Missing]]:
     """What cannot be called of what each kind of work needs.
 
     Args:
         partition: The partition in which it is to be called, on keys that are not there.
         by_scripts: Whether scripts can be run; else only what is called beside them is asked for.
+        waits: The commands that the durability takes that is asked for.
 
     Raises:
         RunstreamError: The server could not say.
     """
     missing: dict[str, dict[str, str]] = {}
-    for work, commands in _beside_scripts(RunKeys(partition, random_token()).meta).items():
+    beside = _beside_scripts(RunKeys(partition, random_token()).meta)
+    for work, commands in {**beside, WAITING: waits}.items():
         for command in commands:  # one by one: of a cluster, SCAN goes alone
             (reply,) = yield Exchange([command], permissive=True)
             if isinstance(reply, Refusal):

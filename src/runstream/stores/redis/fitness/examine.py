@@ -20,6 +20,7 @@ from runstream.stores.redis.fitness.asking import ask_clock, ask_rights, ask_scr
 from runstream.stores.redis.fitness.facts import Latency, ServerFacts
 from runstream.stores.redis.fitness.trying import Trial
 from runstream.stores.redis.keys import Keys, check_namespace
+from runstream.stores.redis.operations.client.durability import waiting_commands
 
 __all__ = ["Asked", "examine"]
 
@@ -96,7 +97,13 @@ def _examine(transport: Transport, place: str, asked: Asked, is_there: Callable[
         if partition is None:
             facts = replace(facts, rights_unknown="no partition of the namespace lies there")
         else:
-            facts = replace(facts, rights=once.run(ask_rights(partition, by_scripts=not facts.no_scripts)))
+            waits = (
+                ()
+                if facts.is_fake or "INFO" in hidden
+                else waiting_commands(Durability.parse(asked.durability), info)
+            )
+            rights = once.run(ask_rights(partition, by_scripts=not facts.no_scripts, waits=waits))
+            facts = replace(facts, rights=rights)
     except RunstreamError as error:
         facts = replace(facts, rights_unknown=_reason(error))
     why_not = _why_not(facts, asked.samples)

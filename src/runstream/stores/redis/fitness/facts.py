@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
-__all__ = ["DENIED", "UNKNOWN", "Clock", "Latency", "Missing", "ServerFacts"]
+__all__ = ["DENIED", "UNKNOWN", "WAITING", "Clock", "Latency", "Missing", "ServerFacts"]
 
 DENIED = "denied to this user"
 UNKNOWN = "unknown to this server"
+WAITING = "wait for durability"
+"""The kind of work that agents do whose stores ask for more than the primary."""
 
 
 class Clock(NamedTuple):

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runstream.model.durability import Durability
-from runstream.stores.redis.fitness.facts import ServerFacts
+from runstream.stores.redis.confirmations import keeps_whole_file
+from runstream.stores.redis.fitness.allowing import allowing, allowing_all
+from runstream.stores.redis.fitness.facts import WAITING, Missing, ServerFacts
 from runstream.stores.redis.fitness.finding import Finding, Severity
 from runstream.stores.redis.replies import server_version
 
 __all__ = ["durability", "eviction", "files", "persistence", "replicas"]
 
+_PAUSES = "no-appendfsync-on-rewrite"
+_UNTIL_WHOLE = "wait until INFO persistence shows aof_rewrite_in_progress:0"
 _LONGEST_LAG_SECONDS = 10  # replicas tell once a second how far they are
 
 
@@ -32,7 +36,25 @@ def persistence(facts: ServerFacts) -> Iterator[Finding]:
         )
         yield Finding(check, Severity.WARNING, found, without, ["CONFIG SET appendonly yes"])
         return
+    if not keeps_whole_file(facts.info):
+        yield Finding(
+            check,
+            Severity.WARNING,
+            "append-only file, which is being written for the first time",
+            "a restart of the server loads nothing of it",
+            [_UNTIL_WHOLE],
+        )
+        return
     policy = facts.config.get("appendfsync")
+    if policy != "no" and facts.config.get(_PAUSES) == "yes":
+        yield Finding(
+            check,
+            Severity.WARNING,
+            f"append-only file, which is not synced while a file is written anew ({_PAUSES} yes)",
+            "a crash of the machine meanwhile loses what was acknowledged in the last half minute or so",
+            [f"CONFIG SET {_PAUSES} no"],
+        )
+        return
     if policy == "no":
         yield Finding(
             check,
@@ -187,11 +209,23 @@ def _following(facts: ServerFacts) -> str:
 
 def _lines_for(facts: ServerFacts, wanted: Durability) -> list[str]:
     """What lets the server give a level that it does not give."""
+    lacks = allowing_all(facts, facts.rights.get(WAITING, Missing()))
     if not wanted.fsync:
-        return [f"on {wanted.replicas - len(facts.replicas)} more servers: {_following(facts)}"]
-    server, lines = server_version(facts.info), []
+        more = wanted.replicas - len(facts.replicas)
+        if more > 0:
+            return [*lacks, f"on {more} more servers: {_following(facts)}"]
+        places = ", ".join(f"{one.get('ip')}:{one.get('port')}" for one in facts.replicas)
+        return lacks or [f"look at the logs of the replicas ({places}), and the links to them"]
     if facts.info.get("aof_enabled") != "1":
-        lines.append("CONFIG SET appendonly yes")
-    if not server.tells_of_syncs:
-        lines.append("CONFIG SET appendfsync always")
-    return lines
+        lacks.append("CONFIG SET appendonly yes")
+    elif not keeps_whole_file(facts.info):
+        lacks.append(_UNTIL_WHOLE)
+    if server_version(facts.info).tells_of_syncs:
+        return lacks
+    if why := facts.hidden.get("CONFIG GET"):
+        return [*lacks, *allowing(facts, why, "CONFIG|GET")]
+    if facts.config.get("appendfsync") != "always":
+        lacks.append("CONFIG SET appendfsync always")
+    if facts.config.get(_PAUSES) == "yes":
+        lacks.append(f"CONFIG SET {_PAUSES} no")
+    return lacks

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runstream.stores.redis.fitness.facts import DENIED, UNKNOWN, ServerFacts
+from runstream.stores.redis.fitness.allowing import allowing, allowing_all
+from runstream.stores.redis.fitness.facts import ServerFacts
 from runstream.stores.redis.fitness.finding import Finding, Severity
 from runstream.stores.redis.operations.client.open_namespace import MINIMUM_VERSION
 from runstream.stores.redis.replies import server_version
@@ -35,7 +36,7 @@ def server(facts: ServerFacts) -> Iterator[Finding]:
             Severity.ERROR,
             f"INFO is {facts.hidden['INFO']}",
             "no store opens: whether keys are evicted, and which server gave a lease, would not be known",
-            _allowing(facts, facts.hidden["INFO"], "INFO"),
+            allowing(facts, facts.hidden["INFO"], "INFO"),
         )
         return
     found = server_version(facts.info)
@@ -109,7 +110,7 @@ def scripts(facts: ServerFacts) -> Iterator[Finding]:
         Severity.WARNING,
         f"cannot be run: SCRIPT LOAD is {facts.no_scripts}",
         "nothing can be written: every write is a script",
-        _allowing(facts, facts.no_scripts, "SCRIPT|LOAD", "EVALSHA"),
+        allowing(facts, facts.no_scripts, "SCRIPT|LOAD", "EVALSHA"),
     )
 
 
@@ -117,7 +118,13 @@ def rights(facts: ServerFacts) -> Iterator[Finding]:
     """What the user may not do."""
     check = "rights"
     if facts.rights_unknown:
-        yield Finding(check, Severity.NOTE, f"not known: {facts.rights_unknown}")
+        yield Finding(
+            check,
+            Severity.NOTE,
+            f"not known: {facts.rights_unknown}",
+            "what the user may not call is told when it is called",
+            [f"runstream acl --role ROLE --user {facts.user}, which prints the rule of each role"],
+        )
     elif not facts.rights and not facts.no_scripts:
         yield Finding(check, Severity.OK, f"user {facts.user!r} may do all that runstream does")
     for work, missing in facts.rights.items():
@@ -126,18 +133,8 @@ def rights(facts: ServerFacts) -> Iterator[Finding]:
             _WITHOUT_RIGHT.get(work, Severity.NOTE),
             f"user {facts.user!r} cannot {work}: {', '.join((*missing.denied, *missing.unknown))}",
             f"who is to {work} as this user gets a ConfigurationError",
-            [*_allowing(facts, DENIED, *missing.denied), *_allowing(facts, UNKNOWN, *missing.unknown)],
+            allowing_all(facts, missing),
         )
-
-
-def _allowing(facts: ServerFacts, why: str, *commands: str) -> list[str]:
-    """What lets the user call commands that are denied to it, or unknown to the server; nothing for none."""
-    if not commands:
-        return []
-    if why == DENIED:
-        return [" ".join(("ACL SETUSER", facts.user, *(f"+{name.lower()}" for name in commands)))]
-    names = dict.fromkeys(name.partition("|")[0] for name in commands)
-    return [f"rename-command, in the server's file: leave {', '.join(names)} as it is called"]
 
 
 def clock(facts: ServerFacts) -> Iterator[Finding]:
@@ -209,5 +206,5 @@ def hidden(facts: ServerFacts) -> Iterator[Finding]:
             Severity.NOTE,
             f"CONFIG GET is {facts.hidden['CONFIG GET']}",
             "appendfsync, save, min-replicas-to-write, timeout and tcp-keepalive are not known here",
-            _allowing(facts, facts.hidden["CONFIG GET"], "CONFIG|GET"),
+            allowing(facts, facts.hidden["CONFIG GET"], "CONFIG|GET"),
         )
