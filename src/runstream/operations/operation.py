@@ -30,12 +30,15 @@ __all__ = [
     "WaitAny",
     "blocking",
     "carried_resolution",
+    "carried_result",
     "carry_answers",
     "carry_resolution",
+    "carry_result",
     "collect",
     "in_one_call",
     "mark_unsent",
     "pass_on",
+    "returning",
     "sent_again",
     "take_last",
     "was_unsent",
@@ -158,6 +161,7 @@ Stream: TypeAlias = Operation[None]
 
 
 _RESOLUTION = "_runstream_resolution"
+_RESULT = "_runstream_result"
 _UNSENT = "_runstream_unsent"
 _ANSWERED = "_runstream_answered"
 
@@ -191,6 +195,12 @@ def blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Ope
     return result
 
 
+def returning(result: T) -> Operation[T]:
+    """The operation that has this result already."""
+    yield from ()
+    return result
+
+
 def in_one_call(function: Callable[P, T]) -> Callable[P, Operation[T]]:
     """Make a blocking function or method an operation: one call, and what it returns is the result."""
 
@@ -213,6 +223,16 @@ def carried_resolution(error: BaseException) -> Callable[[], Operation[Any]] | N
     """The operation that resolves the write which this error left without an outcome, or None."""
     resolve: Callable[[], Operation[Any]] | None = error.__dict__.get(_RESOLUTION)
     return resolve
+
+
+def carry_result(error: BaseException, result: Any) -> None:
+    """Let the error of a write that was applied carry what the write returned."""
+    error.__dict__[_RESULT] = result
+
+
+def carried_result(error: BaseException) -> Any:
+    """What the write returned that was applied, and raised this error after that."""
+    return error.__dict__[_RESULT]
 
 
 def pass_on(

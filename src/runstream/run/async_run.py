@@ -63,7 +63,7 @@ class AsyncRun(SteppingWriter[E, S]):
     :class:`~runstream.model.results.DeltaBuffer` allows, and nothing else: all that is not a delta is kept when
     its call returns. What could not be sent stays held, and goes out again as the same append, which is applied
     once. If that failed in the background, the next call that writes raises it, and has then done nothing; the one
-    after that tries again.
+    after that tries again. After DurabilityNotReached all is there, what was held back and what the call wrote.
 
     It has the four methods of a :class:`~runstream.model.protocols.Checkpointer`, as coroutines, for its run. All
     that is written through it carries the lease, and raises LeaseLost when that has passed on.
@@ -181,7 +181,8 @@ class AsyncRun(SteppingWriter[E, S]):
         Raises:
             EncodingError: It cannot be stored.
             RunstreamError: What ``emit`` raises. Where there is a buffer, also what failed in the background. A
-                call that raises has not taken the text; without a buffer the outcome is that of ``emit``.
+                call that raises has not taken the text, unless it is DurabilityNotReached; without a buffer the
+                outcome is that of ``emit``.
         """
         await self._do(partial(self._emitting_delta, text, fields))
 
@@ -197,8 +198,8 @@ class AsyncRun(SteppingWriter[E, S]):
         """Save the state as the snapshot of this lane; the main lane's is the run's.
 
         A state that is pending becomes a running one, as one that has ended does with a new ``run.started``; its
-        ``updated_at`` is set, and ``started_at`` where that is 0. They are as before if this raises. What the
-        state's class left out of the state that this Run has loaded last is put back.
+        ``updated_at`` is set, and ``started_at`` where that is 0. They are as before if nothing was saved. What
+        the state's class left out of the state that this Run has loaded last is put back.
 
         Raises:
             ConcurrencyConflict: Another was saved since the one that this Run knows: open the run again, or load
@@ -267,7 +268,7 @@ class AsyncRun(SteppingWriter[E, S]):
             EventsArchived: The answer is longer than 64 KiB, and has left Redis: a tiered store has it.
             StoreUnavailable: The store gave no answer; the same call may be made again.
         """
-        await self._do(self._going_first)
+        await self._do(self._sending_first)
         waiting: Any = self._runner.follow(self._waiting(question_id, timeout))
         async with aclosing(waiting) as answers:
             return await anext(answers)
@@ -361,9 +362,9 @@ class AsyncRun(SteppingWriter[E, S]):
     async def finish(self, payload: Mapping[str, Any] | None = None, /, **fields: Any) -> Recorded[E]:
         """End the run well: append ``run.finished`` and save the state as completed, in one atomic step.
 
-        The state's ``status`` becomes ``completed`` and its ``finished_at`` is set; both are as before if this
-        raises. A status of the author's own is left as it is. After StoreUnavailable the same call may be
-        repeated: the run ends once.
+        The state's ``status`` becomes ``completed`` and its ``finished_at`` is set; both are as before unless it
+        is known to be there. A status of the author's own is left as it is. After StoreUnavailable and
+        DurabilityNotReached the same call may be repeated: the run ends once.
 
         Args:
             payload: The event's own data; None for none.
@@ -383,9 +384,9 @@ class AsyncRun(SteppingWriter[E, S]):
     async def fail(self, error: BaseException | str, /, **fields: Any) -> Recorded[E]:
         """End the run badly: append ``run.error`` and save the state as failed, in one atomic step.
 
-        The state's ``status`` becomes ``failed`` and its ``finished_at`` is set; both are as before if this
-        raises. A status of the author's own is left as it is. After StoreUnavailable the same call may be
-        repeated: the run ends once.
+        The state's ``status`` becomes ``failed`` and its ``finished_at`` is set; both are as before unless it
+        is known to be there. A status of the author's own is left as it is. After StoreUnavailable and
+        DurabilityNotReached the same call may be repeated: the run ends once.
 
         Args:
             error: What went wrong. The payload has its text as ``error``, and its class as ``type``: None for a
@@ -480,7 +481,7 @@ class AsyncRun(SteppingWriter[E, S]):
         async with self._lock:
             try:
                 if not call.is_done:
-                    call.result = await self._runner.run(write(call))
+                    call.result = await self._runner.run(self._completing(write(call), call))
                     call.is_done = True
             except StoreUnavailable as error:
                 call.tell_next_step(error, partial(self._make, write, call))

@@ -10,18 +10,18 @@ back; one whose outcome is unknown may have been written, and keeps them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 from runstream.codec.left_out import LeftOut
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
+    DurabilityNotReached,
     EncodingError,
     EventRefused,
     EventsArchived,
-    InvalidRunId,
     RunCancelled,
 )
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
@@ -36,9 +36,11 @@ from runstream.run.emission import Emission, check_kind, error_payload, joined_p
 from runstream.run.held_deltas import HeldDeltas
 from runstream.run.lease_state import LeaseState, new_owner, take_lease
 from runstream.run.state_fields import ABSENT, at_work, ended, get_field, open_again
-from runstream.run.write_call import UnknownEnd, WriteCall, is_refusal, noting
+from runstream.run.write_call import RepeatableEnd, WriteCall, is_applied, is_refusal, noting
 
 __all__ = ["LaneWriter"]
+
+T = TypeVar("T")
 
 
 class LaneWriter(ABC, Generic[E, S]):
@@ -67,7 +69,8 @@ class LaneWriter(ABC, Generic[E, S]):
         self._held: HeldDeltas[E] = HeldDeltas()
         self._failure: Exception | None = None
         self._left_out: LeftOut | None = None
-        self._end: UnknownEnd | None = None
+        self._end: RepeatableEnd | None = None
+        self._shortfall: DurabilityNotReached | None = None  # of what was written last, which no call has told
         self._is_forked = False
         self._is_cancelled = False  # RunCancelled was raised: what is written now undoes and ends
         self._recorded_error: Exception | None = None  # as agent.error
@@ -80,7 +83,8 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _start_anew(self) -> None:
         """Go on as another writer of the lane; what is held back is the parent's to send."""
-        self._held, self._failure, self._end, self._is_forked = HeldDeltas(), None, None, True
+        self._held, self._is_forked = HeldDeltas(), True
+        self._failure = self._end = self._shortfall = None
         self._begin()
 
     @property
@@ -104,6 +108,8 @@ class LaneWriter(ABC, Generic[E, S]):
                 options = AppendOptions[S](lease=self.lease, tags=request.tags)
                 yield from self._operations.append(self.run_id, (), options)
         except BaseException as error:  # an interrupt too: nobody would give the lease back
+            if is_applied(error):
+                error.args = (f"{error.args[0]}. The run was not opened, so open it again",)
             yield from self._releasing(error)
             raise
         known = get_field(self.state, "session_id")
@@ -149,6 +155,8 @@ class LaneWriter(ABC, Generic[E, S]):
                 yield from noting(error, "agent.error could not be recorded", self._recording_error(error))
             if self._is_cancelled:
                 yield from noting(error, "the run could not be ended as cancelled", self._cancelling(error))
+            if error is not None:
+                self._note_shortfall(error)
         finally:
             yield from self._releasing(error)
 
@@ -191,9 +199,11 @@ class LaneWriter(ABC, Generic[E, S]):
                 (recorded,) = yield from self._recording([Emission(kind, payload)], call, self.state)
         except BaseException as error:  # an interrupt too
             if not is_refusal(error):
-                self._end = UnknownEnd(kind, payload, call)
+                self._end = RepeatableEnd(kind, payload, call)
             raise
-        if self._end is not None and self._end.call.resolve is call.resolve:
+        if self._shortfall is not None:
+            self._end = RepeatableEnd(kind, payload, call)  # to end again is to wait again
+        elif self._end is not None and self._end.call.resolve is call.resolve:
             self._end = None  # it is known now: to end again is to end anew
         return recorded
 
@@ -212,33 +222,6 @@ class LaneWriter(ABC, Generic[E, S]):
                 f"the state of run {self.run_id!r} says {said!r} and cannot be set to {status.value!r}; nothing"
                 f" was written: replace it (run.state = …) by one that says {status.value!r}, or nothing"
             )
-
-    def _saving_event(self, event: E, call: WriteCall[E]) -> Operation[None]:
-        run_id: Any = getattr(event, "run_id", None)
-        self._check_run(run_id)
-        yield from self._going_first(call)
-        lane_id, seq = getattr(event, "lane_id", None), getattr(event, "seq", None)
-        seqs = [seq] if lane_id == self.lane_id and isinstance(seq, int) else []
-        yield from self._appending([event], seqs, call)
-
-    def _saving_snapshot(self, run_id: str, state: S, call: WriteCall[E]) -> Operation[None]:
-        self._check_run(run_id)
-        yield from self._going_first(call)
-        with self._noting_loss():
-            yield from call.sending(
-                lambda: self._operations.save_snapshot(run_id, state, snapshot_lane(self.lane_id), self.lease)
-            )
-        self._note_left_out(None)  # the whole was replaced
-
-    def _loading_latest(self, run_id: str) -> Operation[S | None]:
-        self._check_run(run_id)
-        snapshot = yield from self._operations.load_snapshot(run_id, snapshot_lane(self.lane_id))
-        self._note_left_out(snapshot)  # it is the one that the next checkpoint follows
-        return None if snapshot is None else snapshot.state
-
-    def _listing_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
-        self._check_run(run_id)
-        return (yield from self._operations.list_events(run_id, since_seq))
 
     def _recording(
         self, emissions: Sequence[Emission], call: WriteCall[E], snapshot: S | None = None
@@ -303,10 +286,9 @@ class LaneWriter(ABC, Generic[E, S]):
             left_out = codec.left_out(codec.snapshot_fields(self.run_id, snapshot, left_out), snapshot)
         self._end = None if call.resolve is None else self._end  # something new follows it
         try:
-            with self._noting_loss():
-                placement: AppendResult = yield from call.sending(
-                    lambda: self._operations.append(self.run_id, events, options)
-                )
+            placement: AppendResult = yield from self._sending(
+                call, lambda: self._operations.append(self.run_id, events, options)
+            )
         except BaseException as error:  # an interrupt too: the events may have been applied
             self._is_cancelled = self._is_cancelled or isinstance(error, RunCancelled)
             if not is_refusal(error):
@@ -315,6 +297,27 @@ class LaneWriter(ABC, Generic[E, S]):
         self._left_out = left_out
         self._seq = max((self._seq, *(seq for index, seq in enumerate(seqs) if index not in placement.known)))
         return placement
+
+    def _sending(self, call: WriteCall[E], send: Callable[[], Operation[T]]) -> Operation[T]:
+        """Write. What is as durable as was asked for shows that all before it is, too."""
+        with self._noting_loss():
+            result, self._shortfall = yield from call.sending(send)
+        returned: T = result
+        return returned
+
+    def _completing(self, operation: Operation[T], call: WriteCall[E]) -> Operation[T]:
+        """Do all that a call has to do; then tell what was written, by it or before, and is not as durable."""
+        result = yield from operation
+        if self._shortfall is not None and not call.puts_off:
+            shortfall, self._shortfall = self._shortfall, None
+            raise shortfall
+        return result
+
+    def _note_shortfall(self, error: BaseException) -> None:
+        """Let the error in flight tell what is not as durable as was asked for."""
+        shortfall, self._shortfall = self._shortfall, None
+        if shortfall is not None:
+            error.add_note(f"runstream: {type(shortfall).__name__}: {shortfall}")
 
     def _event(self, emission: Emission, seq: int) -> E:
         """The event, of the store's own type. Raises EncodingError where that refuses it."""
@@ -389,12 +392,6 @@ class LaneWriter(ABC, Generic[E, S]):
         return self._deltas.max_milliseconds / 1000
 
     # -- inside ------------------------------------------------------------------------------------
-
-    def _check_run(self, run_id: Any) -> None:
-        if run_id != self.run_id:
-            raise InvalidRunId(
-                f"this Run is of run {shown(self.run_id)}, not of {shown(run_id)}: write that through its store"
-            )
 
     def _noting_loss(self) -> AbstractContextManager[None]:
         return nullcontext() if self.lease is None else self.lease._noting_loss()

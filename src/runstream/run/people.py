@@ -15,15 +15,15 @@ from runstream.model.state import ENDED_STATUSES, RunStatus
 from runstream.operations.filters import payload_of
 from runstream.operations.operation import Operation, Stream, pass_on
 from runstream.operations.people import waiting
+from runstream.run.checkpointing import CheckpointingWriter
 from runstream.run.emission import Emission, error_payload
-from runstream.run.lane import LaneWriter
 from runstream.run.state_fields import ended, paused, resume
 from runstream.run.write_call import WriteCall
 
 __all__ = ["AskingWriter"]
 
 
-class AskingWriter(LaneWriter[E, S], Generic[E, S]):
+class AskingWriter(CheckpointingWriter[E, S], Generic[E, S]):
     """The writer of one lane, and what it has to do with people."""
 
     _question_id: str | None = None
@@ -45,6 +45,11 @@ class AskingWriter(LaneWriter[E, S], Generic[E, S]):
             (recorded,) = yield from self._recording([emission], call, self.state)
         self._question_id = (emission.payload or {})["question_id"]
         return recorded
+
+    def _sending_first(self, call: WriteCall[E]) -> Operation[None]:
+        """Send what must go before an answer is waited for. That is not kept from the one who waits."""
+        call.puts_off = True
+        yield from self._going_first(call)
 
     def _waiting(self, question_id: str | None, timeout: float | None) -> Stream:
         """Wait for an answer, and give it: one value."""

@@ -103,7 +103,7 @@ class SteppingWriter(AskingWriter[E, S], Generic[E, S]):
 
     def _beginning(self, step: Step, call: WriteCall[E]) -> Operation[Begun]:
         """Look a step up; and where its call is to be made, check that it may be."""
-        call.next_step, call.resends = _CALL_AGAIN, False
+        call.next_step, call.resends, call.puts_off = _CALL_AGAIN, False, True
         offset, failures = yield from self._looking_up(step.key)
         if offset is not None:
             return Begun(step, is_known=True, result=(yield from self._result_at(step.key, offset)))
@@ -168,9 +168,12 @@ class SteppingWriter(AskingWriter[E, S], Generic[E, S]):
         if cancelled is not None:
             _carry(cancelled, returned, "and that is recorded")
             raise cancelled
+        result = (emission.payload or {})["result"]
         if placement.known:
-            return (yield from self._result_at(key, placement.cursors[0].offset))
-        return (emission.payload or {})["result"]
+            result = returned.result = yield from self._result_at(key, placement.cursors[0].offset)
+        if self._shortfall is not None:
+            _carry(self._shortfall, returned, "and a result is recorded, which the same once(...) gives")
+        return result
 
     def _emission_of(self, returned: _Returned) -> Emission:
         step, failures, *_ = returned.begun
@@ -185,6 +188,7 @@ class SteppingWriter(AskingWriter[E, S], Generic[E, S]):
             yield from noting(
                 error, "the failure is not recorded", self._recording_failure(begun, error, cancelled)
             )
+        self._note_shortfall(error)
         for one in cancelled:
             raise one from error
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeGuard
 
 from runstream.model.clock import unix_seconds
 from runstream.model.errors import DurabilityNotReached, RunstreamError, StoreUnavailable
 from runstream.model.events import EventKind
 from runstream.model.results import E
 from runstream.operations.arguments import Sender
-from runstream.operations.operation import Operation, carried_resolution
+from runstream.operations.operation import Operation, carried_resolution, carried_result
 
-__all__ = ["UnknownEnd", "WriteCall", "is_refusal", "noting"]
+__all__ = ["RepeatableEnd", "WriteCall", "is_applied", "is_refusal", "noting"]
 
 _RESEND = (
     "the error's .resend() (awaited of an AsyncRun) makes this call take effect once, whether it did so already or"
@@ -23,7 +23,12 @@ _RESEND = (
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the store has said that it wrote nothing."""
-    return isinstance(error, RunstreamError) and not isinstance(error, StoreUnavailable | DurabilityNotReached)
+    return isinstance(error, RunstreamError) and not (isinstance(error, StoreUnavailable) or is_applied(error))
+
+
+def is_applied(error: BaseException) -> TypeGuard[DurabilityNotReached]:
+    """Whether the store has said that it wrote all, though that is not as durable as was asked for."""
+    return isinstance(error, DurabilityNotReached)
 
 
 def noting(error: BaseException | None, consequence: str, operation: Operation[Any]) -> Operation[None]:
@@ -50,7 +55,8 @@ class WriteCall(Generic[E]):
         began: When it was first made, in Unix time.
         events: The events that it made; None before that.
         seqs: Their numbers in the lane.
-        resolve: Resolves what it sent and got no reply to; None if it sent nothing, or knows what became of it.
+        resolve: Resolves what it sent and got no reply to, or waits again for what is not as durable as was asked
+            for; None if it sent nothing, or knows what became of it.
         is_done: Whether it has succeeded.
         result: What it returned then.
         sender: Who sends it: a request to cancel stops what a Run is asked to write, and not what ends it.
@@ -58,6 +64,7 @@ class WriteCall(Generic[E]):
         next_step: What to do where its outcome is unknown.
         resends: Whether that is to send again what it sent.
         end_lanes: The lanes that it ends.
+        puts_off: Whether it leaves it to the next call to tell what is not as durable as was asked for.
     """
 
     began: float = field(default_factory=unix_seconds)
@@ -71,27 +78,38 @@ class WriteCall(Generic[E]):
     next_step: str = _RESEND
     resends: bool = True
     end_lanes: Sequence[str] = ()
+    puts_off: bool = False
 
     def tell_next_step(self, error: StoreUnavailable, resend: Callable[[], Any]) -> None:
         """Let an error say what to do, and carry what does; one whose outcome is never known says that itself."""
         if not error.is_final:  # what it would send could be there already, and be another event by then
             error.resend, error.next_step = resend if self.resends else None, self.next_step
 
-    def sending(self, send: Callable[[], Operation[Any]]) -> Operation[Any]:
-        """Send; or, where that was done and got no reply, resolve it."""
+    def sending(self, send: Callable[[], Operation[Any]]) -> Operation[tuple[Any, DurabilityNotReached | None]]:
+        """Send; or, where that was done and got no reply, resolve it.
+
+        Returns:
+            What that returned; and the error where it is not as durable as was asked for: it is applied, so the
+            call goes on.
+        """
         try:
-            return (yield from (self.resolve or send)())
+            return (yield from (self.resolve or send)()), None
         except BaseException as error:  # a cancellation too
             self.resolve = carried_resolution(error) or self.resolve
-            raise
+            if not is_applied(error):
+                raise
+            return carried_result(error), error
 
     def take_over(self, former: WriteCall[E]) -> None:
         """Be the same call as one that was made before."""
         self.began, self.events, self.seqs, self.resolve = former.began, former.events, former.seqs, former.resolve
 
 
-class UnknownEnd(NamedTuple):
-    """An end of the run whose outcome is unknown: what was asked for, and the call."""
+class RepeatableEnd(NamedTuple):
+    """An end of the run that may be repeated, as its outcome is unknown, or it is not as durable as was asked for.
+
+    It has what was asked for, and the call.
+    """
 
     kind: EventKind
     payload: Mapping[str, Any]

@@ -38,6 +38,8 @@ StoreUnavailable        To a store, yes: the same events, sent again on the same
                         other call records a new event, after that one, even if it is equal.
 DurabilityNotReached    No: it was applied. What is written next, and is as durable as asked for, shows that all
                         before it is, too. To fork, erase, truncate or delete again only waits again.
+                        A Run has done all that the call asked for, and its state is as it was saved; ``finish``
+                        and ``fail`` may be repeated: they wait again, and the run ends once.
 LeaseHeld               Yes, when the lease has been given back or has run out.
 TooManyHotEvents        Yes, when a drain worker has archived and trimmed some of the run.
 TooManyPending          Yes, when some of what waits is written; a bus's ``flush`` waits until all is.

@@ -57,7 +57,8 @@ class RunstreamError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # the facts are keyword arguments, which the default protocol would drop between processes
         # and what a call returned may be anything
-        facts = {name: value for name, value in self.__dict__.items() if name != "result"}
+        # and what is carried from one operation to another belongs to the objects of this process
+        facts = {name: value for name, value in vars(self).items() if name != "result" and name[0] != "_"}
         return _rebuild, (type(self), str(self), facts)
 
 

@@ -18,7 +18,16 @@ from typing import Any, TypeVar
 from runstream.model.durability import PRIMARY, Durability
 from runstream.model.errors import ConfigurationError, DurabilityNotReached
 from runstream.model.results import E, S
-from runstream.operations.operation import Command, Exchange, Operation, Refusal, take_last
+from runstream.operations.operation import (
+    Command,
+    Exchange,
+    Operation,
+    Refusal,
+    carry_resolution,
+    carry_result,
+    returning,
+    take_last,
+)
 from runstream.stores.redis.append_batch import Seen
 from runstream.stores.redis.append_result import Applied
 from runstream.stores.redis.confirmations import (
@@ -80,7 +89,8 @@ def durably(
         least = short[0] if short else (yield from _reached_by_now(session, confirm, run_ids))
         if wanted.is_within(least):
             return result
-        raise _not_reached(run_ids[0], _seen_offset(session, run_ids[0]), wanted, least, _OTHER)
+        error = _not_reached(run_ids[0], _seen_offset(session, run_ids[0]), wanted, least, _OTHER)
+        raise _carrying(error, session, result, wanted, run_ids)
     applied = _applied(result, run_ids)
     # what another caller has resolved, or written under the same key, was not written over this connection
     is_of_others = not heard or any(one.known for one in applied.values())
@@ -96,7 +106,17 @@ def durably(
         run_id, least = found
     there = applied.get(run_id)
     offset = _seen_offset(session, run_id) if there is None else there.appended.last_offset
-    raise _not_reached(run_id, offset, wanted, least, _APPEND)
+    error = _not_reached(run_id, offset, wanted, least, _APPEND)
+    raise _carrying(error, session, result, wanted, run_ids)
+
+
+def _carrying(
+    error: DurabilityNotReached, session: Session[E, S], result: T, wanted: Durability, run_ids: Sequence[str]
+) -> DurabilityNotReached:
+    """The error, which carries what the write has returned, and what waits for that once more."""
+    carry_result(error, result)
+    carry_resolution(error, lambda: durably(session, returning(result), wanted, run_ids))
+    return error
 
 
 def _applied(result: Any, run_ids: Sequence[str]) -> Mapping[str, Applied]:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from runstream.codec.encoded_event import EncodedEvent
+from runstream.model.durability import PRIMARY
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     HistoryDiverged,
@@ -27,6 +28,7 @@ from runstream.operations.operation import Command, Exchange, Operation, Pause, 
 from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld, Written
 from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.operations.client.durability import durably
 from runstream.stores.redis.operations.client.run_head import head_query, is_there, parse_head
 from runstream.stores.redis.operations.client.send import (
     batch_of,
@@ -82,11 +84,19 @@ def deliver_one(session: Session[E, S], batch: Batch) -> Operation[Applied]:
 def carry_resolve(session: Session[E, S], batch: Batch, error: BaseException) -> None:
     """Let an error carry the operation that resolves this batch, if the error leaves that without a reply.
 
-    Unlike a caller who sends the events again, that compares nothing: it knows the attempt itself.
+    Unlike a caller who sends the events again, that compares nothing: it knows the attempt itself. It waits for
+    the durability of the store, as the first did.
     """
     for attempt in unanswered_of(error):
         if attempt.batch is batch:
-            carry_resolution(error, partial(_resolve, session, attempt))
+            carry_resolution(error, partial(_resolve_durably, session, attempt))
+
+
+def _resolve_durably(session: Session[E, S], attempt: Attempt[Session[E, S]]) -> Operation[Applied]:
+    operation = _resolve(session, attempt)
+    if session.durability == PRIMARY:
+        return operation
+    return durably(session, operation, session.durability, [attempt.batch.run_id])
 
 
 def _resolve(session: Session[E, S], attempt: Attempt[Session[E, S]]) -> Operation[Applied]:

@@ -1,0 +1,182 @@
+"""What a Run has written and is not as durable as was asked for is there: it goes on, and says so once."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from runstream import (
+    AsyncStore,
+    DeltaBuffer,
+    DurabilityNotReached,
+    RunCancelled,
+    RunStatus,
+    StoreUnavailable,
+    connect,
+    connect_async,
+)
+from runstream.testing import Fault, FaultProxy
+from tests.support.backends import Blocking, LoopThread, Store
+from tests.support.handles import leave, open_run
+from tests.support.servers import Pair, eventually
+
+SHORT = "partitions=1&durability=replicated=1&socket_timeout=0.3&retry_seconds=0"
+HELD = DeltaBuffer(max_milliseconds=1_000_000)
+
+
+@pytest.fixture(params=["sync", "async"])
+def open_durable(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Store]]:
+    """Open stores whose writes are on the replica, too, when a call returns."""
+    loop = LoopThread()
+    opened: list[Any] = []
+
+    def open_one(url: str) -> Any:
+        if request.param == "sync":
+            opened.append(connect(f"{url}?{SHORT}"))
+        else:
+
+            async def connected() -> AsyncStore[Any, Any]:
+                return await connect_async(f"{url}?{SHORT}")
+
+            opened.append(Blocking(loop, loop.run(connected())))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+    loop.close()
+
+
+@pytest.fixture
+def store(pair: Pair, open_durable: Callable[[str], Store]) -> Store:
+    return open_durable(pair.url)
+
+
+def written(store: Store, run_id: str = "r") -> list[tuple[int, str]]:
+    """The number of each event, and its text or kind."""
+    items = [item.event for item in store.read(run_id)]
+    return [(event.seq, event.payload.get("text") or str(event.kind)) for event in items]
+
+
+def resend(store: Store, error: StoreUnavailable) -> Any:
+    assert error.resend is not None
+    result = error.resend()
+    return store._loop.run(result) if isinstance(store, Blocking) else result
+
+
+def test_text_that_is_held_back_is_written_once_and_what_comes_with_it_too(pair: Pair, store: Store) -> None:
+    """The call that finds it out has done what it is for; the next one has nothing to send again."""
+    run = open_run(store, deltas=HELD)
+    with pair.replica.stopped():
+        run.emit_delta("a")
+        with pytest.raises(DurabilityNotReached) as caught:
+            run.emit("agent.progress")
+        run.emit_delta("b")
+        with pytest.raises(DurabilityNotReached):
+            run.flush()
+        run.flush()  # it was told, and nothing is held
+        failure = ValueError()
+        run.emit_delta("c")
+        assert leave(run, failure) is failure
+    assert caught.value.offset == 2
+    assert ["DurabilityNotReached" in note for note in failure.__notes__] == [True]
+    of_run = [(1, "a"), (2, "agent.progress"), (3, "b"), (4, "c"), (5, "agent.error")]
+    assert written(store) == of_run
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_text_that_was_sent_in_the_background_is_told_by_the_next_call_unless_that_is_durable(
+    pair: Pair, store: Store
+) -> None:
+    run = open_run(store, deltas=DeltaBuffer(max_milliseconds=1))
+    with pair.replica.stopped():
+        run.emit_delta("a")
+        eventually(lambda: written(store) == [(1, "a")])
+        with pytest.raises(DurabilityNotReached):
+            run.flush()
+        run.emit_delta("b")
+        eventually(lambda: len(written(store)) == 2)
+    run.emit("agent.progress")  # what comes after it is on the replica, so it is too
+    assert leave(run) is None
+    assert written(store) == [(1, "a"), (2, "b"), (3, "agent.progress")]
+
+
+def test_an_end_is_there_once_and_to_ask_for_it_again_waits_again(pair: Pair, store: Store) -> None:
+    run = open_run(store)
+    run.emit("agent.progress")
+    with pair.replica.stopped():
+        for _ in range(2):
+            with pytest.raises(DurabilityNotReached):
+                run.finish()
+        assert run.state.status == RunStatus.COMPLETED, "as it was saved"
+    assert run.finish().offset == 2
+    assert written(store) == [(1, "agent.progress"), (2, "run.finished")]
+
+
+def test_a_question_is_there_and_the_state_waits_as_it_was_saved(pair: Pair, store: Store) -> None:
+    run = open_run(store)
+    with pair.replica.stopped(), pytest.raises(DurabilityNotReached):
+        run.pause("go on?", key="q")
+    run.checkpoint()
+    assert (info := store.run_info("r")) is not None
+    assert (info.status, run.state.status) == ("paused", RunStatus.PAUSED)
+    store.answer("r", True)
+    assert run.wait() is True
+
+
+def test_a_step_is_recorded_and_its_call_is_made_once(pair: Pair, store: Store) -> None:
+    calls: list[int] = []
+
+    def returns() -> int:
+        calls.append(1)
+        return 7
+
+    def fails() -> None:
+        calls.append(0)
+        raise ValueError
+
+    run = open_run(store)
+    with pair.replica.stopped():
+        with pytest.raises(DurabilityNotReached, match="a result is recorded, which") as caught:
+            run.once("k", returns, record_start=True)
+        assert caught.value.result == 7
+        assert run.once("k", returns) == 7
+        with pytest.raises(ValueError) as failed:  # noqa: PT011 - the very one that the call raises
+            run.once("f", fails, attempts=1)
+        assert [note.split(":")[1] for note in failed.value.__notes__] == [" DurabilityNotReached"]
+        leave(run, failed.value)
+    assert calls == [1, 0]
+    assert [kind for _, kind in written(store)] == ["tool.started", "tool.result", "agent.error"]
+
+
+def test_a_run_that_is_cancelled_undoes_and_ends_once(pair: Pair, store: Store) -> None:
+    run = open_run(store)
+    run.emit("agent.progress")
+    store.request_cancel("r")
+    with pytest.raises(RunCancelled) as caught:
+        run.emit("agent.progress")
+    with pair.replica.stopped():
+        leave(run, caught.value)
+    assert [note.split(":")[1] for note in caught.value.__notes__] == [" DurabilityNotReached"], "it has ended"
+    assert [kind for _, kind in written(store)][2:] == ["run.error"]
+
+
+def test_a_resend_waits_like_the_first(pair: Pair, open_durable: Callable[[str], Store]) -> None:
+    with FaultProxy(pair.url) as proxy:
+        store = open_durable(proxy.url)
+        run = open_run(store)
+        run.emit("agent.progress")
+        for call in (lambda: run.emit("agent.progress"), run.checkpoint, run.finish):
+            pair.replicate()
+            with pair.replica.stopped():
+                proxy.arm(Fault.DROP_REPLY)
+                with pytest.raises(StoreUnavailable) as caught:
+                    call()
+                for _ in range(2):
+                    with pytest.raises(DurabilityNotReached):
+                        resend(store, caught.value)
+            resend(store, caught.value)
+        assert [kind for _, kind in written(store)] == ["agent.progress", "agent.progress", "run.finished"]
