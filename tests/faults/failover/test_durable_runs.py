@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,9 +19,11 @@ from runstream import (
     connect,
     connect_async,
 )
+from runstream.integrations.purpose_agent import StoreBus
 from runstream.testing import Fault, FaultProxy
 from tests.support.backends import Blocking, LoopThread, Store
 from tests.support.handles import leave, open_run
+from tests.support.samples import make_event
 from tests.support.servers import Pair, eventually
 
 SHORT = "partitions=1&durability=replicated=1&socket_timeout=0.3&retry_seconds=0"
@@ -180,3 +183,23 @@ def test_a_resend_waits_like_the_first(pair: Pair, open_durable: Callable[[str],
                         resend(store, caught.value)
             resend(store, caught.value)
         assert [kind for _, kind in written(store)] == ["agent.progress", "agent.progress", "run.finished"]
+
+
+async def test_a_bus_goes_on_and_tells_of_it_when_it_is_flushed(pair: Pair) -> None:
+    """What is written is given to those who listen, and left to nobody to write again."""
+    with connect(f"{pair.url}?{SHORT}") as store:
+        bus = StoreBus(store)
+        deliveries = bus.deliveries(run_id="r", after=0, durable=True)
+        with pair.replica.stopped():
+            bus.emit(make_event("r", 1))
+            with pytest.raises(DurabilityNotReached):
+                await asyncio.to_thread(bus.flush)
+            await asyncio.to_thread(bus.flush)  # it was told
+            bus.emit(make_event("r", 2))
+            assert [event.seq for event in await asyncio.to_thread(lambda: list(bus.replay("r")))] == [1, 2]
+            assert bus.unwritten == []
+        bus.emit(make_event("r", 3))
+        await asyncio.to_thread(bus.close)  # what came last is on the replica
+        given = [(delivery.event.seq, delivery.offset) async for delivery in deliveries]
+        assert given == [(1, 1), (2, 2), (3, 3)]
+        assert [event.seq for event in store.list_events("r")] == [1, 2, 3]

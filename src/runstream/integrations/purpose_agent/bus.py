@@ -40,7 +40,7 @@ class StoreBus(Generic[E]):
     outage of ``retry_seconds``. If that fails, the writer's failure is raised by every ``emit``, ``flush`` and
     subscription from then on, and by ``close``. A run that is refused alone, since another process has leased it,
     say, raises that at its own ``emit`` and subscription, and at ``flush`` and ``close``; the others go on.
-    ``unwritten`` has what is not known to be durable. Nothing else is dropped: what a slow subscriber has no room
+    ``unwritten`` has what is not known to be written. Nothing else is dropped: what a slow subscriber has no room
     for, he gets from the store.
 
     A context manager that closes it; the end of the process closes it too. Processes that are forked make one of
@@ -140,9 +140,12 @@ class StoreBus(Generic[E]):
         Raises:
             TimeoutError: Some is not durable yet.
             ConfigurationError: The bus is another process's.
+            DurabilityNotReached: All is written, and a run is not as durable as the store is asked for. It is
+                raised once for each run, and the bus goes on.
             RunstreamError: The writer has failed, or a run was refused: what was emitted to others is durable.
         """
         self._flush(timeout, None)
+        self._writer.tell_shortfall()
 
     def _flush(self, timeout: float | None, run_id: str | None) -> None:
         self._check_process()
@@ -154,8 +157,9 @@ class StoreBus(Generic[E]):
         Closing twice is fine.
 
         Raises:
+            DurabilityNotReached: All is written, and a run is not as durable as the store is asked for.
             RunstreamError: The writer has failed, or a run was refused; ``unwritten`` has what is not known to be
-                durable.
+                written.
         """
         atexit.unregister(self.close)
         self._at_end.cancel()
@@ -174,7 +178,7 @@ class StoreBus(Generic[E]):
 
     @property
     def unwritten(self) -> list[E]:
-        """The events that are not known to be durable, in the order in which they were emitted."""
+        """The events that are not known to be written, in the order in which they were emitted."""
         return self._writer.unwritten()
 
     def __enter__(self) -> Self:

@@ -15,12 +15,14 @@ from runstream.codec.record import decode_record, fields_of
 from runstream.codec.stored_fields import EventFields
 from runstream.model.errors import (
     ConfigurationError,
+    DurabilityNotReached,
     RunstreamError,
     StoreUnavailable,
     TooManyHotEvents,
     TooManyPending,
 )
 from runstream.model.results import E
+from runstream.operations.operation import carried_result
 from runstream.stores.facade import Store
 
 __all__ = ["Bounds", "BusWriter", "Pending", "Subscriber"]
@@ -127,6 +129,8 @@ class BusWriter(Generic[E]):
         self.failure: Failure | None = None
         self.refused: dict[str, Failure] = {}
         self._left: list[Pending[E]] = []  # of the runs that were refused
+        # by runs, of what was written last and is not as durable as was asked for, until that is told
+        self._shortfalls: dict[str, DurabilityNotReached] = {}
         self._thread = threading.Thread(target=self._run, name="runstream-bus", daemon=True)
         self._thread.start()
 
@@ -192,6 +196,7 @@ class BusWriter(Generic[E]):
         """Take no more, write what waits, and end the thread.
 
         Raises:
+            DurabilityNotReached: All is written, and some of it is not as durable as was asked for.
             RunstreamError: The writer's failure, or why a run was refused.
         """
         with self.lock:
@@ -202,6 +207,13 @@ class BusWriter(Generic[E]):
         self.is_closed = True
         self._wake_all()
         self.check(self._refused_of(None))
+        self.tell_shortfall()
+
+    def tell_shortfall(self) -> None:
+        """Raise what tells that a run is not as durable as was asked for, once for each."""
+        with self.lock:
+            if self._shortfalls:
+                raise self._shortfalls.pop(next(iter(self._shortfalls)))
 
     def _is_written(self, number: int, run_id: str | None) -> bool:
         """Whether nothing waits that was emitted up to this number, to a run or (None) to any."""
@@ -324,7 +336,7 @@ class BusWriter(Generic[E]):
         until, pause, count = 0.0, _FIRST_PAUSE_SECONDS, len(events)
         while True:
             try:
-                return self._store.append(run_id, events[:count]).first_offset, count
+                return self._append_once(run_id, events[:count]), count
             except TooManyHotEvents as error:  # nothing was written
                 room = error.limit - error.hot_events
                 if not 0 < room < count:
@@ -337,6 +349,19 @@ class BusWriter(Generic[E]):
                     raise
                 time.sleep(min(pause, self._bounds.retry_seconds))
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _append_once(self, run_id: str, events: list[Any]) -> int:
+        """Append events, be they as durable as was asked for or not. Returns the offset of the first."""
+        shortfall = None
+        try:
+            first_offset = self._store.append(run_id, events).first_offset
+        except DurabilityNotReached as error:  # all was written
+            shortfall, first_offset = error, carried_result(error).appended.first_offset
+        with self.lock:
+            self._shortfalls.pop(run_id, None)  # what is durable shows that all before it is
+            if shortfall is not None:
+                self._shortfalls[run_id] = shortfall
+        return first_offset
 
     def _wake_all(self) -> None:
         with self.lock:
