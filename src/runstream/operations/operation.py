@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
-from runstream.model.errors import RunstreamError
+from runstream.model.errors import DurabilityNotReached, RunstreamError
 
 __all__ = [
     "Call",
@@ -40,6 +40,7 @@ __all__ = [
     "pass_on",
     "returning",
     "sent_again",
+    "settled",
     "take_last",
     "was_unsent",
 ]
@@ -233,6 +234,18 @@ def carry_result(error: BaseException, result: Any) -> None:
 def carried_result(error: BaseException) -> Any:
     """What the write returned that was applied, and raised this error after that."""
     return error.__dict__[_RESULT]
+
+
+def settled(operation: Operation[T]) -> Operation[tuple[T, DurabilityNotReached | None]]:
+    """Write. What is applied, and not as durable as was asked for, is done, and to be told when all is.
+
+    Returns:
+        What the operation returned, and the error that tells of it, which whoever calls this is to raise.
+    """
+    try:
+        return (yield from operation), None
+    except DurabilityNotReached as error:
+        return carried_result(error), error
 
 
 def pass_on(

@@ -20,7 +20,7 @@ from runstream.operations.arguments import AppendOptions, ReadQuery, check_secon
 from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.interface import StoreOperations
 from runstream.operations.messages import not_asked, run_cancelled, run_ended
-from runstream.operations.operation import Items, Operation, Stream, collect
+from runstream.operations.operation import Items, Operation, Stream, carry_result, collect, settled
 
 __all__ = ["answer_at", "answering", "requesting_cancel", "waiting"]
 
@@ -77,7 +77,7 @@ def _saying(
         )
     )
     options: AppendOptions[S] = AppendOptions(keys=None if key is None else [key], sender="person")
-    placement = yield from operations.append(run_id, [event], options)
+    placement, shortfall = yield from settled(operations.append(run_id, [event], options))
     (cursor,) = placement.cursors
     if placement.known:
         if question is not None and question.answer_offset == cursor.offset:
@@ -86,7 +86,11 @@ def _saying(
             found = yield from answer_at(partial(operations.read, run_id), cursor.offset)
         if found is not None:  # else it was erased, or lost since: then it is the one that was given
             event = found
-    return Recorded(cursor.offset, str(cursor), event)
+    recorded = Recorded(cursor.offset, str(cursor), event)
+    if shortfall is not None:
+        carry_result(shortfall, recorded)
+        raise shortfall
+    return recorded
 
 
 def answer_at(read: Callable[[ReadQuery], Stream], offset: int) -> Operation[Any]:

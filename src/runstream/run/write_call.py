@@ -11,7 +11,7 @@ from runstream.model.errors import DurabilityNotReached, RunstreamError, StoreUn
 from runstream.model.events import EventKind
 from runstream.model.results import E
 from runstream.operations.arguments import Sender
-from runstream.operations.operation import Operation, carried_resolution, carried_result
+from runstream.operations.operation import Operation, carried_resolution, settled
 
 __all__ = ["RepeatableEnd", "WriteCall", "is_applied", "is_refusal", "noting"]
 
@@ -93,12 +93,13 @@ class WriteCall(Generic[E]):
             call goes on.
         """
         try:
-            return (yield from (self.resolve or send)()), None
+            result, shortfall = yield from settled((self.resolve or send)())
         except BaseException as error:  # a cancellation too
             self.resolve = carried_resolution(error) or self.resolve
-            if not is_applied(error):
-                raise
-            return carried_result(error), error
+            raise
+        if shortfall is not None:
+            self.resolve = carried_resolution(shortfall)
+        return result, shortfall
 
     def take_over(self, former: WriteCall[E]) -> None:
         """Be the same call as one that was made before."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runstream.codec.json_facts import event_facts
-from runstream.model.results import Recorded
+from runstream.model.errors import DurabilityNotReached
 from runstream.operations.filters import payload_of
+from runstream.operations.operation import carried_result
 from runstream.web.access import Access
 from runstream.web.problems import Refused, json_response
 from runstream.web.reading import facts_of
@@ -18,6 +21,8 @@ from runstream.web.reading import facts_of
 __all__ = ["Acting"]
 
 _MOST_BYTES = 2**20
+
+_log = logging.getLogger("runstream.web")
 
 
 class Acting:
@@ -35,28 +40,41 @@ class Acting:
         info = await self._access.run_to(request, "answer")
         body = await _body(request, {"answer": object, "lane_id": str, "question_id": str}, "answer")
         store = await self._access.store()
-        recorded: Recorded[Any] = await store.answer(
-            info.run_id, body["answer"], lane_id=body.get("lane_id"), question_id=body.get("question_id")
+        recorded, told = await _settled(
+            store.answer(
+                info.run_id, body["answer"], lane_id=body.get("lane_id"), question_id=body.get("question_id")
+            )
         )
         holds = payload_of(recorded.event).get("answer") == body["answer"]
-        return json_response({"run_id": info.run_id, "holds": holds, "event": event_facts(recorded)})
+        return json_response({"run_id": info.run_id, "holds": holds, "event": event_facts(recorded), **told})
 
     async def cancel(self, request: Request) -> Response:
         """Ask a run to stop: its agent is told at its next event, or where it waits."""
         info = await self._access.run_to(request, "cancel")
         body = await _body(request, {"reason": str})
         store = await self._access.store()
-        recorded: Recorded[Any] = await store.request_cancel(info.run_id, body.get("reason") or "")
-        return json_response({"run_id": info.run_id, "holds": True, "event": event_facts(recorded)})
+        recorded, told = await _settled(store.request_cancel(info.run_id, body.get("reason") or ""))
+        return json_response({"run_id": info.run_id, "holds": True, "event": event_facts(recorded), **told})
 
     async def fork(self, request: Request) -> Response:
         """Make a run that shares this one's history up to an offset, and goes on by itself."""
         info = await self._access.run_to(request, "fork")
         body = await _body(request, {"run_id": str, "at": int, "tags": dict}, "run_id")
         store = await self._access.store()
-        made = await store.fork(info.run_id, body["run_id"], at=body.get("at"), tags=body.get("tags"))
+        made, told = await _settled(
+            store.fork(info.run_id, body["run_id"], at=body.get("at"), tags=body.get("tags"))
+        )
         (facts,) = await facts_of(self._access, request, made)
-        return json_response(facts)
+        return json_response({**facts, **told})
+
+
+async def _settled(write: Awaitable[Any]) -> tuple[Any, Mapping[str, Any]]:
+    """What a write returned, and what is told beside it: it is done too where it is not as durable."""
+    try:
+        return await write, {}
+    except DurabilityNotReached as error:
+        _log.error("%s: %s", type(error).__name__, error)
+        return carried_result(error), {"durability": {"wanted": error.wanted, "reached": error.reached}}
 
 
 class _Nothing:

@@ -26,6 +26,7 @@ from runstream.web.shapes import (
     CancelBody,
     EventPage,
     ForkBody,
+    Forked,
     HealthFacts,
     LaneList,
     RunFacts,
@@ -83,7 +84,7 @@ def endpoints(access: Access, limit: StreamLimit) -> list[Endpoint]:
         Endpoint("/runs/{id}/stream", RunStream(access, limit).stream, None, STREAM, media=EVENT_STREAM),
         Endpoint("/runs/{id}/answer", acting.answer, Acted, (), "POST", AnswerBody, action="answer"),
         Endpoint("/runs/{id}/cancel", acting.cancel, Acted, (), "POST", CancelBody, action="cancel"),
-        Endpoint("/runs/{id}/fork", acting.fork, RunFacts, (), "POST", ForkBody, action="fork"),
+        Endpoint("/runs/{id}/fork", acting.fork, Forked, (), "POST", ForkBody, action="fork"),
         Endpoint("/health", Health(access).health, HealthFacts),
         Endpoint("/stream", ManyStream(access, limit).stream_runs, None, MANY, media=EVENT_STREAM),
     ]

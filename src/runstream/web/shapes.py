@@ -252,12 +252,29 @@ class HealthFacts(TypedDict):
     alarms: list[str]
 
 
+class Shortfall(TypedDict):
+    """How durable what was written is to be, and how durable it is known to be."""
+
+    wanted: str
+    reached: str
+
+
 class Acted(TypedDict):
-    """What a person said to a run, as it is recorded. ``holds``: it is what was sent, and no earlier answer."""
+    """What a person said to a run, as it is recorded. ``holds``: it is what was sent, and no earlier answer.
+
+    ``durability`` is there where it is written, and not as durable as the store is asked for.
+    """
 
     run_id: str
     holds: bool
     event: EventFacts
+    durability: NotRequired[Shortfall]
+
+
+class Forked(RunFacts):
+    """What is known of a run that was made as a fork; ``durability`` as of what a person said."""
+
+    durability: NotRequired[Shortfall]
 
 
 class AnswerBody(TypedDict):

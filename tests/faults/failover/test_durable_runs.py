@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import runstream.web
 from runstream import (
     AsyncStore,
     DeltaBuffer,
+    DrainWorker,
     DurabilityNotReached,
     RunCancelled,
     RunStatus,
+    SQLiteCheckpointer,
     StoreUnavailable,
     connect,
     connect_async,
 )
 from runstream.integrations.purpose_agent import StoreBus
 from runstream.testing import Fault, FaultProxy
+from runstream.web.path_ids import path_id
 from tests.support.backends import Blocking, LoopThread, Store
 from tests.support.handles import leave, open_run
 from tests.support.samples import make_event
 from tests.support.servers import Pair, eventually
+from tests.support.web_server import serving
 
 SHORT = "partitions=1&durability=replicated=1&socket_timeout=0.3&retry_seconds=0"
 HELD = DeltaBuffer(max_milliseconds=1_000_000)
@@ -203,3 +209,36 @@ async def test_a_bus_goes_on_and_tells_of_it_when_it_is_flushed(pair: Pair) -> N
         given = [(delivery.event.seq, delivery.offset) async for delivery in deliveries]
         assert given == [(1, 1), (2, 2), (3, 3)]
         assert [event.seq for event in store.list_events("r")] == [1, 2, 3]
+
+
+def test_what_people_say_over_http_is_written_and_answered_with_how_durable_it_is(pair: Pair) -> None:
+
+    async def authorize(*_: Any) -> bool:
+        return True
+
+    with connect(f"{pair.url}?{SHORT}") as store:
+        open_run(store).pause("go on?")
+        app = runstream.web.app(store, authorize=authorize, actions=["answer", "cancel", "fork"])
+        bodies = {"answer": {"answer": 1}, "fork": {"run_id": "fork"}, "cancel": {}}
+        with serving(app) as client:
+            for action, body in bodies.items():
+                with pair.replica.stopped():
+                    response = client.post(f"/runs/{path_id('r')}/{action}", json=body)
+                assert response.status_code == 200
+                assert response.json()["durability"] == {"wanted": "replicated=1", "reached": "primary"}
+            again = client.post(f"/runs/{path_id('r')}/answer", json=bodies["answer"]).json()
+        assert (again["event"]["offset"], "durability" in again) == (2, False)
+        assert store.list_runs() == ["r", "fork"]
+
+
+def test_a_run_is_deleted_from_its_archive_too(pair: Pair, tmp_path: Path) -> None:
+    path, here = tmp_path / "runs.db", f"{pair.url}?{SHORT}"
+    archive: SQLiteCheckpointer[Any, Any] = SQLiteCheckpointer(path)
+    with archive, connect(here) as hot, connect(here, archive=f"sqlite:{path}") as store:
+        hot.append("r", [make_event("r", 1)])
+        pair.replicate()
+        DrainWorker(hot, [archive]).drain_once()
+        assert archive.run_info("r") is not None
+        with pair.replica.stopped(), pytest.raises(DurabilityNotReached):
+            store.delete_run("r")
+        assert (hot.run_info("r"), archive.run_info("r")) == (None, None)

@@ -100,10 +100,8 @@ class ArchiveOperations(ArchiveForks[E, S], Archive, MakesWhole, TellsOfLanes, K
         """The ends of those lanes of a run to which nothing has come since; none where they do not read."""
         try:
             facts = self.lane_facts(run_id)
-        except (
-            CorruptRecordError
-        ):  # told by check_integrity; a lane that is not ended merely stays longer in Redis
-            return []
+        except CorruptRecordError:
+            return []  # told by check_integrity; a lane that is not ended merely stays longer in Redis
         return [facts.ends[info.lane_id] for info in facts.infos() if info.ended]
 
     def run_ids(self) -> Iterator[str]:

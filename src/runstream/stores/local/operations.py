@@ -105,10 +105,7 @@ class LocalOperations(Following[E, S]):
     def _load_snapshot(
         self, run_id: str, lane_id: str | None
     ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
-        """The run's head; and the latest snapshot of the run or lane, its head and the state as plain data.
-
-        The snapshot is no older than the head.
-        """
+        """The run's head; and the latest snapshot of the run or lane, no older: its head, and its state as data."""
 
     def _keep_state(self, fields: Mapping[str, Any]) -> Any:
         """What the store keeps of a state, never the caller's own object; refused if any store would refuse it."""
@@ -224,8 +221,7 @@ class LocalOperations(Following[E, S]):
     def kept_snapshots(self, run_id: str, lane_id: str | None) -> list[SnapshotInfo]:
         """The latest snapshot of a run, or of one lane of it, without its state."""
         check_snapshot_of(run_id, lane_id)
-        _, latest = self._load_snapshot(run_id, lane_id)
-        return highest_first([] if latest is None else [latest[0]])
+        return highest_first((self._load_snapshot(run_id, lane_id)[1] or ())[:1])
 
     @in_one_call
     def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> S:

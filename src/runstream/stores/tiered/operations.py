@@ -30,7 +30,7 @@ from runstream.operations.filters import arranged, lane_of, seq_of
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult, RunElsewhere
 from runstream.operations.messages import snapshot_conflict
-from runstream.operations.operation import Items, Operation, Stream, blocking, collect
+from runstream.operations.operation import Items, Operation, Stream, blocking, collect, settled
 from runstream.operations.people import answer_at
 from runstream.operations.run_forks import ForkOptions, by_offset, has_forks
 from runstream.stores.tiered import erasing
@@ -344,8 +344,10 @@ class TieredOperations(TieredSnapshots[E, S]):
             creation = None
         if forks := (yield from blocking(self.archive.forks_of, run_id, creation)):
             raise has_forks(run_id, forks)
-        was_hot = yield from self.hot.delete_run(run_id)
+        was_hot, shortfall = yield from settled(self.hot.delete_run(run_id))
         was_archived = yield from blocking(self.archive.delete_history, run_id, creation)
+        if shortfall is not None:
+            raise shortfall
         return was_hot or was_archived
 
 
