@@ -100,6 +100,26 @@ def test_a_url_that_does_not_read(url: str, tmp_path: Path, monkeypatch: pytest.
         assert SECRET not in said.out + said.err
 
 
+@pytest.mark.usefixtures("heard")
+def test_a_url_in_place_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run, a file, an archive to drop, rules, a worker's name: what is said of it has no password."""
+    monkeypatch.chdir(tmp_path)
+    for url in (f"redis://u:{SECRET}@h/0?retry_seconds=0", f"u:{SECRET}@h", f"redis://h?x=1&password={SECRET}"):
+        for arguments in (
+            ["show", url],
+            ["verify", url],
+            ["import", url],
+            ["archives", "drop", url],
+            ["show", "r", "--upcasts", url],
+            ["drain", "--to", "sqlite:a.db", "--name", url, "--once"],
+        ):
+            said = run("--debug", *arguments, "--url", "fake:")
+            assert said.code != 0, arguments
+            assert SECRET not in said.out + said.err, arguments
+    said = run("show", "redis://h/0", "--url", "fake:")
+    assert "redis://h/0" in said.err, "without a password it is shown"
+
+
 @needs_server
 @pytest.mark.usefixtures("heard")
 def test_a_server_that_is_not_there_or_refuses() -> None:

@@ -46,7 +46,7 @@ from runstream.cli import (
 from runstream.cli.demo import agent_command
 from runstream.cli.demo import command as demo_command
 from runstream.cli.support.exit_codes import EXIT_CODES, ExitCode, exit_code_of
-from runstream.cli.support.output import error_text, printable, without_passwords
+from runstream.cli.support.output import error_text, printable, without_credentials, without_passwords
 from runstream.model.errors import RunstreamError
 
 __all__ = ["app", "main"]
@@ -71,7 +71,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(ExitCode.READER_GONE) from error
         except (RunstreamError, OSError) as error:
             if ctx.params["debug"]:
-                traceback.print_exception(error)
+                sys.stderr.write(without_credentials("".join(traceback.format_exception(error))))
             if isinstance(error, OSError):  # the stores' own are RunstreamErrors: this is a full disk under stdout
                 _give_up(sys.stdout)
             sys.stderr.write(f"runstream: error: {printable(error_text(error))}\n")

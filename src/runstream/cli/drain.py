@@ -27,7 +27,7 @@ from runstream.cli.support.options import (
     hot_namespace,
     open_archive,
 )
-from runstream.cli.support.output import emit_json, print_table
+from runstream.cli.support.output import emit_json, print_table, without_credentials
 from runstream.cli.support.partitions import parse_partitions
 from runstream.cli.support.server_start import START_SECONDS, wait_for_server
 from runstream.cli.support.signals import stopping_on_signals
@@ -174,6 +174,8 @@ def drain(
     With --metrics-port it answers GET /metrics for Prometheus, and GET /health with 200 as long as its loop
     lives, be it waiting for Redis or for a disk that is full, which the body then says; else with 503.
     """
+    if name is not None and without_credentials(name) != name:
+        raise typer.BadParameter("that is a URL with a password: take another name", param_hint="--name")
     if forget_after is not None and retire_after is None and retire_idle is None:
         raise typer.BadParameter(
             "only what was retired is forgotten: give --retire-after or --retire-idle too",

@@ -38,6 +38,7 @@ __all__ = [
     "printable",
     "say",
     "spaced",
+    "without_credentials",
     "without_passwords",
 ]
 
@@ -46,6 +47,9 @@ _IDS = frozenset(  # columns of them, by heading
 )
 _ID_WIDTH = 40  # of a column of ids at a terminal: a UUID is whole, and half of 80 columns is left
 _SECRETS = re.compile(r"(?<=://)[^\s)'\"]+|(?<=password=)[^\s)'\"]+|[^\s('\"/]+(?=@)")
+_CREDENTIALS = re.compile(
+    r"(://)[^\s)'\"]*(?:@|password=)[^\s)'\"]*|[^\s('\"/:]*:[^\s('\"/]+(?=@)|(?<=password=)[^\s)'\"]+"
+)
 _ANY_WIDTH = 100_000  # nothing is cut off or wrapped for a program that reads
 
 
@@ -80,13 +84,22 @@ def say(text: str) -> None:
 
 
 def error_text(error: BaseException) -> str:
-    """What an error says, on one line, without the next step of a program's call, which is none of a command's."""
-    return " ".join((error.reason if isinstance(error, StoreUnavailable) else str(error)).split())
+    """What an error says, on one line, without the next step of a program's call, which is none of a command's.
+
+    Of a URL that was given in place of something else no password is repeated.
+    """
+    said = " ".join((error.reason if isinstance(error, StoreUnavailable) else str(error)).split())
+    return without_credentials(said)
 
 
 def without_passwords(text: str) -> str:
     """The text without what stands behind ``://`` and ``password=``, and before ``@``."""
     return _SECRETS.sub("…", text)
+
+
+def without_credentials(text: str) -> str:
+    """The text without the places of URLs that have a password; those of others stay."""
+    return _CREDENTIALS.sub(r"\1…", text)
 
 
 def emit_json(document: Any, *, on_one_line: bool = False) -> None:
