@@ -27,6 +27,7 @@ from runstream.integrations.purpose_agent import StoreBus
 from runstream.testing import Fault, FaultProxy
 from runstream.web.path_ids import path_id
 from tests.support.backends import Blocking, LoopThread, Store
+from tests.support.commands import run
 from tests.support.handles import leave, open_run
 from tests.support.samples import make_event
 from tests.support.servers import Pair, eventually
@@ -242,3 +243,15 @@ def test_a_run_is_deleted_from_its_archive_too(pair: Pair, tmp_path: Path) -> No
         with pair.replica.stopped(), pytest.raises(DurabilityNotReached):
             store.delete_run("r")
         assert (hot.run_info("r"), archive.run_info("r")) == (None, None)
+
+
+def test_an_import_goes_on_after_what_it_has_written(pair: Pair, tmp_path: Path) -> None:
+    with SQLiteCheckpointer[Any, Any](tmp_path / "other.db") as other:
+        other.append("r", [make_event("r", 1)])
+    command = "import", str(tmp_path / "other.db"), "--url", f"{pair.url}?{SHORT}"
+    run(*command, "--dry-run")  # opens the namespace
+    with pair.replica.stopped():
+        said = run(*command)
+    assert (said.code, "reached durability 'primary'" in said.err, "refused" in said.out) == (1, True, False)
+    said = run(*command)
+    assert (said.code, "refused" in said.out) == (0, False)

@@ -21,7 +21,13 @@ from runstream.integrations.langgraph.saving import put, save_written
 from runstream.integrations.langgraph.threads_file import CheckpointRow, ThreadsFile
 from runstream.integrations.langgraph.upstream import Ext, JsonPlusSerializer
 from runstream.integrations.langgraph.values import Values
-from runstream.model.errors import ConcurrencyConflict, CorruptRecordError, RunstreamError, StoreUnavailable
+from runstream.model.errors import (
+    ConcurrencyConflict,
+    CorruptRecordError,
+    DurabilityNotReached,
+    RunstreamError,
+    StoreUnavailable,
+)
 
 __all__ = ["ThreadsImporter"]
 
@@ -63,12 +69,13 @@ class ThreadsImporter:
 
         Raises:
             StoreUnavailable: The same call is safe to make again.
+            DurabilityNotReached: Likewise: it goes on after what was written.
             CorruptRecordError: With ``strict``, a row does not read.
         """
         done = Imported(thread_id)
         try:
             self._import(source, thread_id, done)
-        except (StoreUnavailable, CorruptRecordError):
+        except (StoreUnavailable, DurabilityNotReached, CorruptRecordError):
             raise
         except RunstreamError as error:
             done.refused = str(error)

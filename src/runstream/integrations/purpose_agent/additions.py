@@ -18,6 +18,7 @@ from runstream.integrations.purpose_agent.source import SourceEvent, event_in, o
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
+    DurabilityNotReached,
     EncodingError,
     EventRefused,
     EventsArchived,
@@ -89,6 +90,7 @@ class Additions:
 
         Raises:
             StoreUnavailable: The same call is safe to make again.
+            DurabilityNotReached: Likewise: it goes on after what was written.
             CorruptRecordError: With ``strict``, an event does not read.
         """
         done = Imported(run_id)
@@ -98,7 +100,7 @@ class Additions:
             for batch in self._batches(done):
                 self._append(done, batch, known)
             self._save(done, there)
-        except (StoreUnavailable, ConfigurationError, CorruptRecordError):
+        except (StoreUnavailable, DurabilityNotReached, ConfigurationError, CorruptRecordError):
             raise
         except RunstreamError as error:
             done.refused = str(error)

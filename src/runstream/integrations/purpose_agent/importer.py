@@ -29,6 +29,7 @@ from runstream.model.errors import (
     ConcurrencyConflict,
     ConfigurationError,
     CorruptRecordError,
+    DurabilityNotReached,
     EncodingError,
     EventRefused,
     EventsArchived,
@@ -93,13 +94,14 @@ class Importer:
 
         Raises:
             StoreUnavailable: The same call is safe to make again.
+            DurabilityNotReached: Likewise: it goes on after what was written.
             CorruptRecordError: With ``strict``, a line or row does not read.
         """
         done = Imported(source.run_id)
         try:
             check_run_id(source.run_id)
             _Import(self._target, source, done, self._notes.take, dry_run=self._dry_run).run()
-        except (StoreUnavailable, ConfigurationError, CorruptRecordError):
+        except (StoreUnavailable, DurabilityNotReached, ConfigurationError, CorruptRecordError):
             raise
         except RunstreamError as error:
             done.refused = str(error)
