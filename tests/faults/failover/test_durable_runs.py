@@ -23,9 +23,11 @@ from runstream import (
     connect,
     connect_async,
 )
+from runstream.integrations.langgraph import RunstreamSaver
 from runstream.integrations.purpose_agent import StoreBus
 from runstream.testing import Fault, FaultProxy
 from runstream.web.path_ids import path_id
+from tests.integrations.langgraph.checkpoints import config_of, save
 from tests.support.backends import Blocking, LoopThread, Store
 from tests.support.commands import run
 from tests.support.handles import leave, open_run
@@ -255,3 +257,20 @@ def test_an_import_goes_on_after_what_it_has_written(pair: Pair, tmp_path: Path)
     assert (said.code, "reached durability 'primary'" in said.err, "refused" in said.out) == (1, True, False)
     said = run(*command)
     assert (said.code, "refused" in said.out) == (0, False)
+
+
+def test_what_a_task_wrote_is_there_though_another_has_taken_its_number(pair: Pair) -> None:
+    """What is under that number is the other's: that it is not as durable says nothing of this one."""
+    with connect(f"{pair.url}?{SHORT}") as store, connect(f"{pair.url}?{SHORT}") as others:
+        saver, other = RunstreamSaver(store), RunstreamSaver(others)
+        first = save(saver, "t", {"messages": ["a"]}, -1)
+        save(saver, "t", {"messages": ["a", "b"]}, 0, first)
+        place = config_of("t", first)
+        saver.put_writes(place, [("messages", "c")], "task-1")
+        other.put_writes(place, [("messages", "d")], "task-2")
+        saver.put_writes(place, [("messages", "e")], "task-3")
+        with pair.replica.stopped(), pytest.raises(DurabilityNotReached):
+            other.put_writes(place, [("messages", "f")], "task-4")
+        saved = saver.get_tuple(place)
+        assert saved is not None
+        assert sorted(value for _, _, value in saved.pending_writes or ()) == ["c", "d", "e", "f"]

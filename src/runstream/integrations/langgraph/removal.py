@@ -18,7 +18,7 @@ from runstream.operations.arguments import AppendOptions, ReadQuery, RunsQuery
 from runstream.operations.erase_arguments import EraseRequest
 from runstream.operations.erasing import erasing
 from runstream.operations.filters import lane_of, payload_of
-from runstream.operations.operation import Operation, pass_on
+from runstream.operations.operation import Operation, pass_on, settled
 from runstream.operations.run_forks import ForkOptions, without_forks
 
 __all__ = ["append_said", "copy_thread", "delete_for_runs", "delete_thread"]
@@ -172,8 +172,10 @@ def append_said(
     keys = [place.further_key(name, context.known.take_number(place, name)) for place, name, _, _ in said]
     lease = context.known.lease_on(thread_id)
     options: AppendOptions[Any] = AppendOptions(expected_offset, keys, lease, snapshots=dict(states))
-    result = yield from context.operations.append(thread_id, events, options)
+    result, shortfall = yield from settled(context.operations.append(thread_id, events, options))
     if result.known:
         raise ConcurrencyConflict(
             f"somebody has written to thread {thread_id!r} meanwhile: call it again", expected=0, actual=0
         )
+    if shortfall is not None:
+        raise shortfall

@@ -12,10 +12,15 @@ from runstream.integrations.langgraph.loading import load
 from runstream.integrations.langgraph.mapping import SAVED, THREAD_TAGS, WRITES, Place, checkpoint_in, run_tag
 from runstream.integrations.langgraph.saved import Saved, Written, payload_of, state_of
 from runstream.integrations.langgraph.upstream import RunnableConfig, get_checkpoint_metadata
-from runstream.model.errors import ConcurrencyConflict, ConfigurationError, EncodingError
+from runstream.model.errors import (
+    ConcurrencyConflict,
+    ConfigurationError,
+    DurabilityNotReached,
+    EncodingError,
+)
 from runstream.operations.arguments import AppendOptions
 from runstream.operations.interface import AppendResult
-from runstream.operations.operation import Operation, Pause
+from runstream.operations.operation import Operation, Pause, settled
 
 __all__ = ["put", "put_writes", "save_written"]
 
@@ -93,19 +98,21 @@ def _put(
     )
     event = context.event(place, SAVED, payload_of(saved, channels))
     try:
-        result = yield from _append(context, place, event, options)
+        result, shortfall = yield from settled(_append(context, place, event, options))
     except BaseException:
         known.forget_head(place)
         raise
     if result.known:
         known.forget_head(place)  # that very checkpoint was saved before
-        return
-    if place.is_of_one_task:
-        known.note_task(place)
-    offset = result.cursors[0].offset
-    channels = {name: channel.written_at(offset) for name, channel in channels.items()}
-    known.note_saved(place, parent, Head(saved, channels, offset))
-    known.note_located(place, saved.id, offset, saved.channels, former)
+    else:
+        if place.is_of_one_task:
+            known.note_task(place)
+        offset = result.cursors[0].offset
+        channels = {name: channel.written_at(offset) for name, channel in channels.items()}
+        known.note_saved(place, parent, Head(saved, channels, offset))
+        known.note_located(place, saved.id, offset, saved.channels, former)
+    if shortfall is not None:
+        raise shortfall
 
 
 def _append(context: Context, place: Place, event: Any, options: AppendOptions[Any]) -> Operation[AppendResult]:
@@ -173,27 +180,32 @@ def save_written(context: Context, place: Place, written: Written) -> Operation[
         try:
             event = context.event(place, WRITES, written.payload)
             options: AppendOptions[Any] = AppendOptions(lease=known.lease_on(place.thread_id))
-            yield from context.operations.append(place.thread_id, [event], options)
+            _, shortfall = yield from settled(context.operations.append(place.thread_id, [event], options))
         finally:
             known.end_writing(place)
     else:
-        yield from _say(context, place, written.apart, number)
+        shortfall = yield from _say(context, place, written.apart, number)
     if place.is_of_one_task:
         known.note_task(place)
+    if shortfall is not None:
+        raise shortfall
 
 
-def _say(context: Context, place: Place, written: Written, number: int) -> Operation[None]:
-    """Append what a task wrote under a number, or the first one after that which nobody has taken."""
+def _say(context: Context, place: Place, written: Written, number: int) -> Operation[DurabilityNotReached | None]:
+    """Append what a task wrote under a number, or the first one after that which nobody has taken.
+
+    Returns what tells that it is not as durable as was asked for.
+    """
     event = context.event(place, WRITES, written.payload)
     lease = context.known.lease_on(place.thread_id)
     while True:
         key = place.further_key(written.checkpoint_id, number)
         try:
             options: AppendOptions[Any] = AppendOptions(keys=[key], lease=lease)
-            result = yield from context.operations.append(place.thread_id, [event], options)
+            result, shortfall = yield from settled(context.operations.append(place.thread_id, [event], options))
         except BaseException:
             context.known.give_back(place, written.checkpoint_id, number)
             raise
         if not result.known:
-            return
+            return shortfall
         number = context.known.take_number(place, written.checkpoint_id)
