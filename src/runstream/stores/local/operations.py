@@ -105,7 +105,7 @@ class LocalOperations(Following[E, S]):
     def _load_snapshot(
         self, run_id: str, lane_id: str | None
     ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
-        """The run's head; and the latest snapshot of the run or lane, no older: its head, and its state as data."""
+        """The run's head; and the latest snapshot of the run or lane, no older: its head, its state as data."""
 
     def _keep_state(self, fields: Mapping[str, Any]) -> Any:
         """What the store keeps of a state, never the caller's own object; refused if any store would refuse it."""
