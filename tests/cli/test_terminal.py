@@ -66,7 +66,7 @@ def test_what_is_in_an_archive(tmp_path: Path, kind: str) -> None:
         ["export", f"{EVIL}?", "--to", f"{place}/none.jsonl"],
         ["import", "--from", url, "--to", f"sqlite:{place}/other.db"],
         ["import", "--from", f"sqlite:{place}/none.db", "--to", url],
-        ["tail", EVIL],
+        ["tail", EVIL, "--idle-timeout", "0.1"],
         ["runs", "--url", f"sqlite:{place}/none.db"],
     ):
         given = [] if "--url" in arguments or arguments[0] in {"verify", "import"} else ["--url", url]
