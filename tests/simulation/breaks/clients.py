@@ -18,6 +18,7 @@ from runstream.stores.redis.session.in_flight import InFlight
 from runstream.stores.redis.session.producers import Producer
 from runstream.stores.redis.session.recent_appends import RecentAppends
 from runstream.stores.redis.session.seen import SeenBook
+from runstream.stores.tiered.operations import TieredOperations
 from tests.simulation.breaks.one import Break
 
 __all__ = ["IN_CLIENTS"]
@@ -102,6 +103,14 @@ def _pass_over_gaps(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(RunReader, "report_missing", _never)
 
 
+def _give_followers_nothing(patched: pytest.MonkeyPatch) -> None:
+    def follow(*_: Any, **__: Any) -> Iterator[Any]:
+        yield from ()
+        raise TimeoutError
+
+    patched.setattr(TieredOperations, "follow", follow)
+
+
 def _count_unanswered_as_done(patched: pytest.MonkeyPatch) -> None:
     take_all = _Answers.take_all
 
@@ -125,10 +134,11 @@ IN_CLIENTS: Sequence[Break] = (
     Break("the outcome of a batch that was sent again is not kept", "storm", _lose_outcomes, seed=2),
     Break("a change of a state that was made is made again", "storm", _lose_changes, seed=7),
     Break("what a writer has seen is not kept", "failovers", _forget_seen, seed=1),
-    Break("a write does not wait for the replica", "replicated", _wait_for_nobody, seed=1),
+    Break("a write does not wait for the replica", "replicated", _wait_for_nobody, seed=3),
     Break("events that are there are taken for lost", "failovers", _resend_all, seed=70),
     Break("lost events are appended again in another order", "failovers", _resend_backwards, seed=1),
     Break("a follower passes over what has left Redis", "storm", _pass_over_gaps, seed=4),
+    Break("a follower is given nothing", "storm", _give_followers_nothing, seed=1),
     Break("what a server of a cluster has not answered is taken for done", "cluster", _count_unanswered_as_done),
     Break("what servers of a cluster reply is taken as it comes", "cluster", _take_replies_as_they_come, seed=1),
     Break("what is trimmed meanwhile is taken for another history", "trims", _take_trimmed_for_another, seed=16),

@@ -37,7 +37,7 @@ OF_ERASING: Sequence[Break] = (
         "a truncated run keeps its mark",
         "erasures",
         in_script("erase", ("    change('mark', ARGV[7])\n", "")),
-        seed=9,
+        seed=3,
     ),
     Break(
         "a run is settled of which something is to be erased still",
@@ -46,5 +46,5 @@ OF_ERASING: Sequence[Break] = (
         seed=21,
     ),
     Break("a worker does not erase in archives", "erasures", _forgets_archives, seed=3),
-    Break("what was lost of erasures is not asked for again", "lost erasures", _forgets_what_was_lost, seed=239),
+    Break("what was lost of erasures is not asked for again", "lost erasures", _forgets_what_was_lost, seed=129),
 )

@@ -69,6 +69,8 @@ class Game:
         if world.server.losses and (faults := self._try_parked_again()):
             return faults
         world.were_parked.update(self._status().parked)
+        if not self._comes_to(self._all_is_followed):
+            return ["followers do not come to the end of what there is"]
         world.is_enough.set()
         if not self._comes_to(self._all_have_ended):
             return ["workers and followers do not come to an end"]
@@ -141,6 +143,19 @@ class Game:
 
     def _all_have_settled(self) -> bool:
         return all(player.goes_on or player.has_ended() for player in self.world.players)
+
+    def _all_is_followed(self) -> bool:
+        """Whether each follower that lives has seen the last event of its run, unless that is parked."""
+        world = self.world
+        with world.open(Process("the host")) as hot:
+            runs = dict.fromkeys(one.run_id for one in world.followed)
+            known = {run_id: hot.run_info(run_id) for run_id in runs}
+        return all(
+            (one.seen[-1][0] if one.seen else 0) >= info.last_offset
+            for one in world.followed
+            if one.process is not None and not one.process.is_dead and one.run_id not in world.were_parked
+            if (info := known[one.run_id]) is not None
+        )
 
     def _all_have_ended(self) -> bool:
         return all(player.has_ended() for player in self.world.players)
