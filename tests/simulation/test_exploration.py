@@ -67,7 +67,7 @@ BREAKS: dict[str, tuple[str, InScript]] = {
         "forked",
         in_script(
             "fork_intent",
-            ("call('HSET', KEYS[3], ARGV[6], 'intent ' .. ARGV[7] .. ' ' .. cursor .. ' ' .. now)\n", ""),
+            ("call('HSET', KEYS[3], ARGV[5], 'intent ' .. ARGV[6] .. ' ' .. cursor .. ' ' .. now)\n", ""),
         ),
     ),
     "a fork is made that was given up": (
