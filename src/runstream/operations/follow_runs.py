@@ -136,11 +136,14 @@ class Updates:
 
     Args:
         clock: The time in seconds.
+        whole_seconds: How often to look for all.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic_seconds) -> None:
-        self._clock = clock
-        self._next_whole_at = 0.0
+    def __init__(
+        self, clock: Callable[[], float] = monotonic_seconds, whole_seconds: float = _WHOLE_LOOK_SECONDS
+    ) -> None:
+        self._clock, self._whole_seconds = clock, whole_seconds
+        self._next_whole_at = self._then_whole_at = 0.0  # the latter once what is found was noted
         self._latest: float | None = None  # by the store's clock
 
     def since(self) -> float | None:
@@ -148,12 +151,17 @@ class Updates:
         now = self._clock()
         if self._latest is not None and now < self._next_whole_at:
             return self._latest - SLACK_SECONDS
-        self._next_whole_at = now + _WHOLE_LOOK_SECONDS
+        self._then_whole_at = now + self._whole_seconds
         return None
 
     def note(self, found: Iterable[float]) -> None:
         """Note when the runs were updated that were found."""
         self._latest = max(found, default=self._latest)
+        self._next_whole_at = self._then_whole_at
+
+    def begin_anew(self) -> None:
+        """Look for all the next time: not all was found that was looked for."""
+        self._latest = None
 
 
 @dataclass(slots=True, eq=False)

@@ -7,7 +7,6 @@ are runs. Whoever begins to wait, or has got an answer, has been updated.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -15,15 +14,13 @@ from typing import Any
 from runstream.model.results import RunInfo
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import arranged
+from runstream.operations.follow_runs import Updates
 
 __all__ = ["WaitingRuns"]
 
 _MOST = 10_000
 _WHOLE_SECONDS = 30.0
 """How often all are looked through: a server's clock may have been set back, and a run put back as it was."""
-
-_SLACK_SECONDS = 5.0
-"""How far the times of updates may lie apart on the servers of a cluster."""
 
 _AT_ONCE = 50
 
@@ -34,9 +31,8 @@ class WaitingRuns:
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
         self._waiting: dict[str, RunInfo] = {}
-        self._latest: float | None = None  # by the store's clock; None: all are to be looked through
+        self._updates = Updates(whole_seconds=_WHOLE_SECONDS)
         self._is_all = True
-        self._whole_at = 0.0
 
     async def of(self, store: Any, query: RunsQuery) -> AsyncGenerator[RunInfo | None, None]:
         """Those that match, the most recently updated first, as they are now; None last: there may be others."""
@@ -55,21 +51,20 @@ class WaitingRuns:
 
     async def _look(self, store: Any) -> None:
         """Look at the runs that were updated since the last look, or at all."""
-        now = time.monotonic()
-        is_whole = self._latest is None or now >= self._whole_at
-        since = None if is_whole or self._latest is None else self._latest - _SLACK_SECONDS
-        found: dict[str, RunInfo] = {} if is_whole else self._waiting
-        latest, left, is_cut = self._latest, _MOST, False
+        since = self._updates.since()
+        found: dict[str, RunInfo] = {} if since is None else self._waiting
+        updated, is_cut = list[float](), False
         async with aclosing(store.runs(updated_after=since)) as infos:
             async for info in infos:
-                if is_cut := left == 0:
+                if is_cut := len(updated) == _MOST:
                     break
-                left -= 1
-                latest = info.updated_at if latest is None else max(latest, info.updated_at)
+                updated.append(info.updated_at)
                 found.pop(info.run_id, None)
                 if info.waiting_for:
                     found[info.run_id] = info
-        if is_whole:
-            self._waiting, self._whole_at = found, now + _WHOLE_SECONDS
-        self._is_all = not is_cut and (is_whole or self._is_all)
-        self._latest = latest if is_whole or not is_cut else None
+        self._updates.note(updated)
+        if since is None:
+            self._waiting, self._is_all = found, not is_cut
+        elif is_cut:
+            self._is_all = False
+            self._updates.begin_anew()
