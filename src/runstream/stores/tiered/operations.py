@@ -111,8 +111,10 @@ class TieredOperations(TieredSnapshots[E, S]):
         # asked after that: one that is retired later than this makes it another token
         position = yield from blocking(self.archive.position_of_lanes, run_id, (lane_id,))
         archived = "" if position is None else position.snapshots.get(lane_id, "")
-        to_go = yield from self.hot.to_be_erased(run_id)
-        if archived != known or (to_go and not (yield from self._kept(run_id, lane_id, start))[1]):
+        is_left = archived == known
+        if is_left and (yield from self.hot.to_be_erased(run_id)):
+            _, is_left = yield from self._kept(run_id, lane_id, start)
+        if not is_left:
             raise snapshot_conflict(run_id, lane_id, revision, int(retired.rpartition("-")[2]))
         self.hot.note_snapshot(run_id, lane_id, retired, revision)
         return True
