@@ -104,6 +104,38 @@ def test_a_page_goes_on_after_its_server_has_started_again_without_a_gap_and_wit
             assert offsets_in(page) == [item.offset for item in shown_log(shown)]
 
 
+def test_a_page_of_a_run_that_has_not_begun_shows_its_first_event(page: Any, in_memory: InMemory) -> None:
+    run, client = in_memory
+    page.goto(f"{client.base_url}#/runs/{path_id('r')}")
+    page.locator('[data-state="awaited"]').wait_for()
+    run.emit("tool.result")
+    page.locator('.event[data-offset="1"]').wait_for()
+    run.emit("tool.result")
+    page.locator('.event[data-offset="2"]').wait_for()
+    page.get_by_role("alert").wait_for(state="detached")
+
+
+def test_what_is_asked_for_while_the_server_is_away_comes_when_it_is_back(page: Any, shown: Shown) -> None:
+    with shown.store.open_run("r") as run:
+        for number in range(3):
+            run.emit("tool.result", number=number)
+            run.state.current_step = number
+            run.checkpoint()
+        with serving(shown.app(), 0, ALONE) as client:
+            page.goto(f"{client.base_url}#/runs/{path_id('r')}")
+            page.locator('.event[data-offset="1"]').wait_for()
+        page.get_by_label("Kinds").fill("tool.result")
+        page.get_by_label("Kinds").press("Enter")
+        page.locator('[data-state="away"]').wait_for()
+        page.get_by_role("link", name="State").click()
+        page.get_by_role("alert").first.wait_for()
+        with serving(shown.app(), client.base_url.port or 0, ALONE):
+            page.get_by_role("region", name="State", exact=True).get_by_text("current_step").wait_for()
+            page.get_by_role("link", name="Events").click()
+            page.locator('.event[data-offset="1"]').wait_for()
+            page.get_by_role("alert").wait_for(state="detached")
+
+
 def shown_log(shown: Shown) -> list[Any]:
     shown.drain()
     return list(shown.archive.read("r"))

@@ -74,6 +74,14 @@ export class Problem extends Error {
   }
 }
 
+/** Milliseconds until something is asked for again that nothing answered. */
+export const AGAIN = 1500;
+
+/** Whether it helps to ask again: nothing answered, or a server that could not. */
+export function isPassing(problem: Error): boolean {
+  return !(problem instanceof Problem) || problem.status >= 500;
+}
+
 /** The app's own place, wherever it is mounted. */
 const BASE = new URL(".", location.href);
 

@@ -1,21 +1,23 @@
 // The events of a run that are held here: a part without holes, which grows at both ends, and at its end follows
 // what comes. It holds so many at most, of so much text, and lets go of the others: they are asked for again.
 
-import { address, ENDED, get, parse, Problem, runPath, type EventPage, type Json, type Run, type RunEvent } from "./api";
+import { address, AGAIN, ENDED, get, isPassing, parse, Problem, runPath, type EventPage, type Json, type Run, type RunEvent } from "./api";
 
 const MOST = 20_000;
 const MOST_CHARACTERS = 50_000_000;
 const SPARE_CHARACTERS = 1_000_000;
 const PAGE = 500;
-const AGAIN_MILLISECONDS = 1500;
 
 export interface Filter {
   lane: string | null;
   kinds: string[];
 }
 
-/** live: what comes is shown; away: it is awaited that the server comes back; apart: there is more after the last. */
-export type LogState = "loading" | "live" | "away" | "apart" | "ended" | "failed";
+/**
+ * live: what comes is shown; away: it is awaited that the server comes back; awaited: that the run begins;
+ * apart: there is more after the last.
+ */
+export type LogState = "loading" | "live" | "away" | "awaited" | "apart" | "ended" | "failed";
 
 export class EventLog {
   events: RunEvent[] = [];
@@ -59,8 +61,14 @@ export class EventLog {
     this.note = "";
     this.turn += 1;
     this.isAsking = false;
+    await this.load(at);
+  }
+
+  private async load(at: number | null): Promise<void> {
+    const { turn } = this;
     await this.ask(async () => {
       const run = await this.wanted(get<Run>(runPath(this.id)));
+      if (this.state !== "loading") this.note = ""; // why it did not load before
       const around = at !== null && at < run.last_offset ? at : null;
       const before = around === null ? {} : { before: around + 1 };
       const page = await this.page(this.query({ order: "desc", limit: around === null ? PAGE : 100, ...before }));
@@ -71,6 +79,12 @@ export class EventLog {
       if (around === null) this.connect();
       else await this.readOn({ isOldKept: true });
     });
+    if (turn === this.turn && this.isAwaited) this.timer = window.setTimeout(() => void this.load(at), AGAIN);
+  }
+
+  /** Whether nothing is here yet of what may come by itself. */
+  private get isAwaited(): boolean {
+    return !this.events.length && !this.source && (this.state === "away" || this.state === "awaited");
   }
 
   async earlier(): Promise<void> {
@@ -150,7 +164,7 @@ export class EventLog {
       await work();
     } catch (problem) {
       if (problem instanceof Unwanted) return;
-      if (!this.events.length) this.state = "failed";
+      if (!this.events.length) this.state = isAbsent(problem) ? "awaited" : isPassing(problem as Error) ? "away" : "failed";
       this.note = (problem as Error).message;
     }
     this.isAsking = false;
@@ -198,7 +212,7 @@ export class EventLog {
     source.onerror = () => {
       this.state = "away";
       // closed: all was given (204), or another status; a browser goes on by itself where nothing answered
-      if (source.readyState === EventSource.CLOSED) this.timer = window.setTimeout(() => void this.again(), AGAIN_MILLISECONDS);
+      if (source.readyState === EventSource.CLOSED) this.timer = window.setTimeout(() => void this.again(), AGAIN);
       this.schedule();
     };
   }
@@ -212,8 +226,8 @@ export class EventLog {
       await this.readOn({ isEnded: ENDED.has(run.status) });
     } catch (problem) {
       if (problem instanceof Unwanted) return;
-      if (problem instanceof Problem && problem.status < 500) this.fail(problem.message);
-      else this.timer = window.setTimeout(() => void this.again(), AGAIN_MILLISECONDS);
+      if (!isPassing(problem as Error)) this.fail((problem as Error).message);
+      else this.timer = window.setTimeout(() => void this.again(), AGAIN);
     }
     this.schedule();
   }
@@ -322,6 +336,11 @@ function sizeOf(value: Json): number {
 }
 
 class Unwanted extends Error {}
+
+/** Whether it is a run that is not there: one whose first event has not come has an address already. */
+function isAbsent(problem: unknown): boolean {
+  return problem instanceof Problem && problem.status === 404;
+}
 
 function eventsOf(page: EventPage): RunEvent[] {
   if (page.unreadable.length === 0) return page.events;

@@ -75,6 +75,7 @@ function State({ log }: { log: EventLog }) {
   const words = {
     loading: "loads",
     live: "live",
+    awaited: "goes on when the run begins",
     away: "the server does not answer; goes on when it does",
     apart: "there are newer ones",
     ended: "the run has ended",

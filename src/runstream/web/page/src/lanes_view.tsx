@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, runPath, type EventPage, type Lane, type Run, type RunEvent } from "./api";
 import { clock, count, dayAndTime, duration } from "./format";
 import { laneColour } from "./lanes";
-import { usePolled, type Polled } from "./polled";
+import { loadPatiently, usePolled, type Polled } from "./polled";
 import { go, link } from "./route";
 import { useSummary, type Summary } from "./summary";
 import { moved, offsetsIn, ticks, timeAt, timeOf, wholeOf, xOf, zoomed, type Range } from "./time_scale";
@@ -73,27 +73,21 @@ function useEventsIn(id: string, summary: Summary | null, range: Range | null): 
       setFound(NOTHING);
       return undefined;
     }
-    const asking = new AbortController();
-    const load = async () => {
+    const load = async (signal: AbortSignal) => {
       // of a run that grows, only what is new is asked for
       const isHeld = held.current.first <= first && first <= held.current.last;
       const all = isHeld ? held.current.events.filter((event) => event.offset >= first && event.offset <= last) : [];
       const after = isHeld ? held.current.last : first - 1;
       let query: string | null = after < last ? `?after=${after}&before=${last + 1}&limit=1000` : null;
       while (query !== null) {
-        const page: EventPage = await get<EventPage>(runPath(id, `/events${query}`), asking.signal);
+        const page: EventPage = await get<EventPage>(runPath(id, `/events${query}`), signal);
         all.push(...page.events);
         query = page.next;
       }
       held.current = { first, last, events: all };
-      setFound({ value: all, problem: null });
+      return all;
     };
-    const failed = (problem: Error) => asking.signal.aborted || setFound({ value: null, problem });
-    const timer = setTimeout(() => void load().catch(failed), SETTLE_MILLISECONDS);
-    return () => {
-      clearTimeout(timer);
-      asking.abort();
-    };
+    return loadPatiently(load, SETTLE_MILLISECONDS, setFound);
   }, [id, first, last, isFew]);
   return found;
 }

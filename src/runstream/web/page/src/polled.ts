@@ -1,7 +1,7 @@
 // A document that is asked for again and again, while somebody looks.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { get } from "./api";
+import { AGAIN, get, isPassing } from "./api";
 
 export interface Polled<T> {
   value: T | null;
@@ -12,7 +12,7 @@ export interface Polled<T> {
 /** How many milliseconds after an answer the next is asked for, by it and the one before. */
 export type Pace<T> = (now: T | null, before: T | null) => number;
 
-/** Ask for a path now, and again after so many milliseconds (null: only once); null as a path asks for nothing. */
+/** Ask for a path now, and again after so many milliseconds (null: until it answers); null as a path asks for nothing. */
 export function usePolled<T>(path: string | null, every: number | Pace<T> | null): Polled<T> {
   const [polled, setPolled] = useState<Polled<T>>({ value: null, problem: null });
   const shown = useRef<string | null>(null);
@@ -21,6 +21,7 @@ export function usePolled<T>(path: string | null, every: number | Pace<T> | null
     const asking = new AbortController();
     let timer = 0;
     let last: T | null = null;
+    let failed: Error | null = null;
     const ask = async () => {
       let found: Partial<Polled<T>> | null = null;
       try {
@@ -33,7 +34,8 @@ export function usePolled<T>(path: string | null, every: number | Pace<T> | null
       shown.current = path;
       const before = last;
       last = found?.value ?? before;
-      const pause = typeof every === "function" ? every(last, before) : every;
+      if (found) failed = found.problem ?? null;
+      const pause = typeof every === "function" ? every(last, before) : (every ?? (failed && isPassing(failed) ? AGAIN : null));
       if (pause !== null) timer = window.setTimeout(() => void ask(), pause);
     };
     void ask();
@@ -43,4 +45,24 @@ export function usePolled<T>(path: string | null, every: number | Pace<T> | null
     };
   }, [path, every]);
   return polled;
+}
+
+/** Load after so many milliseconds, and again while what fails may pass; gives what stops it. */
+export function loadPatiently<T>(load: (signal: AbortSignal) => Promise<T>, pause: number, told: (found: Polled<T>) => void): () => void {
+  const asking = new AbortController();
+  const ask = async () => {
+    try {
+      const value = await load(asking.signal);
+      if (!asking.signal.aborted) told({ value, problem: null });
+    } catch (problem) {
+      if (asking.signal.aborted) return;
+      told({ value: null, problem: problem as Error });
+      if (isPassing(problem as Error)) timer = window.setTimeout(() => void ask(), AGAIN);
+    }
+  };
+  let timer = window.setTimeout(() => void ask(), pause);
+  return () => {
+    clearTimeout(timer);
+    asking.abort();
+  };
 }

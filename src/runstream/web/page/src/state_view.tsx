@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { get, runPath, type Fields, type Lane, type Run } from "./api";
 import { changes } from "./diff";
 import { count } from "./format";
-import { usePolled, type Polled } from "./polled";
+import { loadPatiently, usePolled, type Polled } from "./polled";
 import { goWith, link, type Route } from "./route";
 import { Value } from "./value";
 
@@ -89,18 +89,9 @@ function useStateAt(id: string, lane: string, at: number | null): Polled<StateAt
       setFound({ of, ...NOTHING });
       return undefined;
     }
-    const asking = new AbortController();
-    const timer = setTimeout(() => {
-      const query = new URLSearchParams({ at: String(at), readable: "true", ...(lane && { lane }) });
-      get<StateAt>(runPath(id, `/state?${query}`), asking.signal).then(
-        (value) => setFound({ of, value, problem: null }),
-        (problem: Error) => asking.signal.aborted || setFound({ of, value: null, problem }),
-      );
-    }, SLIDE_MILLISECONDS);
-    return () => {
-      clearTimeout(timer);
-      asking.abort();
-    };
+    const query = new URLSearchParams({ at: String(at), readable: "true", ...(lane && { lane }) });
+    const load = (signal: AbortSignal) => get<StateAt>(runPath(id, `/state?${query}`), signal);
+    return loadPatiently(load, SLIDE_MILLISECONDS, (found) => setFound({ of, ...found }));
   }, [of, at]);
   return found.of === of ? found : NOTHING;
 }
@@ -170,14 +161,11 @@ function Changes({ before, after }: { before: StateAt; after: StateAt }) {
 
 function History({ run, lane, route }: { run: Run; lane: string; route: Route }) {
   const [pages, setPages] = useState<Snapshots[]>([]);
-  const [problem, setProblem] = useState<Error | null>(null);
-  const first = lane ? `?lane=${encodeURIComponent(lane)}` : "";
-  const more = (query: string) =>
-    void get<Snapshots>(runPath(run.id, `/snapshots${query}`)).then(
-      (page) => (setProblem(null), setPages((before) => [...before, page])),
-      setProblem,
-    );
-  useEffect(() => more(first), []);
+  const [wanted, setWanted] = useState(lane ? `?lane=${encodeURIComponent(lane)}` : "");
+  const { value, problem } = usePolled<Snapshots>(runPath(run.id, `/snapshots${wanted}`), null);
+  useEffect(() => {
+    if (value) setPages((before) => [...before, value]);
+  }, [value]);
   const next = pages.at(-1)?.next ?? null;
   const kept = pages.flatMap((page) => page.snapshots);
   if (kept.length === 0 && !problem) return null;
@@ -194,7 +182,7 @@ function History({ run, lane, route }: { run: Run; lane: string; route: Route })
         ))}
       </ul>
       {next !== null && (
-        <button type="button" onClick={() => more(next)}>
+        <button type="button" onClick={() => setWanted(next)}>
           Earlier ones
         </button>
       )}
