@@ -126,8 +126,14 @@ def new_head(now: float) -> RunHead:
     return RunHead(start, start, created_at=now, updated_at=now)
 
 
-def plan_append(head: RunHead, details: Details, request: AppendRequest) -> AppendPlan:
+def plan_append(head: RunHead, details: Details, request: AppendRequest, now: float) -> AppendPlan:
     """Plan what this append writes, or raise the error that refuses it: then there is nothing to write.
+
+    Args:
+        head: The run's head before.
+        details: What else is known of the run.
+        request: What is asked for.
+        now: Unix time in seconds: when the run is updated, if anything is written.
 
     Raises:
         LeaseLost: The lease is not in force any more.
@@ -166,6 +172,7 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
             questions=told.questions,
             cancel=told.cancel,
             session_id=head.session_id or session_id,
+            updated_at=now,
             snapshots=latest,
             tags=tags or head.tags,
         ),

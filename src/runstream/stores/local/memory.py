@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
@@ -221,7 +220,7 @@ class MemoryOperations(LocalOperations[E, S]):
             plans = [self._plan(request, now) for request in requests]
             for request, plan in zip(requests, plans, strict=True):
                 if not plan.is_empty:
-                    self._apply(request, plan, now)
+                    self._apply(request, plan)
             self._changed.notify_all()
         return plans
 
@@ -229,16 +228,16 @@ class MemoryOperations(LocalOperations[E, S]):
         leases = self._leases.in_force(now, request.run_id)
         run = self._runs.get(request.run_id)
         if run is None:
-            return plan_append(new_head(now), Details(leases=leases), request)
+            return plan_append(new_head(now), Details(leases=leases), request, now)
         keys = {key: run.keys[key] for key in request.keys if key in run.keys}
         inherited = self._inherited_keys(
             request.run_id, run.head, [key for key in request.keys if key not in keys]
         )
-        return plan_append(run.head, Details(run.lanes, {**inherited, **keys}, leases), request)
+        return plan_append(run.head, Details(run.lanes, {**inherited, **keys}, leases), request, now)
 
-    def _apply(self, request: AppendRequest, plan: AppendPlan, now: float) -> None:
+    def _apply(self, request: AppendRequest, plan: AppendPlan) -> None:
         run = self._runs.setdefault(request.run_id, MemoryRun(plan.head))
-        run.head = replace(plan.head, updated_at=now)
+        run.head = plan.head
         run.entries.extend((cursor, event.record) for cursor, event in plan.written)
         for _, event in plan.written:
             run.peaks.append(max(run.peaks[-1], event.seq))

@@ -175,12 +175,12 @@ class LocalOperations(Following[E, S]):
             self._check_durability(Durability.parse(options.durability))
         encoded = self.codec.encode_events(run_id, events, options.keys)
         grant_of(run_id, options.lease)
-        tags = check_tags(options.tags)
-        if not encoded and not options.states and not options.ended and not tags:
+        if not (encoded or options.states or options.ended or check_tags(options.tags)):
             head = self._load_head(run_id) or RunHead()
             # an append of nothing creates nothing, but its expected offset is checked
-            return plan_append(head, Details(), AppendRequest(run_id, (), options.expected_offset)).placement
-        (plan,) = self._send([replace(self._request(run_id, encoded, options, compare=True), tags=tags)])
+            nothing = AppendRequest(run_id, (), options.expected_offset)
+            return plan_append(head, Details(), nothing, head.updated_at).placement
+        (plan,) = self._send([self._request(run_id, encoded, options, compare=True)])
         return plan.placement
 
     def _check_durability(self, wanted: Durability) -> None:
@@ -366,7 +366,7 @@ class LocalOperations(Following[E, S]):
             session_id = session_id or self.codec.packer.plain(fields.get("session_id", ""), "session_id")
             if lane_id is None:  # a lane that has finished has not ended the run
                 status = status or self.codec.status_of(fields)
-        rest = (session_id, status, grant, options.sender, options.ended)
+        rest = (session_id, status, grant, options.sender, options.ended, check_tags(options.tags))
         return AppendRequest(run_id, encoded, options.expected_offset, states, *rest)
 
     def _send(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:

@@ -228,7 +228,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             plan = plans[request.run_id] = self._plan(log, request, now)
             if plan.is_empty:
                 continue
-            header = replace(RunHeader.of(request.run_id, replace(plan.head, updated_at=now)), tags=plan.tags)
+            header = replace(RunHeader.of(request.run_id, plan.head), tags=plan.tags)
             entries, snapshots = planned_entries(request, plan), planned_snapshots(request, plan)
             batches.append(LogBatch(self._logs.begun(log), header, entries, snapshots, ended=plan.ended))
         return batches
@@ -237,7 +237,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         head = self._logs.head(log, durable=True)
         log.index.check_head()
         if head is None:
-            return plan_append(new_head(now), Details(), request)
+            return plan_append(new_head(now), Details(), request, now)
         if request.saved_lanes:
             found = (latest_head(log, lane_id) for lane_id in request.saved_lanes)
             head = replace(head, snapshots={saved.lane_id: saved for saved in found if saved is not None})
@@ -247,7 +247,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         # an event that does not read may be any lane's: nothing is taken for covered that may not be
         lanes = {lane_id: max(offset, known.damage.last) for lane_id, offset in known.lanes.items()}
         inherited = self._inherited_keys(log.run_id, head, [key for key in request.keys if key not in keys])
-        return plan_append(head, Details(lanes, {**inherited, **keys}), request)
+        return plan_append(head, Details(lanes, {**inherited, **keys}), request, now)
 
     def write(self, batches: Sequence[RunBatch]) -> None:
         """Add to many runs: each run's batch in one atomic step, and none if any of them is refused.

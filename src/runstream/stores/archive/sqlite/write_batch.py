@@ -145,7 +145,8 @@ class WriteBatch:
         head = known or new_head(self._now)
         if request.tags:
             head = replace(head, tags=self._tags.get(run_id) or load_tags(self._connection, run_id))
-        plan = plan_append(self._with_snapshot(head, request), self._details(request, head), request)
+        details = self._details(request, head)
+        plan = plan_append(self._with_snapshot(head, request), details, request, self._now)
         return PlannedAppend(request, plan, planned_entries(request, plan), head, known is None)
 
     def add_planned(self, planned: PlannedAppend) -> AppendPlan:
@@ -160,7 +161,7 @@ class WriteBatch:
         self._ends += [(run_id, end) for end in plan.ended]
         if plan.tags is not None and plan.tags is not head.tags:
             self._tags[run_id] = plan.tags
-        self._heads[run_id] = replace(plan.head, updated_at=self._now)
+        self._heads[run_id] = plan.head
         return plan
 
     def add(self, batch: RunBatch) -> None:
