@@ -72,6 +72,27 @@ def test_a_follower_outlasts_its_clients_timeout(server: Server, namespace: str)
     server.raw.flushall()
 
 
+@pytest.mark.one_in(3)
+def test_who_waits_for_an_answer_and_who_follows_disturb_nobody(server: Server, namespace: str) -> None:
+    """In one process, over one client: they look at other fields of the run, again and again."""
+    pool = redis.ConnectionPool(connection_class=QuickConnection, path=server.socket_path)
+    store: Any = RedisCheckpointer(redis.Redis(connection_pool=pool), namespace=namespace, retry_seconds=0)
+    given: list[Any] = []
+    with store.open_run("r") as run:
+        run.pause("May I?")
+        follower = threading.Thread(target=lambda: given.extend(store.follow("r")))
+        follower.start()
+        timer = threading.Timer(0.4, store.answer, ["r", "Yes"])
+        timer.start()
+        assert run.wait() == "Yes"
+        run.finish()
+    follower.join()
+    timer.join()
+    assert [item.offset for item in given] == list(range(1, store.run_info("r").last_offset + 1))
+    pool.disconnect()
+    server.raw.flushall()
+
+
 @contextmanager
 def cutting(server: Server, proxy: FaultProxy, every_seconds: float) -> Iterator[None]:
     """Cut all connections again and again, whenever somebody waits on a quiet one."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runstream.operations.operation import Wait
+from runstream.operations.operation import Command, Wait
 from runstream.stores.redis.connection.watched_streams import (
     CALM_SECONDS,
     IDLE_SECONDS,
@@ -17,6 +17,7 @@ from runstream.stores.redis.connection.watched_streams import (
 )
 
 LOOK_SECONDS = 2.0
+LOOK: Command = (b"HMGET", "{ns:0}:run:a:meta")
 A, B = "{ns:0}:run:a:events", "{ns:0}:run:b:events"
 
 
@@ -28,8 +29,7 @@ class Scene:
         self.woken: list[str] = []
         self.now = 0.0
 
-    def join(self, name: str, stream: str = A, after: int = 0, known: str = "known") -> bool:
-        look = (b"HMGET", stream)
+    def join(self, name: str, stream: str = A, after: int = 0, known: str = "known", look: Command = LOOK) -> bool:
         self.waiter = Waiter(
             Wait(stream, after, look, lambda reply: bool(reply != known), None), lambda: self.woken.append(name)
         )
@@ -147,16 +147,31 @@ def test_each_run_is_looked_at_now_and_then(scene: Scene) -> None:
     for name, known in (("one", "known"), ("two", "known"), ("three", "newer")):
         scene.join(name, known=known)
     question = scene.ask()
-    assert question.looks == [A]
-    assert question.commands[0] == (b"HMGET", A)
-    scene.streams.take_look(A, "known", 0.0)
+    assert question.looks == [(A, LOOK)]
+    assert question.commands[0] == LOOK
+    scene.streams.take_look((A, LOOK), "known", 0.0)
     assert scene.woken == ["three"]
     scene.come()
     assert scene.ask().looks == []
     scene.now = LOOK_SECONDS
-    assert scene.ask().looks == [A]
-    scene.streams.take_look(A, ValueError("refused"), 0.0)
+    assert scene.ask().looks == [(A, LOOK)]
+    scene.streams.take_look((A, LOOK), ValueError("refused"), 0.0)
     assert sorted(scene.woken) == ["one", "two"]
+
+
+def test_each_is_told_what_it_looks_at_itself(scene: Scene) -> None:
+    """Who follows a run and who waits for an answer in it look at other fields of it."""
+    other: Command = (b"HMGET", "{ns:0}:run:a:meta", b"questions")
+    scene.join("follows", known="1")
+    scene.join("waits for an answer", known="2", look=other)
+    question = scene.ask()
+    assert sorted(question.looks) == sorted([(A, LOOK), (A, other)])
+    assert len(question.commands) == 3
+    scene.streams.take_look((A, LOOK), "1", 0.0)
+    scene.streams.take_look((A, other), "2", 0.0)
+    assert scene.woken == []
+    scene.streams.take_look((A, other), "1", 0.0)
+    assert scene.woken == ["waits for an answer"]
 
 
 def test_the_end_wakes_all_and_says_why(scene: Scene) -> None:

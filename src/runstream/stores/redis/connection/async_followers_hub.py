@@ -156,12 +156,12 @@ class Watch:
         """Send what is to be asked, take the replies to the looks, and return what is new."""
         await connection.send_packed_command(connection.pack_commands(question.commands), check_health=False)
         patience = 2 * self._look_seconds
-        for name in question.looks:
+        for look in question.looks:
             try:
                 reply = await _reply(connection, patience)
             except exceptions.ResponseError as error:
                 reply = error
-            self._streams.take_look(name, reply, time.monotonic())
+            self._streams.take_look(look, reply, time.monotonic())
         return await _reply(connection, patience + question.seconds)
 
     async def close(self) -> None:

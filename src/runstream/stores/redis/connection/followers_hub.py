@@ -221,13 +221,13 @@ class Watch:
         """Send what is to be asked, take the replies to the looks, and return what is new."""
         connection.send_packed_command(connection.pack_commands(question.commands), check_health=False)
         patience = 2 * self._look_seconds
-        for name in question.looks:
+        for look in question.looks:
             try:
                 reply = _reply(connection, patience)
             except exceptions.ResponseError as error:
                 reply = error
             with self._lock:
-                self._streams.take_look(name, reply, time.monotonic())
+                self._streams.take_look(look, reply, time.monotonic())
         return _reply(connection, patience + question.seconds)
 
     def start_anew(self) -> None:

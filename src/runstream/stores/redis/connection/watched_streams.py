@@ -6,7 +6,7 @@ nothing came. Nobody says when a follower ends: a stream leaves when nobody has 
 something comes in it that nobody waits for. So followers that are slow to come back cost the others nothing.
 
 What changes without an entry (a run ends by its snapshot, or is lost in a failover) is seen by a look at each run
-now and then, once for all of its followers.
+now and then, once for all of its followers that look at the same: who waits for a person looks at other fields.
 
 Nothing here does any I/O or waits; see :mod:`~runstream.stores.redis.connection.followers_hub` and
 :mod:`~runstream.stores.redis.connection.async_followers_hub`.
@@ -65,12 +65,12 @@ class Question(NamedTuple):
 
     Attributes:
         commands: A look at each of some runs, and one XREAD.
-        looks: The streams of these runs.
+        looks: The streams of these runs, each with its look.
         seconds: For how long the XREAD blocks.
     """
 
     commands: Sequence[Command]
-    looks: Sequence[str]
+    looks: Sequence[tuple[str, Command]]
     seconds: float
 
 
@@ -144,24 +144,26 @@ class WatchedStreams:
                 del self._streams[name]
         if not self._streams:
             return None
-        looks: dict[str, Command] = {}
+        looks: list[tuple[str, Command]] = []
         for name, stream in self._streams.items():
             stream.asked = stream.after
             if stream.waiters and now - stream.looked_at >= self._look_seconds:
                 stream.looked_at = now
-                looks[name] = next(iter(stream.waiters)).wait.look
+                looks += dict.fromkeys((name, waiter.wait.look) for waiter in stream.waiters)
         seconds = min(self._block_seconds, self._look_seconds, longest_seconds)
         ids = [f"{stream.asked}-{_MAX_SEQUENCE}" for stream in self._streams.values()]
         block = max(1, int(seconds * 1000))
         news = (b"XREAD", b"COUNT", 1, b"BLOCK", block, b"STREAMS", *self._streams, *ids)
-        return Question([*looks.values(), news], list(looks), seconds)
+        return Question([*(look for _, look in looks), news], looks, seconds)
 
-    def take_look(self, name: str, reply: Any, now: float) -> None:
-        """Wake the followers of a stream to whom this is not what they know of its run; an error never is."""
+    def take_look(self, look: tuple[str, Command], reply: Any, now: float) -> None:
+        """Wake the followers that look so, to whom this is not what they know of the run; an error never is."""
+        name, command = look
         stream = self._streams.get(name)
         if stream is not None:
             is_error = isinstance(reply, Exception)
-            self._wake(stream, [one for one in stream.waiters if is_error or one.wait.differs(reply)], now)
+            lookers = [one for one in stream.waiters if one.wait.look == command]
+            self._wake(stream, [one for one in lookers if is_error or one.wait.differs(reply)], now)
 
     def take_news(self, reply: Any, now: float) -> None:
         """Wake the followers that wait for what an XREAD has brought."""
