@@ -63,15 +63,15 @@ def test_it_looks_twice_a_second_for_what_was_updated_and_each_minute_for_all() 
     step = scene.next()
     assert (step.waits, round(step.seconds, 9)) == ([], 0.05)  # as long as the follower of that run pauses
     scene.now += 0.05
-    step = scene.next([])
+    step = scene.next({})
     assert (list(step.waits), round(step.seconds, 9)) == ([WAIT], 0.45)
     scene.now += 0.45
     scene.infos = [info("b", 60.0), info("a", 59.0)]
-    assert scene.next([]) == Items([("b", Recorded(1, "1-7", None))])
+    assert scene.next({}) == Items([("b", Recorded(1, "1-7", None))])
     assert scene.looks == [None, 45.0]  # servers' clocks may differ by some seconds
     for now in (159.0, 160.0, 161.0):
         scene.now = now
-        while not isinstance(scene.next([]), WaitAny):
+        while not isinstance(scene.next({}), WaitAny):
             pass
     assert scene.looks[2:] == [55.0, None, 55.0]
     assert scene.followed == [("a", 0), ("b", 0)]
@@ -82,9 +82,9 @@ def test_a_follower_goes_on_when_what_it_waits_for_has_come_and_ends_with_the_wh
     scene.next()
     scene.next()
     scene.now += 0.1
-    scene.next([])
+    scene.next({})
     scene.now += 0.1
-    assert scene.next([0]).waits == [WAIT]
+    assert scene.next({0: None}).waits == [WAIT]
     assert scene.closed == []
     scene.stream.close()
     assert scene.closed == ["a"]
@@ -97,7 +97,7 @@ def test_the_idle_timeout_counts_from_when_the_reader_comes_back() -> None:
     scene.next()
     for _ in range(2):
         scene.now += 4.9
-        scene.next([])
+        scene.next({})
     scene.now += 0.2
     with pytest.raises(TimeoutError, match=r"the runs had no event to give for 10\.0 seconds"):
-        scene.next([])
+        scene.next({})

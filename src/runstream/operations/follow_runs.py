@@ -28,7 +28,7 @@ from runstream.model.results import Recorded, RunInfo
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import RunsQuery, check_seconds, parse_position
 from runstream.operations.idle_timeout import IdleTimeout
-from runstream.operations.operation import Items, Operation, Pause, Stream, Wait, WaitAny, collect
+from runstream.operations.operation import Items, News, Operation, Pause, Stream, Wait, WaitAny, collect
 
 __all__ = [
     "SLACK_SECONDS",
@@ -166,11 +166,12 @@ class Updates:
 
 @dataclass(slots=True, eq=False)
 class _Follower:
-    """The follower of one run, and what it waits for: news, a moment, or (neither) its turn."""
+    """The follower of one run, what it waits for (news, a moment, or neither: its turn), and what came of it."""
 
     run_id: str
     stream: Stream
     wait: Wait | None = None
+    news: News | None = None
     due: float | None = None
 
 
@@ -222,8 +223,9 @@ class _Followers:
         limits = [seconds, self.idle.remaining, *(one.due - now for one in waiting if one.due is not None)]
         seconds = min((max(0.0, limit) for limit in limits if limit is not None), default=None)
         followers = [one for one in waiting if one.wait is not None]
-        for index in (yield WaitAny([one.wait for one in followers if one.wait is not None], seconds)):
-            followers[index].wait = None
+        woken = yield WaitAny([one.wait for one in followers if one.wait is not None], seconds)
+        for index, news in woken.items():
+            followers[index].wait, followers[index].news = None, news
 
     def close(self) -> None:
         """End them all."""
@@ -243,7 +245,8 @@ class _Followers:
             self.runs.positions.pop(follower.run_id, None)  # another one of that name is given from its beginning
 
     def _take_steps(self, follower: _Follower) -> Stream:
-        stream, result = follower.stream, None
+        stream, result = follower.stream, follower.news
+        follower.news = None
         error: BaseException | None = None
         while True:
             try:

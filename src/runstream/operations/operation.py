@@ -19,6 +19,7 @@ __all__ = [
     "Command",
     "Exchange",
     "Items",
+    "News",
     "Operation",
     "Pause",
     "Refusal",
@@ -28,6 +29,7 @@ __all__ = [
     "Stream",
     "Wait",
     "WaitAny",
+    "Waited",
     "blocking",
     "carried_resolution",
     "carried_result",
@@ -115,8 +117,21 @@ class Pause(NamedTuple):
     seconds: float
 
 
+class News(NamedTuple):
+    """What a wait has brought.
+
+    Attributes:
+        look: The reply to the wait's ``look``, sent after the entries had come.
+        entries: Entries of the stream, as the protocol brought them: the first of those after the offset that the
+            wait names, or after a lower one.
+    """
+
+    look: Any
+    entries: Sequence[Any]
+
+
 class Wait(NamedTuple):
-    """Wait until there may be something new in a stream. The result is None.
+    """Wait until there may be something new in a stream. The result is None, or what came: News.
 
     It ends when an entry comes after the offset ``after``, when ``look`` has a reply that differs, or when the
     seconds have passed (None: never). It may also end without any of that: whoever waits looks, and waits again.
@@ -127,6 +142,7 @@ class Wait(NamedTuple):
         look: A command on a key of the same partition, sent now and then: not all that is new comes in the stream.
         differs: Whether a reply to ``look`` is another than what is known.
         seconds: For how long to wait at most.
+        most: How many of the entries that come may be brought; 0: whoever waits has no use for them.
     """
 
     stream: str
@@ -134,16 +150,22 @@ class Wait(NamedTuple):
     look: Command
     differs: Callable[[Any], bool]
     seconds: float | None
+    most: int = 0
 
 
 class WaitAny(NamedTuple):
     """Wait until one of several waits ends, or the seconds have passed (None: never).
 
-    The result is the indexes of those that have ended: some, or none. Their own seconds do not count.
+    The result has, by their indexes, what those that have ended have brought (News or None): some, or none. Their
+    own seconds do not count.
     """
 
     waits: Sequence[Wait]
     seconds: float | None
+
+
+Waited: TypeAlias = News | Mapping[int, News | None] | None
+"""What comes of waiting: for one thing, or for several."""
 
 
 class Items(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from runstream.operations.operation import (
     Stream,
     Wait,
     WaitAny,
+    Waited,
 )
 
 __all__ = ["AsyncRunner", "SyncRunner"]
@@ -48,7 +49,7 @@ class SyncRunner:
         self,
         exchange: Callable[[Exchange], Replies] = _no_server,
         follow: Callable[[Exchange], Replies] = _no_server,
-        wait: Callable[[Wait | WaitAny], Collection[int]] = _no_server,
+        wait: Callable[[Wait | WaitAny], Waited] = _no_server,
     ) -> None:
         self._exchange = exchange
         self._follow = follow
@@ -144,7 +145,7 @@ class AsyncRunner:
         self,
         exchange: Callable[[Exchange], Awaitable[Replies]] = _no_server,
         follow: Callable[[Exchange], Awaitable[Replies]] = _no_server,
-        wait: Callable[[Wait | WaitAny], Awaitable[Collection[int]]] = _no_server,
+        wait: Callable[[Wait | WaitAny], Awaitable[Waited]] = _no_server,
         prepare: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._exchange = exchange

@@ -167,6 +167,28 @@ def test_a_pool_of_few_connections_serves_followers_and_a_writer(opened: Callabl
     assert not followers.errors
 
 
+def test_followers_of_a_run_share_what_is_read(opened: Callable[..., Any], valkey: Server) -> None:
+    """An event costs the server one read for 40 of them, but for those that were not back in time."""
+    store = opened()
+    followers = Followers(store)
+    store.append("r", [make_event("r", 1)])
+    followers.start("r", 40)
+    followers.await_count(40)
+    before = pages_read(valkey)
+    for seq in range(2, 12):
+        store.append("r", [make_event("r", seq)])
+        followers.await_count(40 * seq)
+    assert pages_read(valkey) - before < 10 * 40 / 4
+    followers.end(store, "r")
+    assert not followers.errors
+
+
+def pages_read(server: Server) -> int:
+    """How many times somebody has read entries without waiting for them."""
+    stats: Any = server.raw.info("commandstats")
+    return int(stats.get("cmdstat_xrange", {"calls": 0})["calls"])
+
+
 def p99_of(store: Any, prefix: str, runs: int, per_run: int) -> float:
     """How many seconds an event takes to each of its followers; 99 in 100 take less."""
     followers, names = Followers(store), [f"{prefix}{number}" for number in range(runs)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runstream.operations.operation import Command, Wait
+from runstream.operations.operation import Command, News, Wait
 from runstream.stores.redis.connection.watched_streams import (
     CALM_SECONDS,
     IDLE_SECONDS,
@@ -29,10 +29,17 @@ class Scene:
         self.woken: list[str] = []
         self.now = 0.0
 
-    def join(self, name: str, stream: str = A, after: int = 0, known: str = "known", look: Command = LOOK) -> bool:
-        self.waiter = Waiter(
-            Wait(stream, after, look, lambda reply: bool(reply != known), None), lambda: self.woken.append(name)
-        )
+    def join(
+        self,
+        name: str,
+        stream: str = A,
+        after: int = 0,
+        known: str = "known",
+        look: Command = LOOK,
+        most: int = 0,
+    ) -> bool:
+        wait = Wait(stream, after, look, lambda reply: bool(reply != known), None, most)
+        self.waiter = Waiter(wait, lambda: self.woken.append(name))
         return self.streams.join(self.waiter, self.now)
 
     def ask(self) -> Question:
@@ -47,15 +54,15 @@ class Scene:
 
     @staticmethod
     def _split(question: Question) -> tuple[Any, Any]:
-        *_, news = question.commands
+        (news,) = (command for command in question.commands if command[0] == b"XREAD")
         named = news[news.index(b"STREAMS") + 1 :]
         return named[: len(named) // 2], named[len(named) // 2 :]
 
     def come(self, *news: tuple[str, int]) -> list[str]:
         """The XREAD gives these entries, or nothing; whom that wakes."""
         self.woken.clear()
-        reply = [[name.encode(), [[f"{offset}-1".encode(), [b"e", b"x"]]]] for name, offset in news]
-        self.streams.take_news(reply or None, self.now)
+        arrivals = [(name, [[f"{offset}-1".encode(), [b"e", b"x"]]]) for name, offset in news]
+        self.streams.take_news(arrivals, {}, self.now)
         return sorted(self.woken)
 
 
@@ -172,6 +179,37 @@ def test_each_is_told_what_it_looks_at_itself(scene: Scene) -> None:
     assert scene.woken == []
     scene.streams.take_look((A, other), "1", 0.0)
     assert scene.woken == ["waits for an answer"]
+
+
+def test_what_comes_is_brought_to_those_who_take_it(scene: Scene) -> None:
+    """With where the run stands after that; no more of it than each of them takes."""
+    scene.join("takes 8", after=5, most=8)
+    first = scene.waiter
+    scene.join("takes 2", after=6, most=2)
+    second = scene.waiter
+    scene.join("waits for an answer", after=6, look=(b"HMGET", b"questions"))
+    third = scene.waiter
+    question = scene.ask()
+    *_, news, head = question.commands
+    assert (news[:3], head, question.heads) == ((b"XREAD", b"COUNT", 2), LOOK, [(A, LOOK)])
+    entries = [[f"{offset}-1".encode(), [b"e", b"x"]] for offset in (6, 7)]
+    scene.streams.take_news([(A, entries)], {(A, LOOK): ["head"]}, 0.0)
+    assert sorted(scene.woken) == ["takes 2", "takes 8", "waits for an answer"]
+    assert first.news == second.news == News(["head"], entries)
+    assert third.news is None
+    assert scene.asks() == {A: 7}
+    scene.join("takes 8", after=7, most=8)
+    scene.streams.take_news([(A, [[b"8-1", [b"e", b"x"]]])], {(A, LOOK): ValueError("refused")}, 0.0)
+    assert scene.waiter.news is None
+
+
+def test_of_many_runs_those_are_looked_at_in_which_something_came(scene: Scene) -> None:
+    """Which costs a round trip more, and no look at all the others."""
+    for number in range(5):
+        scene.join(str(number), f"{{ns:0}}:run:{number}:events", most=8, look=(b"HMGET", number))
+    question = scene.ask()
+    assert (question.commands[-1][:3], question.heads) == ((b"XREAD", b"COUNT", 1), [])
+    assert scene.streams.heads_of([("{ns:0}:run:3:events", [])]) == [("{ns:0}:run:3:events", (b"HMGET", 3))]
 
 
 def test_the_end_wakes_all_and_says_why(scene: Scene) -> None:

@@ -61,12 +61,12 @@ def parse_map(reply: Any) -> dict[bytes, bytes]:
     return dict(zip(flat, flat, strict=True))
 
 
-def parse_news(reply: Any) -> list[tuple[str, int]]:
-    """Parse the reply to XREAD: the streams that have something new, and the offset of its first entry."""
+def parse_news(reply: Any) -> list[tuple[str, Sequence[Any]]]:
+    """Parse the reply to XREAD: the streams that have something new, and the entries, which are not parsed."""
     if not reply:
         return []
     pairs = reply.items() if isinstance(reply, Mapping) else reply
-    return [(key.decode(), parse_offset(entries[0][0])) for key, entries in pairs]
+    return [(key.decode(), entries) for key, entries in pairs]
 
 
 def parse_texts(reply: Any) -> dict[str, str]:

@@ -7,11 +7,11 @@ itself, by steps and with a fate of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
-from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
+from runstream.operations.operation import Exchange, News, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.cluster import ClusterTransport
 from runstream.stores.redis.connection.cluster_clients import ClusterClients
 from runstream.stores.redis.connection.errors import moved_to
@@ -78,11 +78,11 @@ class SimulatedClusterTransport(ClusterTransport):
     def _outcomes(self, asked: Sequence[Asked]) -> list[Outcome]:
         return list(map(self._outcome, asked))  # a server has taken its part before the next one gets its own
 
-    def wait(self, wait: Wait) -> bool:
+    def wait(self, wait: Wait) -> News | None:
         """Wait a little: whoever waits looks then."""
-        return self._first.wait(wait)
+        return self._first.wait(wait._replace(most=0))
 
-    def wait_any(self, wait: WaitAny) -> Collection[int]:
+    def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait a little: whoever waits looks then."""
         return self._first.wait_any(wait)
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from enum import Enum
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from runstream.model.errors import StoreUnavailable
-from runstream.operations.operation import Command, Exchange, Replies, Wait, WaitAny
+from runstream.operations.operation import Command, Exchange, News, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.connection.transport import Transport
+from runstream.stores.redis.connection.watched_streams import news_query
+from runstream.stores.redis.replies import parse_news
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.node import Node
@@ -255,15 +257,26 @@ class SimulatedTransport(SingleServerTransport):
             self._claimed_at = self._server.scheduler.steps
         return self._claimed_at
 
-    def wait(self, wait: Wait) -> bool:
-        """Wait a little: whoever waits looks then."""
-        self._server.scheduler.wait(min(_LOOK_SECONDS, wait.seconds or _LOOK_SECONDS))
-        return True
+    def wait(self, wait: Wait) -> News | None:
+        """Wait a little: whoever waits looks then. What has come may be brought, as a hub does."""
+        self._rest(wait.seconds)
+        with suppress(StoreUnavailable):
+            return self._brought(wait)
+        return None
 
-    def wait_any(self, wait: WaitAny) -> Collection[int]:
+    def _rest(self, seconds: float | None) -> None:
+        self._server.scheduler.wait(min(_LOOK_SECONDS, seconds or _LOOK_SECONDS))
+
+    def _brought(self, wait: Wait) -> News | None:
+        if wait.most == 0 or not (news := parse_news(*self.exchange(Exchange([news_query(wait, wait.most)])))):
+            return None
+        (look,) = self.exchange(Exchange([wait.look]))
+        return News(look, news[0][1])
+
+    def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait a little: whoever waits looks then."""
-        self._server.scheduler.wait(min(_LOOK_SECONDS, wait.seconds or _LOOK_SECONDS))
-        return range(len(wait.waits))
+        self._rest(wait.seconds)
+        return dict.fromkeys(range(len(wait.waits)))
 
     def turn(self) -> AbstractContextManager[object]:
         """A simulated server has connections for all."""
@@ -318,11 +331,11 @@ class AsyncSimulatedTransport:
         """Send an exchange once, if chance lets it arrive."""
         return await asyncio.to_thread(self._way.exchange, exchange)
 
-    async def wait(self, wait: Wait) -> bool:
+    async def wait(self, wait: Wait) -> News | None:
         """Wait a little: whoever waits looks then."""
         return await asyncio.to_thread(self._way.wait, wait)
 
-    async def wait_any(self, wait: WaitAny) -> Collection[int]:
+    async def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait a little: whoever waits looks then."""
         return await asyncio.to_thread(self._way.wait_any, wait)
 

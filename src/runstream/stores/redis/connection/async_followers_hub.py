@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from redis import exceptions
 
-from runstream.operations.operation import Wait, WaitAny
+from runstream.operations.operation import News, Wait, WaitAny
 from runstream.stores.redis.connection.client_settings import breaker_of, connection_beside
 from runstream.stores.redis.connection.followers_hub import (
     by_partition,
@@ -28,11 +28,16 @@ from runstream.stores.redis.connection.followers_hub import (
 from runstream.stores.redis.connection.watched_streams import (
     IDLE_SECONDS,
     JOIN_SECONDS,
+    Arrivals,
+    Look,
     Question,
+    RefusedTogether,
     Waiter,
     WatchedStreams,
+    commands_of,
 )
 from runstream.stores.redis.keys import hash_tag
+from runstream.stores.redis.replies import parse_news
 
 __all__ = ["AsyncFollowersHub", "Watch", "async_hub_of", "wait_in_any"]
 
@@ -56,7 +61,7 @@ class Watch:
         self._is_broken_off = False
         self._ends_at = 0.0  # when the XREAD under way ends; 0 for none
 
-    async def wait(self, wait: Wait) -> bool:
+    async def wait(self, wait: Wait) -> News | None:
         """Wait in the caller's task; see :meth:`AsyncFollowersHub.wait`."""
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter = Waiter(wait, partial(_set, woken))
@@ -68,7 +73,9 @@ class Watch:
             self._streams.leave(waiter, time.monotonic())
         if waiter.error is not None:
             raise waiter.error
-        return not waiter.is_refused
+        if waiter.is_refused:
+            raise RefusedTogether
+        return waiter.news
 
     def join(self, waiters: Sequence[Waiter]) -> None:
         """Let these be woken, from now on."""
@@ -147,22 +154,23 @@ class Watch:
             return
         self._ends_at = time.monotonic() + question.seconds
         try:
-            news = await self._replies(connection, question)
+            news, heads = await self._replies(connection, question)
         finally:
             self._ends_at = 0.0
-        self._streams.take_news(news, time.monotonic())
+        self._streams.take_news(news, heads, time.monotonic())
 
-    async def _replies(self, connection: Any, question: Question) -> Any:
-        """Send what is to be asked, take the replies to the looks, and return what is new."""
+    async def _replies(self, connection: Any, question: Question) -> tuple[Sequence[Arrivals], Mapping[Look, Any]]:
+        """Send what is to be asked, take the replies to the looks, return what is new and where its runs stand."""
         await connection.send_packed_command(connection.pack_commands(question.commands), check_health=False)
         patience = 2 * self._look_seconds
         for look in question.looks:
-            try:
-                reply = await _reply(connection, patience)
-            except exceptions.ResponseError as error:
-                reply = error
+            reply = await _reply_or_error(connection, patience)
             self._streams.take_look(look, reply, time.monotonic())
-        return await _reply(connection, patience + question.seconds)
+        news = parse_news(await _reply(connection, patience + question.seconds))
+        heads = question.heads
+        if news and not heads and (heads := self._streams.heads_of(news)):
+            await connection.send_packed_command(connection.pack_commands(commands_of(heads)), check_health=False)
+        return news, {head: await _reply_or_error(connection, patience) for head in heads}
 
     async def close(self) -> None:
         """End the task and the connection. Who waits is woken; who waits again begins anew."""
@@ -178,6 +186,13 @@ async def _reply(connection: Any, seconds: float) -> Any:
         return await connection.read_response(timeout=math.inf)
 
 
+async def _reply_or_error(connection: Any, seconds: float) -> Any:
+    try:
+        return await _reply(connection, seconds)
+    except exceptions.ResponseError as error:
+        return error
+
+
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -188,7 +203,7 @@ def _set(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
-async def wait_in_any(watch_of: Callable[[str], Watch], wait: WaitAny) -> list[int]:
+async def wait_in_any(watch_of: Callable[[str], Watch], wait: WaitAny) -> Mapping[int, News | None]:
     """As the sync one; see :func:`~runstream.stores.redis.connection.followers_hub.wait_in_any`."""
     woken: list[int] = []
     called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -207,7 +222,7 @@ async def wait_in_any(watch_of: Callable[[str], Watch], wait: WaitAny) -> list[i
         for watch, group in together:
             watch.leave(group)
     raise_unexpected(waiters)
-    return woken
+    return {index: waiters[index].news for index in woken}
 
 
 class AsyncFollowersHub:
@@ -232,16 +247,19 @@ class AsyncFollowersHub:
         """The connections that it has."""
         return [watch.connection for watch in self._watches.values() if watch.connection]
 
-    async def wait(self, wait: Wait) -> bool:
+    async def wait(self, wait: Wait) -> News | None:
         """Wait until there may be something new in a stream.
 
         Returns:
-            False if the server refused to wait for this stream and others.
+            What has come, where it was brought.
+
+        Raises:
+            RefusedTogether: The server refused to wait for this stream and others.
         """
         return await self.watch(hash_tag(wait.stream)).wait(wait)
 
-    async def wait_any(self, wait: WaitAny) -> list[int]:
-        """Wait until there may be something new in one of several streams; returns the indexes of these."""
+    async def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
+        """Wait until there may be something new in one of several streams; what came, by the indexes of these."""
         return await wait_in_any(self.watch, wait)
 
     def watch(self, tag: str) -> Watch:

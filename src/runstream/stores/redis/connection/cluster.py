@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
+from runstream.operations.operation import Exchange, News, Replies, Wait, WaitAny
 from runstream.stores.redis.connection import async_followers_hub, followers_hub
 from runstream.stores.redis.connection.cluster_clients import ClusterClients
 from runstream.stores.redis.connection.routing import Asked, Outcome, Router, Routing
@@ -85,19 +85,19 @@ class ClusterTransport:
             found = self._servers.setdefault(address, made)  # one step, if several threads come at once
         return found
 
-    def wait(self, wait: Wait) -> bool:
+    def wait(self, wait: Wait) -> News | None:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
         try:
             return self._watch(hash_tag(wait.stream)).wait(wait)
         except StoreUnavailable:
-            return True  # whoever waits looks, and repeats that
+            return None  # whoever waits looks, and repeats that
 
-    def wait_any(self, wait: WaitAny) -> Collection[int]:
+    def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait until there may be something new in one of several streams; see :meth:`Transport.wait_any`."""
         try:
             return followers_hub.wait_in_any(self._watch, wait)
         except StoreUnavailable:
-            return range(len(wait.waits))
+            return dict.fromkeys(range(len(wait.waits)))
 
     def _watch(self, tag: str) -> followers_hub.Watch:
         """What waits for a partition, at whichever server has it."""
@@ -170,21 +170,21 @@ class AsyncClusterTransport:
             found = self._servers.setdefault(address, made)
         return found
 
-    async def wait(self, wait: Wait) -> bool:
+    async def wait(self, wait: Wait) -> News | None:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
         tag = hash_tag(wait.stream)
         try:
             return await (await self._watches([tag]))[tag].wait(wait)
         except StoreUnavailable:
-            return True  # whoever waits looks, and repeats that
+            return None  # whoever waits looks, and repeats that
 
-    async def wait_any(self, wait: WaitAny) -> Collection[int]:
+    async def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait until there may be something new in one of several streams; see :meth:`Transport.wait_any`."""
         try:
             watches = await self._watches({hash_tag(one.stream) for one in wait.waits})
             return await async_followers_hub.wait_in_any(watches.__getitem__, wait)
         except StoreUnavailable:
-            return range(len(wait.waits))
+            return dict.fromkeys(range(len(wait.waits)))
 
     async def _watches(self, tags: Collection[str]) -> dict[str, async_followers_hub.Watch]:
         """What waits for these partitions, at whichever server has each."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 
 from redis.backoff import FullJitterBackoff
@@ -17,10 +17,10 @@ from redis.backoff import FullJitterBackoff
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.identifiers import shown
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Exchange, Replies, Resent, Wait, WaitAny, sent_again
+from runstream.operations.operation import Exchange, Replies, Resent, Wait, WaitAny, Waited, sent_again
 from runstream.stores.redis.connection.errors import is_full
 from runstream.stores.redis.connection.transport import AsyncTransport, Transport
-from runstream.stores.redis.connection.watched_streams import news_query
+from runstream.stores.redis.connection.watched_streams import RefusedTogether, news_query
 
 __all__ = ["DEFAULT_RETRY_SECONDS", "AsyncDriver", "SyncDriver"]
 
@@ -104,13 +104,15 @@ class SyncDriver:
         """As ``exchange``, for a follower: few of them send at a time, as a writer needs connections, too."""
         return self.exchange(exchange, self._transport.turn())
 
-    def wait(self, wait: Wait | WaitAny) -> Collection[int]:
+    def wait(self, wait: Wait | WaitAny) -> Waited:
         """Wait until there may be something new in a stream, or in one of several: in those with these indexes."""
         if isinstance(wait, WaitAny):
             return self._transport.wait_any(wait)
-        if not self._transport.wait(wait):  # refused together with others, of which one may be the reason
+        try:
+            return self._transport.wait(wait)
+        except RefusedTogether:  # of those one may be the reason
             self.follow(Exchange([news_query(wait)]))
-        return ()
+            return None
 
     def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""
@@ -169,13 +171,15 @@ class AsyncDriver:
         """As ``exchange``, for a follower: few of them send at a time, as a writer needs connections, too."""
         return await self.exchange(exchange, await self._transport.turn())
 
-    async def wait(self, wait: Wait | WaitAny) -> Collection[int]:
+    async def wait(self, wait: Wait | WaitAny) -> Waited:
         """Wait until there may be something new in a stream, or in one of several: in those with these indexes."""
         if isinstance(wait, WaitAny):
             return await self._transport.wait_any(wait)
-        if not await self._transport.wait(wait):  # refused together with others, of which one may be the reason
+        try:
+            return await self._transport.wait(wait)
+        except RefusedTogether:  # of those one may be the reason
             await self.follow(Exchange([news_query(wait)]))
-        return ()
+            return None
 
     async def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""

@@ -2,9 +2,10 @@
 
 A follower that waits tells the hub after which entry of which stream, and sleeps. For each partition that is
 followed one thread waits on one connection for all that is watched there
-(:mod:`~runstream.stores.redis.connection.watched_streams`) and wakes whom it concerns; what has come they fetch
-themselves, over the client's pool, so that a slow one holds up nobody. A connection that fails wakes all of them:
-they find out whether the server is there. A thread and its connection end when nobody has waited for a moment.
+(:mod:`~runstream.stores.redis.connection.watched_streams`), wakes whom it concerns, and hands them the entries
+that came, and where their run stands. For those who are busy meanwhile nothing is kept: they fetch it themselves,
+over the client's pool, so that a slow one holds up nobody. A connection that fails wakes all of them: they find
+out whether the server is there. A thread and its connection end when nobody has waited for a moment.
 
 One XREAD has the streams of one partition and no others, as they lie in one slot of a cluster.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,17 +23,22 @@ from weakref import WeakValueDictionary
 from redis import exceptions
 
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Wait, WaitAny
+from runstream.operations.operation import News, Wait, WaitAny
 from runstream.stores.redis.connection.client_settings import breaker_of, connection_beside
 from runstream.stores.redis.connection.errors import is_passing
 from runstream.stores.redis.connection.watched_streams import (
     IDLE_SECONDS,
     JOIN_SECONDS,
+    Arrivals,
+    Look,
     Question,
+    RefusedTogether,
     Waiter,
     WatchedStreams,
+    commands_of,
 )
 from runstream.stores.redis.keys import hash_tag
+from runstream.stores.redis.replies import parse_news
 
 __all__ = [
     "FollowersHub",
@@ -101,7 +107,7 @@ class Watch:
         self._is_broken_off = False
         self._ends_at = 0.0  # when the XREAD under way ends; 0 for none
 
-    def wait(self, wait: Wait) -> bool:
+    def wait(self, wait: Wait) -> News | None:
         """Wait in the caller's thread; see :meth:`FollowersHub.wait`."""
         sleeping = threading.Lock()
         sleeping.acquire()
@@ -116,7 +122,9 @@ class Watch:
                 self._streams.leave(waiter, time.monotonic())
         if waiter.error is not None:
             raise waiter.error
-        return not waiter.is_refused
+        if waiter.is_refused:
+            raise RefusedTogether
+        return waiter.news
 
     def join(self, waiters: Sequence[Waiter]) -> None:
         """Let these be woken, from now on."""
@@ -210,25 +218,30 @@ class Watch:
                 return
             self._ends_at = time.monotonic() + question.seconds
         try:
-            news = self._replies(connection, question)
+            news, heads = self._replies(connection, question)
         finally:
             with self._lock:
                 self._ends_at = 0.0
         with self._lock:
-            self._streams.take_news(news, time.monotonic())
+            self._streams.take_news(news, heads, time.monotonic())
 
-    def _replies(self, connection: Any, question: Question) -> Any:
-        """Send what is to be asked, take the replies to the looks, and return what is new."""
+    def _replies(self, connection: Any, question: Question) -> tuple[Sequence[Arrivals], Mapping[Look, Any]]:
+        """Send what is to be asked, take the replies to the looks, return what is new and where its runs stand."""
         connection.send_packed_command(connection.pack_commands(question.commands), check_health=False)
         patience = 2 * self._look_seconds
         for look in question.looks:
-            try:
-                reply = _reply(connection, patience)
-            except exceptions.ResponseError as error:
-                reply = error
+            reply = _reply_or_error(connection, patience)
             with self._lock:
                 self._streams.take_look(look, reply, time.monotonic())
-        return _reply(connection, patience + question.seconds)
+        news = parse_news(_reply(connection, patience + question.seconds))
+        heads = question.heads
+        if news and not heads and (heads := self._locked_heads_of(news)):
+            connection.send_packed_command(connection.pack_commands(commands_of(heads)), check_health=False)
+        return news, {head: _reply_or_error(connection, patience) for head in heads}
+
+    def _locked_heads_of(self, news: Sequence[Arrivals]) -> Sequence[Look]:
+        with self._lock:
+            return self._streams.heads_of(news)
 
     def start_anew(self) -> None:
         """Give up the connection, in a forked child: it is the parent's."""
@@ -253,8 +266,15 @@ def _reply(connection: Any, seconds: float) -> Any:
     return connection.read_response()
 
 
-def wait_in_any(watch_of: Callable[[str], Watch], wait: WaitAny) -> list[int]:
-    """Wait until there may be something new in one of several streams; returns the indexes of these.
+def _reply_or_error(connection: Any, seconds: float) -> Any:
+    try:
+        return _reply(connection, seconds)
+    except exceptions.ResponseError as error:
+        return error
+
+
+def wait_in_any(watch_of: Callable[[str], Watch], wait: WaitAny) -> Mapping[int, News | None]:
+    """Wait until there may be something new in one of several streams; what came, by the indexes of these.
 
     Args:
         watch_of: What waits for a partition, by its hash tag.
@@ -277,7 +297,7 @@ def wait_in_any(watch_of: Callable[[str], Watch], wait: WaitAny) -> list[int]:
         for watch, group in together:
             watch.leave(group)
     raise_unexpected(waiters)
-    return woken
+    return {index: waiters[index].news for index in woken}
 
 
 class FollowersHub:
@@ -307,16 +327,19 @@ class FollowersHub:
             watch.start_anew()
         self._begin()
 
-    def wait(self, wait: Wait) -> bool:
+    def wait(self, wait: Wait) -> News | None:
         """Wait until there may be something new in a stream.
 
         Returns:
-            False if the server refused to wait for this stream and others.
+            What has come, where it was brought.
+
+        Raises:
+            RefusedTogether: The server refused to wait for this stream and others.
         """
         return self.watch(hash_tag(wait.stream)).wait(wait)
 
-    def wait_any(self, wait: WaitAny) -> list[int]:
-        """Wait until there may be something new in one of several streams; returns the indexes of these."""
+    def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
+        """Wait until there may be something new in one of several streams; what came, by the indexes of these."""
         return wait_in_any(self.watch, wait)
 
     def watch(self, tag: str) -> Watch:

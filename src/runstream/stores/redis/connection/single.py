@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
 from typing import Any, cast
@@ -13,7 +13,7 @@ from redis import exceptions
 
 from runstream.model.errors import ConfigurationError
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Command, Exchange, Refusal, Replies, Wait, WaitAny, mark_unsent
+from runstream.operations.operation import Command, Exchange, News, Refusal, Replies, Wait, WaitAny, mark_unsent
 from runstream.stores.redis.connection.async_followers_hub import AsyncFollowersHub
 from runstream.stores.redis.connection.client_settings import client_like, renew_locks, socket_timeout_of
 from runstream.stores.redis.connection.errors import (
@@ -131,11 +131,11 @@ class SingleServerTransport:
                     return seen
             raise
 
-    def wait(self, wait: Wait) -> bool:
+    def wait(self, wait: Wait) -> News | None:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
         return self.hub.wait(wait)
 
-    def wait_any(self, wait: WaitAny) -> Collection[int]:
+    def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait until there may be something new in one of several streams; see :meth:`Transport.wait_any`."""
         return self.hub.wait_any(wait)
 
@@ -218,11 +218,11 @@ class AsyncSingleServerTransport:
             mark_unsent(error)
             raise
 
-    async def wait(self, wait: Wait) -> bool:
+    async def wait(self, wait: Wait) -> News | None:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
         return await (await self.hub()).wait(wait)
 
-    async def wait_any(self, wait: WaitAny) -> Collection[int]:
+    async def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait until there may be something new in one of several streams; see :meth:`Transport.wait_any`."""
         return await (await self.hub()).wait_any(wait)
 

@@ -6,11 +6,11 @@ A transport sends an exchange once. Retries, deadlines and pauses are the driver
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol, runtime_checkable
 
-from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
+from runstream.operations.operation import Exchange, News, Replies, Wait, WaitAny
 
 __all__ = ["AsyncTransport", "Transport"]
 
@@ -44,18 +44,22 @@ class Transport(Protocol):
             ConfigurationError: The server refused a command for good.
         """
 
-    def wait(self, wait: Wait) -> bool:
+    def wait(self, wait: Wait) -> News | None:
         """Wait until there may be something new in a stream, over a connection that many followers share.
 
         Returns:
-            False if the server refused to wait for this stream and others: then ask for this one alone.
+            What has come, where it was brought.
+
+        Raises:
+            RefusedTogether: The server refused to wait for this stream and others: then ask for this one alone.
         """
 
-    def wait_any(self, wait: WaitAny) -> Collection[int]:
+    def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait until there may be something new in one of several streams.
 
         Returns:
-            The indexes of the waits that have ended, refused ones among them: whoever follows these looks.
+            What has come, where it was brought, by the indexes of the waits that have ended. Refused ones are
+            among them: whoever follows these looks.
         """
 
     def turn(self) -> AbstractContextManager[object]:
@@ -88,18 +92,22 @@ class AsyncTransport(Protocol):
             ConfigurationError: The server refused a command for good.
         """
 
-    async def wait(self, wait: Wait) -> bool:
+    async def wait(self, wait: Wait) -> News | None:
         """Wait until there may be something new in a stream, over a connection that many followers share.
 
         Returns:
-            False if the server refused to wait for this stream and others: then ask for this one alone.
+            What has come, where it was brought.
+
+        Raises:
+            RefusedTogether: The server refused to wait for this stream and others: then ask for this one alone.
         """
 
-    async def wait_any(self, wait: WaitAny) -> Collection[int]:
+    async def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait until there may be something new in one of several streams.
 
         Returns:
-            The indexes of the waits that have ended, refused ones among them: whoever follows these looks.
+            What has come, where it was brought, by the indexes of the waits that have ended. Refused ones are
+            among them: whoever follows these looks.
         """
 
     async def turn(self) -> AbstractAsyncContextManager[object]:

@@ -5,6 +5,9 @@ added to it, so it blocks briefly for some seconds after a stream has come, and 
 nothing came. Nobody says when a follower ends: a stream leaves when nobody has waited for it for a while, or when
 something comes in it that nobody waits for. So followers that are slow to come back cost the others nothing.
 
+Behind the XREAD it is asked where the runs stand in which something came: what both bring is passed on to those
+who wait for it, and to nobody who comes later.
+
 What changes without an entry (a run ends by its snapshot, or is lost in a failover) is seen by a look at each run
 now and then, once for all of its followers that look at the same: who waits for a person looks at other fields.
 
@@ -15,13 +18,24 @@ Nothing here does any I/O or waits; see :mod:`~runstream.stores.redis.connection
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-from runstream.operations.operation import Command, Wait
-from runstream.stores.redis.replies import parse_news
+from runstream.operations.operation import Command, News, Wait
+from runstream.stores.redis.replies import parse_offset
 
-__all__ = ["IDLE_SECONDS", "JOIN_SECONDS", "Question", "Waiter", "WatchedStreams", "news_query"]
+__all__ = [
+    "IDLE_SECONDS",
+    "JOIN_SECONDS",
+    "Arrivals",
+    "Look",
+    "Question",
+    "RefusedTogether",
+    "Waiter",
+    "WatchedStreams",
+    "commands_of",
+    "news_query",
+]
 
 JOIN_SECONDS = 0.05
 """How long a new stream waits at most for the XREAD under way to end; for a longer one it is broken off."""
@@ -33,12 +47,20 @@ CALM_SECONDS = 5.0
 """For how long the XREADs are short after a stream has come: another one often comes soon after."""
 
 _SHORTEST_BLOCK_SECONDS = 0.01
+
+_FEW = 4
+"""So many runs are looked at in the round trip of the XREAD, after it; of more, those in which something came."""
+
 _MAX_SEQUENCE = 2**64 - 1
 
 
-def news_query(wait: Wait) -> Command:
-    """The command that asks for something new in one stream, and does not wait for it."""
-    return (b"XREAD", b"COUNT", 1, b"STREAMS", wait.stream, f"{wait.after}-{_MAX_SEQUENCE}")
+Look: TypeAlias = tuple[str, Command]
+"""A stream, and the command that shows where its run stands."""
+
+
+def news_query(wait: Wait, most: int = 1) -> Command:
+    """The command that asks for something new in one stream, so many entries at most, and does not wait for it."""
+    return (b"XREAD", b"COUNT", most, b"STREAMS", wait.stream, f"{wait.after}-{_MAX_SEQUENCE}")
 
 
 class Waiter:
@@ -49,29 +71,46 @@ class Waiter:
         wake: Called once, when the waiting ends.
     """
 
-    __slots__ = ("error", "is_refused", "wait", "wake")
+    __slots__ = ("error", "is_refused", "news", "wait", "wake")
 
     def __init__(self, wait: Wait, wake: Callable[[], object]) -> None:
         self.wait = wait
         self.wake = wake
+        self.news: News | None = None
+        """What has come."""
         self.is_refused = False
         """The server refused to wait for this stream and others."""
         self.error: BaseException | None = None
         """Why nobody waits for it any more, if that is something that nobody expected."""
 
 
+class RefusedTogether(Exception):
+    """The server refused to wait for a stream and others: it may be any of them."""
+
+
+Arrivals: TypeAlias = tuple[str, Sequence[Any]]
+"""A stream, and the entries that have come in it."""
+
+
+def commands_of(looks: Iterable[Look]) -> list[Command]:
+    """The commands that some looks send."""
+    return [command for _, command in looks]
+
+
 class Question(NamedTuple):
     """What to send next.
 
     Attributes:
-        commands: A look at each of some runs, and one XREAD.
-        looks: The streams of these runs, each with its look.
+        commands: A look at each of some runs, one XREAD, and further looks.
+        looks: The streams of the first of these runs, each with its look.
         seconds: For how long the XREAD blocks.
+        heads: Likewise of those that are looked at after the XREAD has ended.
     """
 
     commands: Sequence[Command]
-    looks: Sequence[tuple[str, Command]]
+    looks: Sequence[Look]
     seconds: float
+    heads: Sequence[Look] = ()
 
 
 class _Stream:
@@ -144,7 +183,7 @@ class WatchedStreams:
                 del self._streams[name]
         if not self._streams:
             return None
-        looks: list[tuple[str, Command]] = []
+        looks: list[Look] = []
         for name, stream in self._streams.items():
             stream.asked = stream.after
             if stream.waiters and now - stream.looked_at >= self._look_seconds:
@@ -153,10 +192,16 @@ class WatchedStreams:
         seconds = min(self._block_seconds, self._look_seconds, longest_seconds)
         ids = [f"{stream.asked}-{_MAX_SEQUENCE}" for stream in self._streams.values()]
         block = max(1, int(seconds * 1000))
-        news = (b"XREAD", b"COUNT", 1, b"BLOCK", block, b"STREAMS", *self._streams, *ids)
-        return Question([*(look for _, look in looks), news], looks, seconds)
+        heads = self._heads(self._streams) if len(self._streams) <= _FEW else []
+        count = self._most() if heads else 1
+        news = (b"XREAD", b"COUNT", count, b"BLOCK", block, b"STREAMS", *self._streams, *ids)
+        return Question([*commands_of(looks), news, *commands_of(heads)], looks, seconds, heads)
 
-    def take_look(self, look: tuple[str, Command], reply: Any, now: float) -> None:
+    def heads_of(self, news: Sequence[Arrivals]) -> list[Look]:
+        """How to look at the runs of what an XREAD has brought, for those who take it from there."""
+        return self._heads([name for name, _ in news])
+
+    def take_look(self, look: Look, reply: Any, now: float) -> None:
         """Wake the followers that look so, to whom this is not what they know of the run; an error never is."""
         name, command = look
         stream = self._streams.get(name)
@@ -165,21 +210,25 @@ class WatchedStreams:
             lookers = [one for one in stream.waiters if one.wait.look == command]
             self._wake(stream, [one for one in lookers if is_error or one.wait.differs(reply)], now)
 
-    def take_news(self, reply: Any, now: float) -> None:
-        """Wake the followers that wait for what an XREAD has brought."""
-        news = parse_news(reply)
+    def take_news(self, news: Sequence[Arrivals], heads: Mapping[Look, Any], now: float) -> None:
+        """Wake the followers that wait for what an XREAD has brought, with the replies to the looks after it."""
         for stream in self._streams.values():
             stream.asked = None
         if not news:
             longest = JOIN_SECONDS if now < self._calm_at else self._look_seconds
             self._block_seconds = min(2 * self._block_seconds, longest)
-        for name, offset in news:
+        for name, entries in news:
             of_name = self._streams.get(name)
             if of_name is None:
                 continue
             if of_name.waiters:
-                of_name.known = offset
-                self._wake(of_name, [one for one in of_name.waiters if one.wait.after < offset], now)
+                of_name.known = parse_offset(entries[-1][0])
+                woken = [one for one in of_name.waiters if one.wait.after < of_name.known]
+                for waiter in woken:
+                    head = heads.get((name, waiter.wait.look)) if waiter.wait.most else None
+                    if head is not None and not isinstance(head, Exception):
+                        waiter.news = News(head, entries)
+                self._wake(of_name, woken, now)
             else:
                 del self._streams[name]
                 self._shorten(now)  # whoever follows it may come back soon
@@ -191,6 +240,19 @@ class WatchedStreams:
             for waiter in stream.waiters:
                 waiter.is_refused, waiter.error = is_refused, error
                 waiter.wake()
+
+    def _heads(self, names: Iterable[str]) -> list[Look]:
+        looks: dict[Look, None] = {}
+        for name in names:
+            stream = self._streams.get(name)
+            if stream is not None:
+                looks |= dict.fromkeys((name, waiter.wait.look) for waiter in stream.waiters if waiter.wait.most)
+        return list(looks)
+
+    def _most(self) -> int:
+        """How many entries of each stream are asked for: no more than anybody takes."""
+        every = (waiter.wait.most for stream in self._streams.values() for waiter in stream.waiters)
+        return min(filter(None, every), default=1)
 
     def _shorten(self, now: float) -> None:
         self._block_seconds, self._calm_at = _SHORTEST_BLOCK_SECONDS, now + CALM_SECONDS

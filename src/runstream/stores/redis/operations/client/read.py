@@ -19,6 +19,7 @@ from runstream.operations.lineage import asks_for_shared, read_segments
 from runstream.operations.operation import Items, Stream, Wait, pass_on
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.client.border import Border
+from runstream.stores.redis.operations.client.brought import entries_at_once, next_in
 from runstream.stores.redis.operations.client.lineage import segments_here, shared_archived
 from runstream.stores.redis.operations.client.log_reader import LogReader
 from runstream.stores.redis.operations.client.reader import Page, RunReader
@@ -119,15 +120,15 @@ def follow(
 
         yield from pass_on(read_shared(session, run_id, head, query.after), chosen)
         position = head.start.offset
-    is_woken = False
+    is_woken, brought = False, None
     while True:
-        head, found = yield from reader.page(position, None)
+        head, found = (yield from reader.page(position, None)) if brought is None else reader.take(*brought)
         if found:
             is_woken = False
             reader.note(head, found[-1][0])
             position = found[-1][0].offset
             yield from _give(reader, found, wanted, idle)
-            found = []  # one that waits holds no page
+            found, brought = [], None  # one that waits holds no page
         if position < head.last.offset:
             continue
         if head.status in ENDED_STATUSES:
@@ -135,9 +136,10 @@ def follow(
         idle.check()
         if is_woken:  # by an entry that no append has come to its end with: it wakes at once, again and again
             yield idle.pause()
-        # this only wakes the follower: page() fetches what came, with all its checks
+        # what it brings is proven, or it only wakes the follower: page() fetches what came, with all its checks
         look, differs = head_query(keys.meta), partial(_differs, keys, head)
-        yield Wait(keys.events, position, look, differs, idle.remaining)
+        news = yield Wait(keys.events, position, look, differs, idle.remaining, entries_at_once(head))
+        brought = next_in(keys, head, reader.seen, news)
         is_woken = True
 
 

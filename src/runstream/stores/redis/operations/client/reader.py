@@ -219,6 +219,12 @@ class RunReader:
         yield from self.check_dense(head, found, max(after, head.before_first.offset) + 1, high)
         return head, found
 
+    def take(self, head: RunHead, found: Page) -> tuple[RunHead, Page]:
+        """The same, of entries that were brought here, and are proven to be the next ones."""
+        self._learn(head)
+        self._pace.adapt([len(record) for _, record in found])
+        return head, found
+
     def check_dense(self, head: RunHead, found: Page, first: int, high: int) -> Operation[None]:
         """Raise unless entries go on from an offset without a gap; at least one, if ``high`` is no lower."""
         for expected, (at, _) in enumerate(found, first):
