@@ -186,6 +186,13 @@ def test_no_more_text_is_held_than_a_browser_has_room_for(page: Any, in_memory: 
     assert held == last - first + 1 <= 24
 
 
+def not_durable(route: Any) -> None:
+    """Let a person be told that what was written is less durable than is asked for."""
+    response = route.fetch()
+    told = {"durability": {"wanted": "replicated=2", "reached": "primary"}}
+    route.fulfill(response=response, json={**response.json(), **told})
+
+
 def test_a_question_is_answered_and_a_run_is_forked_and_cancelled(
     page: Any, client: httpx.Client, shown: Shown
 ) -> None:
@@ -197,8 +204,12 @@ def test_a_question_is_answered_and_a_run_is_forked_and_cancelled(
         page.get_by_role("link", name="asks").click()
         page.get_by_label("Answer", exact=True).fill('{"ok": 12345678901234567891}')
         page.get_by_label("as JSON").check()
+        page.route("**/answer", not_durable)
         page.get_by_role("button", name="Send the answer").click()
         assert run.wait(timeout=60) == {"ok": 12345678901234567891}
+        page.locator(".question").wait_for(state="detached")
+        page.get_by_text("Answered.").wait_for()
+        page.get_by_role("alert").get_by_text("replicated=2 was asked for, primary was reached").wait_for()
         page.get_by_text("Fork…").click()
         page.get_by_label("Id of the fork").fill("asks again")
         page.get_by_label("At offset").fill("1")

@@ -8,12 +8,20 @@ import { link } from "./route";
 export function Acting({ run, children }: { run: Run; children: ComponentChildren }) {
   const [actions, setActions] = useState<Set<string>>(new Set());
   useEffect(() => void actionsOfApp().then(setActions), []);
+  const answering = useSending(); // its outcome stays when the question goes
   const path = (action: string) => runPath(run.id, `/${action}`);
   return (
     <>
       {run.waiting_for.map((question) => (
-        <Asked key={question.question_id} run={run} question={question} path={actions.has("answer") ? path("answer") : null} />
+        <Asked
+          key={question.question_id}
+          run={run}
+          question={question}
+          path={actions.has("answer") ? path("answer") : null}
+          sending={answering}
+        />
       ))}
+      {answering.outcome}
       <div class="acting">
         {actions.has("cancel") && !ENDED.has(run.status) && <Cancel path={path("cancel")} />}
         {actions.has("fork") && <Fork run={run} path={path("fork")} />}
@@ -36,18 +44,45 @@ function useSending(): Sending {
   const send: Sending["send"] = (path, body, then) => {
     setIsSending(true);
     post<Fields>(path, body)
-      .then((answer) => setOutcome(<p role="status">{then(answer)}</p>))
+      .then((answer) =>
+        setOutcome(
+          <>
+            <p role="status">{then(answer)}</p>
+            <Shortfall answer={answer} />
+          </>,
+        ),
+      )
       .catch((problem: Error) => setOutcome(<p role="alert">{problem.message}</p>))
       .finally(() => setIsSending(false));
   };
   return { send, outcome, isSending };
 }
 
-function Asked({ run, question, path }: { run: Run; question: Question; path: string | null }) {
+/** What is written, and not as durable as the store is asked for: nobody needs to send it again. */
+function Shortfall({ answer }: { answer: Fields }) {
+  if (answer.durability === undefined) {
+    return null;
+  }
+  const { wanted, reached } = answer.durability as Fields;
+  return (
+    <p role="alert">
+      It is written, but not known to be as durable as it is to be: {String(wanted)} was asked for, {String(reached)} was reached.
+    </p>
+  );
+}
+
+interface AskedProps {
+  run: Run;
+  question: Question;
+  path: string | null;
+  sending: Sending;
+}
+
+function Asked({ run, question, path, sending }: AskedProps) {
   const [text, setText] = useState("");
   const [isJson, setIsJson] = useState(false);
   const [isNoJson, setIsNoJson] = useState(false);
-  const { send, outcome, isSending } = useSending();
+  const { send, isSending } = sending;
 
   function answer(to: string): void {
     let value: Json = text;
@@ -89,7 +124,6 @@ function Asked({ run, question, path }: { run: Run; question: Question; path: st
           {isNoJson && <p role="alert">That is no JSON.</p>}
         </form>
       )}
-      {outcome}
     </section>
   );
 }
