@@ -131,6 +131,27 @@ def test_who_has_the_numbers_is_told_that_they_are_the_newest() -> None:
         assert asyncio.run(follow(store)) == [200, 304, 200, 304]
 
 
+async def test_what_was_erased_is_counted_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it took to count: it is asked now and then what was erased."""
+    monkeypatch.setattr(summaries, "_QUICK_SECONDS", 0.0)
+    async with runstream.connect_async("memory:") as store:
+        await store.append("r", results(3))
+        transport = httpx.ASGITransport(app=runstream.web.app(store))
+        async with httpx.AsyncClient(transport=transport, base_url="http://runs") as client:
+
+            async def counted() -> int:
+                found: int = (await client.get(SUMMARY)).json()["total"]["events"]
+                return found
+
+            assert await counted() == 3
+            await store.erase("r", [2])
+            assert await counted() == 3
+            monkeypatch.setattr(summaries, "_ERASURES_SECONDS", 0.0)
+            assert await counted() == 2
+            await store.truncate("r", before=2)
+            assert await counted() == 1
+
+
 async def test_what_was_erased_is_counted_no_longer_once_the_numbers_are_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,13 +7,14 @@ import logging
 import time
 from collections import OrderedDict
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runstream.codec.lossless_json import dump_json
 from runstream.history.summary import RunSummary
+from runstream.model.erasures import Spans
 from runstream.model.errors import RunstreamError
 from runstream.model.results import RunInfo
 from runstream.operations.follow_runs import Position
@@ -31,7 +32,11 @@ _ANSWER_SECONDS = 0.25
 _UNASKED_SECONDS = 30.0
 _OLD_SECONDS = 3600.0
 _QUICK_SECONDS, _QUICK_OLD_SECONDS = 0.2, 60.0  # what is counted before it is to be told is counted often
+_ERASURES_SECONDS = 5.0  # so often it is asked what was erased: a fork's parent does not tell it, nor all rights
 _STEP = 250
+
+Erased: TypeAlias = tuple[tuple[float, Spans, int | None, bool], ...]
+"""What was asked to be erased of a run, and whether that is done everywhere."""
 
 
 class Summaries:
@@ -51,12 +56,13 @@ class Summaries:
         Query(request, ())
         info = await self._access.run(request)
         store = await self._access.store()
+        erased = await self._erased(store, info.run_id)
         known = self._known.pop(info.run_id, None)
-        if known is not None and (known.is_old or known.created_at != info.created_at):
+        if known is not None and (known.is_old or (known.created_at, known.erased) != (info.created_at, erased)):
             known.end()  # of a run that was made anew, another reader may have known the former one
             known = None
         if known is None:
-            known = _Summarized(info.created_at)
+            known = _Summarized(info.created_at, erased)
         self._known[info.run_id] = known
         reading = known.read(self._access, store, info, self._turns)
         while len(self._known) > _MOST_RUNS:
@@ -69,22 +75,39 @@ class Summaries:
             raise error
         return known.document(info).response(request)
 
+    async def _erased(self, store: Any, run_id: str) -> Erased:
+        """What was erased of a run, as far as that can be told, and as it was a moment ago."""
+        known = self._known.get(run_id)
+        if known is not None and time.monotonic() < known.looked_at + _ERASURES_SECONDS:
+            return known.erased
+        try:
+            erasures = await store.erasures(run_id)
+        except RunstreamError:  # to look, it tries what is not done yet: a user who may only read cannot
+            return () if known is None else known.erased
+        if known is not None:
+            known.looked_at = time.monotonic()
+        return tuple((one.requested_at, one.spans, one.before, one.done) for one in erasures)
+
 
 class _Summarized:
     """A run in numbers, as far as it has been read.
 
     Args:
         created_at: When it was created.
+        erased: What was erased of it before it is read.
 
     Attributes:
         created_at: The same.
+        erased: The same.
+        looked_at: When that was asked.
         offset: How far it has been read.
         summary: The numbers.
         error: What its reading ended with.
     """
 
-    def __init__(self, created_at: float) -> None:
-        self.created_at = created_at
+    def __init__(self, created_at: float, erased: Erased) -> None:
+        self.created_at, self.erased = created_at, erased
+        self.looked_at = time.monotonic()
         self.offset = 0
         self.summary = RunSummary()
         self.error: Exception | None = None
@@ -96,7 +119,7 @@ class _Summarized:
 
     @property
     def is_old(self) -> bool:
-        """Whether it is to be read anew: some of it may have been erased since."""
+        """Whether it is to be read anew: some of it may have been erased since, which was not told."""
         is_quick = self._spent < _QUICK_SECONDS
         return time.monotonic() > self._began_at + (_QUICK_OLD_SECONDS if is_quick else _OLD_SECONDS)
 
