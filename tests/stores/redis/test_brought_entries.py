@@ -20,7 +20,7 @@ class Following:
     """A follower of a run of two events that waits, its steps made by hand, and what comes after them."""
 
     def __init__(self) -> None:
-        self.client = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
+        self.client: Any = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
         self.store: Any = RedisCheckpointer(self.client, partitions=1)
         self.other: Any = RedisCheckpointer(self.client, partitions=1)
         self.store.append("r", make_events("r", 2))

@@ -18,8 +18,6 @@ from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Command, Exchange, News, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.connection.transport import Transport
-from runstream.stores.redis.connection.watched_streams import news_query
-from runstream.stores.redis.replies import parse_news
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.node import Node
@@ -268,10 +266,15 @@ class SimulatedTransport(SingleServerTransport):
         self._server.scheduler.wait(min(_LOOK_SECONDS, seconds or _LOOK_SECONDS))
 
     def _brought(self, wait: Wait) -> News | None:
-        if wait.most == 0 or not (news := parse_news(*self.exchange(Exchange([news_query(wait, wait.most)])))):
+        if wait.most == 0:
+            return None
+        # not XREAD, to which fakeredis replies with an empty map where a server replies with nothing
+        command = (b"XRANGE", wait.stream, str(wait.after + 1), "+", b"COUNT", wait.most)
+        (entries,) = self.exchange(Exchange([command]))
+        if not entries:
             return None
         (look,) = self.exchange(Exchange([wait.look]))
-        return News(look, news[0][1])
+        return News(look, entries)
 
     def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
         """Wait a little: whoever waits looks then."""

@@ -58,9 +58,9 @@ Look: TypeAlias = tuple[str, Command]
 """A stream, and the command that shows where its run stands."""
 
 
-def news_query(wait: Wait, most: int = 1) -> Command:
-    """The command that asks for something new in one stream, so many entries at most, and does not wait for it."""
-    return (b"XREAD", b"COUNT", most, b"STREAMS", wait.stream, f"{wait.after}-{_MAX_SEQUENCE}")
+def news_query(wait: Wait) -> Command:
+    """The command that asks for something new in one stream, and does not wait for it."""
+    return (b"XREAD", b"COUNT", 1, b"STREAMS", wait.stream, f"{wait.after}-{_MAX_SEQUENCE}")
 
 
 class Waiter:
