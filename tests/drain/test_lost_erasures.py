@@ -66,6 +66,33 @@ def test_what_an_archive_has_erased_is_asked_for_again(
     assert len(again.erasures("r")) == 1
 
 
+@pytest.mark.parametrize("what", ["erase", "truncate"])
+def test_states_that_have_left_redis_are_in_nobodys_way(
+    hot: Hot, archives: list[Archive], redis_backend: RedisBackend, failover: Failover, what: str
+) -> None:
+    """What the archives have of them since holds, or needs, nothing of it."""
+    hot.append("r", make_events("r", 2, lane_id="b"), snapshot=make_state("r"), lane_id="b")
+    hot.append("r", make_events("r", 2, lane_id="a"))
+    DrainWorker(hot, archives, retire_idle_seconds=0.0).drain_once()
+    tiered = TieredCheckpointer(hot, archives[0])
+    tiered.append("r", make_events("r", 2, first=3, lane_id="a"))
+    DrainWorker(hot, archives).drain_once()
+    failover.keep()
+    if what == "erase":
+        tiered.erase("r", [4])
+    else:
+        tiered.truncate("r", before=3)
+    Erasing(DrainWorker(hot, archives)._parts).carry_out(["r"])
+    failover.promote()
+    again = open_hot(redis_backend)
+    again.append("r", make_events("r", 1, first=7))
+    DrainWorker(again, archives).drain_once()
+    assert (parked(again), due(again), len(again.erasures("r"))) == ({}, {}, 1)
+    with closing(TieredCheckpointer(again, archives[0])) as store:
+        assert left(store) == ([1, 2, 3, 5, 6, 7] if what == "erase" else [3, 4, 5, 6, 7])
+        assert store.load_snapshot("r", lane_id="b") is not None
+
+
 @pytest.mark.parametrize("trim", ["never", "covered"])
 def test_a_run_that_is_not_due_is_found_by_the_sweep(
     hot: Hot, archives: list[Archive], redis_backend: RedisBackend, failover: Failover, trim: Any

@@ -14,11 +14,13 @@ from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.arguments import check_count, grant_of
 
 __all__ = [
+    "MAY_HOLD",
+    "MAY_HOLD_SHARED",
+    "Beside",
     "EraseOptions",
     "EraseRequest",
     "MayNeedEvents",
     "SnapshotsAway",
-    "TruncateBeside",
     "TruncateOptions",
     "begins_elsewhere",
     "check_before",
@@ -26,7 +28,12 @@ __all__ = [
     "check_own",
     "check_truncated",
     "held_by",
+    "may_hold_erased",
 ]
+
+MAY_HOLD, MAY_HOLD_SHARED = (
+    f"may hold what is to be erased{of_which}" for of_which in ("", " of the run that it comes from")
+)
 
 
 class EraseOptions(NamedTuple):
@@ -55,17 +62,17 @@ class TruncateOptions(NamedTuple):
     clean: frozenset[str] = frozenset()
 
 
-class TruncateBeside(NamedTuple):
-    """What is known of an archive by one who truncates a run of which some has left Redis.
+class Beside(NamedTuple):
+    """What is known of an archive by one who erases content of a run that has left Redis in part, or truncates it.
 
     Attributes:
-        at: The cursor before the history's new beginning; None where it was not asked for.
         away: What Redis noted of the latest snapshots that had left it, before these were looked at: none of them
-            needs what goes. b"": they were not looked at.
+            holds, or needs, what goes. b"": they were not looked at.
+        at: The cursor before a history's new beginning; None where it was not asked for.
     """
 
-    at: Cursor | None = None
     away: bytes = b""
+    at: Cursor | None = None
 
 
 class MayNeedEvents(Exception):
@@ -81,7 +88,7 @@ class MayNeedEvents(Exception):
 
 
 class SnapshotsAway(Exception):
-    """Latest snapshots that have left Redis may need events that are to be truncated: nothing was.
+    """Latest snapshots that have left Redis may hold what is to be erased, or need what is to be truncated.
 
     Args:
         noted: What Redis notes of those that have left it; it changes as others do.
@@ -211,3 +218,15 @@ def held_by(run_id: str, holding: Iterable[SnapshotHead], what: str, instead: st
         for one in sorted(holding, key=lambda one: one.lane_id or "")
     )
     return ConfigurationError(f"run {run_id!r} has latest snapshots that {what}: {named}; {instead}")
+
+
+def may_hold_erased(run_id: str, holding: Iterable[SnapshotHead], what: str = MAY_HOLD) -> ConfigurationError:
+    """The error where latest snapshots may hold what is to be erased.
+
+    Args:
+        run_id: The run that has them.
+        holding: These snapshots.
+        what: ``MAY_HOLD``, or ``MAY_HOLD_SHARED`` where that is erased of a run that it comes from.
+    """
+    instead = "pass states that hold nothing of it with snapshots=, or let them go with drop_snapshots=True"
+    return held_by(run_id, holding, what, f"{instead}; nothing was erased")

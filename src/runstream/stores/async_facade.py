@@ -777,6 +777,8 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             DurabilityNotReached: It was done, and is not as durable as it should be; the same call waits again.
             ConfigurationError: The run has no such events of its own; or its latest snapshots may hold what is to
                 be erased, and are neither given nor to be dropped: it lists them. Nothing was erased.
+            EventsArchived: Latest snapshots that have left Redis may hold it, of which Redis alone knows no more;
+                through a tiered store it is known. Nothing was erased.
             ConcurrencyConflict: Another writer has saved one of the snapshots since this one loaded it.
             LeaseLost: The lease has passed on or run out.
             LeaseHeld: Another lease on the run, or on one of its lanes, is in force.

@@ -11,12 +11,14 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.results import Fork, LeaseGrant
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.erase_arguments import (
+    MAY_HOLD,
+    MAY_HOLD_SHARED,
     MayNeedEvents,
     begins_elsewhere,
     check_offsets,
     check_own,
     check_truncated,
-    held_by,
+    may_hold_erased,
 )
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.run_forks import has_forks
@@ -169,12 +171,8 @@ def plan_erase(
         if not plan.keeps(saved):
             held.setdefault(run_id, []).append(saved)
     if held and not order.drops:
-        raise held_by(
-            *next(iter(held.items())),
-            "may hold what is to be erased",
-            "pass states that hold nothing of it with snapshots=, or let them go with drop_snapshots=True; nothing"
-            " was erased",
-        )
+        holder, its = next(iter(held.items()))
+        raise may_hold_erased(holder, its, MAY_HOLD if holder == order.run_id else MAY_HOLD_SHARED)
     return replace(plan, dropped=frozenset(saved.token for saved in holding))
 
 

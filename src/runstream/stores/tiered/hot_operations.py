@@ -10,7 +10,7 @@ from runstream.model.erasures import Erasure, Spans
 from runstream.model.results import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.arguments import ReadQuery, StateChange
-from runstream.operations.erase_arguments import TruncateBeside, TruncateOptions
+from runstream.operations.erase_arguments import Beside, EraseOptions, TruncateOptions
 from runstream.operations.interface import IsArchived, StoreOperations
 from runstream.operations.lane_facts import HotLanes
 from runstream.operations.operation import Operation, Stream
@@ -136,8 +136,21 @@ class HotOperations(StoreOperations[E, S], IsArchived, Protocol[E, S]):
     def to_be_erased(self, run_id: str) -> Operation[Spans]:
         """The offsets of a run whose content is to be erased, and that an archive may have still."""
 
+    def erase_beside(self, run_id: str, spans: Spans, options: EraseOptions, beside: Beside) -> Operation[Erasure]:
+        """``erase``, given what is known of an archive.
+
+        Args:
+            run_id: The run.
+            spans: As in ``erase``.
+            options: As in ``erase``.
+            beside: What is known; of the snapshots that forks have there, too.
+
+        Raises:
+            SnapshotsAway: Look at the snapshots of which the archive alone knows.
+        """
+
     def truncate_beside(
-        self, run_id: str, before: int, options: TruncateOptions, beside: TruncateBeside
+        self, run_id: str, before: int, options: TruncateOptions, beside: Beside
     ) -> Operation[Erasure]:
         """``truncate``, given what is known of an archive.
 

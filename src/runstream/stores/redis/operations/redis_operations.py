@@ -36,7 +36,7 @@ from runstream.operations.arguments import (
     StateChange,
     group_by_run,
 )
-from runstream.operations.erase_arguments import EraseOptions, TruncateBeside, TruncateOptions
+from runstream.operations.erase_arguments import Beside, EraseOptions, TruncateOptions
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.lane_facts import HotLanes
@@ -316,8 +316,12 @@ class RedisOperations(Generic[E, S]):
         (run,) = yield from load_runs(self.session.keys, [run_id])
         return None if run is None else run.head
 
+    def erase_beside(self, run_id: str, spans: Spans, options: EraseOptions, beside: Beside) -> Operation[Erasure]:
+        """``erase``, given what is known of an archive."""
+        return self._durably(erase.erase(self.session, run_id, spans, options, beside), run_id, writes=_ERASES)
+
     def truncate_beside(
-        self, run_id: str, before: int, options: TruncateOptions, beside: TruncateBeside
+        self, run_id: str, before: int, options: TruncateOptions, beside: Beside
     ) -> Operation[Erasure]:
         """``truncate``, given what is known of an archive."""
         truncating = erase.truncate(self.session, run_id, before, options, beside)

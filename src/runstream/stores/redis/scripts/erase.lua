@@ -6,8 +6,8 @@
 --       6 what is to go: 'FIRST-LAST,FIRST-LAST,…', offsets, rising, '-LAST' being left out where it is the same one; or '<'
 --         and the offset with which the history is to begin
 --       7 the cursor before that offset, or ''  8 the cursor that the caller saw last, or ''  9 '1' if snapshots may go; or
---         where a history is to begin, what was noted here of those that left Redis (see 'away') when the caller began to
---         look whether they need something of it: none does; or ''
+--         what was noted here of those that left Redis (see 'away') when the caller began to look whether they hold, or
+--         need, something of it: none does; or ''
 --       10 the number of the snapshots that go; their fields in meta; then the field and the token of each that holds
 --          nothing of it, or needs nothing of it
 --
@@ -20,8 +20,8 @@
 --         {'outside', first, last}      the run has these events alone
 --         {'forks'}                     runs were forked from it, or are about to be, that need some of what is to go
 --         {'snapshots', field, what meta has in it, …}  these snapshots may hold something of it, and would have to go; or
---                                       they may need it. Of one that left Redis, '' stands for what meta has
---         {'away', what is noted of them}  where a history is to begin: snapshots that left Redis may need what goes
+--                                       they may need it
+--         {'away', what is noted of them}  snapshots that left Redis may hold something of it, or need it
 --         {'changed'}                   it has other snapshots that go than the caller knew: read its meta again
 --
 -- After 'ok': erasures has the request under its number, 'TIME TOKEN WHAT'; the numbers count from 1, and meta's
@@ -124,7 +124,7 @@ for field, value in pairs(meta) do
 end
 -- what tells which snapshots left Redis, and of which lanes: it is another text once one leaves, or is gone on from again
 local left = {ARGV[2]}
-for field, value in pairs(before and meta or {}) do
+for field, value in pairs(meta) do
   if field == 'retired' or field == 'ended' or string.match(field, '^gone[:#]') or string.match(field, '^back:')
     or string.match(field, '^end:') then
     left[#left + 1] = field .. ' ' .. value
@@ -135,12 +135,12 @@ left = table.concat(left, '\n')
 -- Notes of a field whose snapshot is archived alone.
 local is_away = false
 local function away(field, revision)
-  if (first or ARGV[9] ~= left) and revision > 0 and not here[field] then is_away, asked[field] = true, '' end
+  if ARGV[9] ~= left and revision > 0 and not here[field] then is_away = true end
   dropped = math.max(dropped, revision)
 end
 for field, value in pairs(meta) do
   if string.match(field, '^gone[:#]') then away(field, tonumber(value)) end
-  local back = before and string.match(field, '^back:(.*)$')
+  local back = string.match(field, '^back:(.*)$')
   if back then away(gone_field(back), tonumber(value)) end
 end
 local of_run, of_lanes = parse_retired(meta['retired'], last)
@@ -148,20 +148,18 @@ if of_run then away('snapshot', of_run) end
 local ended = tonumber(string.match(meta['ended'] or '0', '(%d+)$'))
 if before then dropped = math.max(dropped, ended) else away('ended', ended) end -- nobody goes on from one that is ended
 dropped = math.max(dropped, of_lanes or 0)
-if before and is_away then return {'away', left} end
-if next(asked) and (before or ARGV[9] ~= '1') then
+if is_away and ARGV[9] ~= '1' then return {'away', left} end
+if next(asked) and ARGV[9] ~= '1' then
   local named = {}
   for field, value in pairs(asked) do named[#named + 1], named[#named + 2] = field, value end
   return {'snapshots', unpack(named, 1, math.min(#named, 2000))}
 end
-if same and not next(asked) then return {'ok', same, same_at} end
+if same and not next(asked) and not is_away then return {'ok', same, same_at} end
 for i = 11, at_given - 1 do
-  if (asked[ARGV[i]] or '') == '' then return {'changed'} end
+  if not asked[ARGV[i]] then return {'changed'} end
   asked[ARGV[i]] = nil
 end
-for _, value in pairs(asked) do
-  if value ~= '' then return {'changed'} end
-end
+if next(asked) then return {'changed'} end
 
 call('HDEL', KEYS[2], '')
 number = text(number + 1)

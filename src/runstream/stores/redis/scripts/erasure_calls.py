@@ -51,13 +51,13 @@ def erase_call(
         before: The cursor before the event with which the history is to begin.
         seen: The cursor that the caller saw last of the run: of another history, nothing is erased.
         drops_snapshots: Whether snapshots may go with it.
-        away: Where a history is to begin, what was noted of snapshots that left Redis: they need nothing of it.
+        away: What was noted of snapshots that left Redis: they hold, or need, nothing of it.
         dropped: The lanes whose snapshots go.
         sound: The tokens of the snapshots that hold nothing of it, by lane.
     """
     args: list[str | bytes] = [run.run_id, start, token, *(("", "") if lease is None else lease_args(lease)), what]
     args += ["" if at is None else str(at) for at in (before, seen)]
-    args += [away if before is not None else "1" if drops_snapshots else "0", str(len(dropped))]
+    args += ["1" if drops_snapshots else away, str(len(dropped))]
     args += map(snapshot_field, dropped)
     for lane_id, its_token in (sound or {}).items():
         args += (snapshot_field(lane_id), its_token)

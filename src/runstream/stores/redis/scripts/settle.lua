@@ -32,7 +32,8 @@
 -- Where it does not, what may be trimmed is, and `peak` stays as it was: it tells of less than has been trimmed then.
 -- Where the partition required no archive, it requires these from the moment on in which something is trimmed.
 -- A lane that is ended, up to a cursor that is archived, and its snapshot with it, holds trimming back no more. Once all of
--- its events have been trimmed, all that was noted of it and its snapshot are removed; see append.lua for what stays.
+-- its events have been trimmed, all that was noted of it and its snapshot are removed, unless something is to be erased
+-- that is not yet; see append.lua for what stays.
 --
 -- Where meta has many fields, they are not gone through each time. `lanes` has the fields of those that hold trimming back
 -- or are not archived: each `since:LANE` with its offset as score (see index_since in common.lua), each `snapshot:LANE`
@@ -246,8 +247,10 @@ local function remove_lane(name, lane)
   ended_revision = math.max(tonumber(ended_revision or 0), lane.revision)
 end
 local gone_to = math.max(limit, tonumber(meta['trimmed'] or 0))
--- nothing leaves with 'never', which is also said where a snapshot does not read, and where `ended` is damaged
-local may_leave, has_left = trim ~= 'never' and (ended_at or not ended), false
+-- Nothing leaves with 'never', which is also said where a snapshot does not read, and where `ended` is damaged; nor while
+-- something is to be erased: an archive's snapshots that may hold that are nobody's to load, those that came after it too.
+local to_erase = is_to_erase()
+local may_leave, has_left = trim ~= 'never' and (ended_at or not ended) and not to_erase, false
 for name, lane in pairs(over) do
   if may_leave and lane.last <= gone_to then
     remove_lane(name, lane)
@@ -281,7 +284,7 @@ if meta['tags'] and archived['tags'] ~= meta['tags'] then
 elseif meta['tags'] and ARGV[5] == '' and meta['tagsproven'] ~= meta['tags'] then
   call('HSET', KEYS[2], 'tagsproven', meta['tags'])
 end
-if is_to_erase() then done = false end
+if to_erase then done = false end
 if is_indexed then
   local endings = call('ZRANGEBYSCORE', KEYS[7], -1, -1, 'LIMIT', 0, 100 + count_ended)
   for i = 1, #endings do

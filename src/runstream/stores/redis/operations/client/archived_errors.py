@@ -8,7 +8,7 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.replies import parse_cursor, parse_map
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["events_archived", "lanes_away", "retired_away", "states_away"]
+__all__ = ["events_archived", "lanes_away", "retired_away", "snapshots_away", "states_away"]
 
 
 def events_archived(session: Session[E, S], run_id: str, first: int) -> Operation[EventsArchived]:
@@ -44,6 +44,25 @@ def lanes_away(session: Session[E, S], run_id: str) -> Operation[EventsArchived]
     first_hot, archives = yield from _facts(session, run_id, 1)
     return EventsArchived(
         f"lanes of run {run_id!r} have left Redis for {_listed(archives)}; list them there, or use a tiered store",
+        run_id=run_id,
+        first_hot=first_hot,
+        archives=archives,
+    )
+
+
+def snapshots_away(session: Session[E, S], run_id: str, what: str, instead: str) -> Operation[EventsArchived]:
+    """The error for latest snapshots of a run that have left Redis, and stand in the way there.
+
+    Args:
+        session: The session.
+        run_id: The run.
+        what: What they may do.
+        instead: What helps beside a tiered store.
+    """
+    first_hot, archives = yield from _facts(session, run_id, 1)
+    return EventsArchived(
+        f"run {run_id!r} has latest snapshots that have left Redis for {_listed(archives)}, and {what}: ask"
+        f" through a tiered store (connect(url, archive=…), --archive){instead}",
         run_id=run_id,
         first_hot=first_hot,
         archives=archives,

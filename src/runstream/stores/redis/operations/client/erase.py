@@ -17,23 +17,25 @@ from runstream.model.results import Cursor, E, LeaseGrant, S
 from runstream.model.run_head import SnapshotHead
 from runstream.operations.arguments import check_leased, grant_of
 from runstream.operations.erase_arguments import (
+    MAY_HOLD,
+    MAY_HOLD_SHARED,
+    Beside,
     EraseOptions,
     MayNeedEvents,
     SnapshotsAway,
-    TruncateBeside,
     TruncateOptions,
     begins_elsewhere,
     check_before,
     check_offsets,
     check_own,
     check_truncated,
-    held_by,
+    may_hold_erased,
 )
 from runstream.operations.messages import diverged, lease_lost, lost
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.operations.run_forks import has_forks
 from runstream.stores.redis.noted_erasures import NotedErasures
-from runstream.stores.redis.operations.client.archived_errors import events_archived, retired_away
+from runstream.stores.redis.operations.client.archived_errors import events_archived, snapshots_away
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.runs import was_deleted
 from runstream.stores.redis.operations.client.send import resolve_unanswered
@@ -50,7 +52,8 @@ from runstream.stores.redis.session.session import Session
 __all__ = ["erase", "erasures", "to_be_erased", "truncate"]
 
 PLACE = "Redis"
-_LET = "pass newer ones that hold nothing of it (snapshots=), or drop_snapshots=True; nothing was erased"
+_MAY_NEED = "may need what is to be truncated"
+_OR_DROP = ", or let them go with drop_snapshots=True; nothing was erased"
 
 
 class _Asked(NamedTuple):
@@ -67,7 +70,7 @@ class _Asked(NamedTuple):
     drops_snapshots: bool = False
     sound: Mapping[str | None, str] = {}
     clean: frozenset[str] = frozenset()
-    beside: TruncateBeside | None = None
+    beside: Beside | None = None
 
     @property
     def offset(self) -> int | None:
@@ -75,12 +78,26 @@ class _Asked(NamedTuple):
         return None if self.before is None else self.before.offset + 1
 
 
-def erase(session: Session[E, S], run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
-    """Erase the content at these offsets for good; offsets, chains and callers' keys stay."""
+def erase(
+    session: Session[E, S], run_id: str, spans: Spans, options: EraseOptions, beside: Beside | None = None
+) -> Operation[Erasure]:
+    """Erase the content at these offsets for good; offsets, chains and callers' keys stay.
+
+    Args:
+        session: The session.
+        run_id: The run.
+        spans: The offsets.
+        options: How.
+        beside: What is known of an archive, by one who asks it, of forks too.
+
+    Raises:
+        SnapshotsAway: Latest snapshots that left Redis may hold some of it, and the archive can be asked.
+        EventsArchived: The same, and there is nobody to ask.
+    """
     grant = _grant(session, run_id, options.lease)
     tokens = {lane_id: session.snapshots.get(run_id, lane_id)[0] for lane_id in options.given}
     what = ErasureNote(0.0, spans).text
-    asked = _Asked(what, grant, spans, drops_snapshots=options.drop_snapshots, sound=tokens)
+    asked = _Asked(what, grant, spans, drops_snapshots=options.drop_snapshots, sound=tokens, beside=beside)
     yield from resolve_unanswered(session, [run_id])
     if not spans:
         yield from _there(session, run_id)
@@ -93,7 +110,7 @@ def truncate(
     run_id: str,
     before: int,
     options: TruncateOptions,
-    beside: TruncateBeside | None = None,
+    beside: Beside | None = None,
 ) -> Operation[Erasure]:
     """Remove the events before an offset: the history begins with it from then on.
 
@@ -183,7 +200,7 @@ def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Op
         run, seen = yield from _there(session, run_id)
         check_offsets(run_id, asked.spans, run.head.before_first.offset + 1, run.head.last.offset)
         if asked.spans and not asked.drops_snapshots:
-            yield from _check_heirs(session, run_id, asked.spans)
+            yield from _check_heirs(session, run_id, asked)
         dropped = _to_drop(run, asked) if asked.drops_snapshots else []
         known = {lane: saved.token for lane, saved in run.head.snapshots.items() if saved.token in asked.clean}
         call = erase_call(
@@ -215,13 +232,13 @@ def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Op
             raise (yield from _refusal(session, run_id, asked, outcome, facts))
 
 
-def _check_heirs(session: Session[E, S], run_id: str, spans: Spans) -> Operation[None]:
-    """Raise ConfigurationError if snapshots of forks may hold what is to be erased."""
-    for heir in (yield from heirs_of(session.keys, run_id, [ErasureNote(math.inf, spans)])):
+def _check_heirs(session: Session[E, S], run_id: str, asked: _Asked) -> Operation[None]:
+    """Raise ConfigurationError if snapshots of forks may hold what is to be erased, or EventsArchived."""
+    for heir in (yield from heirs_of(session.keys, run_id, [ErasureNote(math.inf, asked.spans)])):
         if heir.holding:
-            raise held_by(
-                heir.run_id, heir.holding, "may hold what is to be erased of the run that it comes from", _LET
-            )
+            raise may_hold_erased(heir.run_id, heir.holding, MAY_HOLD_SHARED)
+        if heir.is_away and asked.beside is None:
+            raise (yield from snapshots_away(session, heir.run_id, MAY_HOLD_SHARED, _OR_DROP))
 
 
 def _to_drop(run: HotRun, asked: _Asked) -> list[str | None]:
@@ -251,18 +268,19 @@ def _refusal(
     if outcome == b"away":
         if asked.beside is not None:
             return SnapshotsAway(facts[0])
-        return (yield from retired_away(session, run_id, None))
+        what, instead = (MAY_HOLD, _OR_DROP) if asked.before is None else (_MAY_NEED, "; nothing was truncated")
+        return (yield from snapshots_away(session, run_id, what, instead))
     holding = [_snapshot_in(field, noted) for field, noted in zip(facts[::2], facts[1::2], strict=True)]
     if asked.before is None:
-        return held_by(run_id, holding, "may hold what is to be erased", _LET)
+        return may_hold_erased(run_id, holding)
     return MayNeedEvents(holding)
 
 
 def _snapshot_in(field: bytes, noted: bytes) -> SnapshotHead:
-    """A snapshot by its field in meta and what that has: '' for one that is archived alone."""
-    lane = field.decode().partition(":")[2] or (None if field == b"snapshot" else field.decode())
-    offset, revision, token = noted.decode().split() if noted else ("0", "0", "")
-    return SnapshotHead(lane, int(offset), int(revision), token)
+    """A snapshot by its field in meta and what that has."""
+    _, colon, lane = field.decode().partition(":")
+    offset, revision, token = noted.decode().split()
+    return SnapshotHead(lane if colon else None, int(offset), int(revision), token)
 
 
 def erasures(session: Session[E, S], run_id: str) -> Operation[list[Erasure]]:

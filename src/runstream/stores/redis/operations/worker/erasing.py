@@ -86,18 +86,25 @@ def ask_again(
     Returns:
         Why it cannot be asked for now; '' if it is, or the history is not the same.
     """
-    call = erase_call(
-        keys.run(header.run_id),
-        start=start_text(header),
-        token=random_token(),
-        what=what.text,
-        lease=None,
-        before=before,
-        seen=seen,
-        sound=sound,
-    )
-    (reply,) = yield Exchange([call], permissive=True)
-    return str(reply.error) if isinstance(reply, Refusal) else _WHY_NOT.get(reply[0], "")
+    token, away = random_token(), b""
+    while True:
+        call = erase_call(
+            keys.run(header.run_id),
+            start=start_text(header),
+            token=token,
+            what=what.text,
+            lease=None,
+            before=before,
+            seen=seen,
+            away=away,
+            sound=sound,
+        )
+        (reply,) = yield Exchange([call], permissive=True)
+        if isinstance(reply, Refusal):
+            return str(reply.error)
+        if reply[0] != b"away":
+            return _WHY_NOT.get(reply[0], "")
+        away = reply[1]  # what has left Redis, and is in the archive still, holds nothing of it either
 
 
 def note_archived(keys: Keys, header: RunHeader, archive_id: str, there: InArchive) -> Operation[None]:

@@ -13,7 +13,7 @@ from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.noted_erasures import joined
 from runstream.stores.redis.operations.worker.erasing import load_erasures
-from runstream.stores.redis.operations.worker.hot_run import run_of
+from runstream.stores.redis.operations.worker.hot_run import left_lanes, run_of
 from runstream.stores.redis.operations.worker.noted_forks import fork_notes
 from runstream.stores.redis.replies import parse_map, start_text
 from runstream.stores.redis.scripts.erasure_calls import erase_call
@@ -24,13 +24,14 @@ __all__ = ["Heir", "erase_inherited", "heirs_of"]
 class Heir(NamedTuple):
     """A fork that shares what is erased, and does not know it: its start; its snapshots that may hold some of it.
 
-    The start of one that is only about to be made is ''.
+    The start of one that is only about to be made is ''. ``is_away``: snapshots of it have left Redis, too.
     """
 
     run_id: str
     start: str
     spans: Spans
-    holding: tuple[SnapshotHead, ...]
+    holding: tuple[SnapshotHead, ...] = ()
+    is_away: bool = False
 
 
 def heirs_of(keys: Keys, run_id: str, wanted: Collection[ErasureNote]) -> Operation[list[Heir]]:
@@ -48,16 +49,17 @@ def heirs_of(keys: Keys, run_id: str, wanted: Collection[ErasureNote]) -> Operat
         (meta,) = yield Exchange([(b"HGETALL", fork.meta)])
         with parsing(fork):
             run = run_of(fork.run_id, parse_map(meta), is_partial=False)
+            is_away = bool(left_lanes(parse_map(meta)))
         if run is None or run.head.identity != noted.identity:
             if not noted.is_made:  # it may begin with a snapshot that was read before
-                found.append(Heir(fork.run_id, "", joined(span for one in shared for span in one.spans), ()))
+                found.append(Heir(fork.run_id, "", joined(span for one in shared for span in one.spans)))
             continue
         there = yield from load_erasures(keys, fork.run_id)
         known = [*there.notes.values(), *(note for number, note in erased.notes.items() if number <= run.clean_of)]
         if left := joined(span for one in shared for span in _unknown(one, known)):
             snapshots = run.head.snapshots.values()
             holding = tuple(one for one in snapshots if may_hold(one.offset, run.head.begin, left[0][0]))
-            found.append(Heir(fork.run_id, start_text(run.head), left, holding))
+            found.append(Heir(fork.run_id, start_text(run.head), left, holding, is_away))
         found += yield from heirs_of(keys, fork.run_id, shared)
     return found
 
