@@ -194,15 +194,16 @@ def test_so_it_is_over_redis_and_an_archive_while_a_worker_moves_what_is_archive
 
 
 def test_what_a_fork_shared_is_not_truncated_while_its_forks_need_it(store: Store) -> None:
-    """Also where they were forked within what it shared; detached, each has all of it itself."""
+    """Also where they were forked within what it shared; they are named by where. Detached, each has all of it."""
     store.save_events(make_events("r", 4))
     store.fork("r", "f")
     store.save_events(make_events("f", 1, first=5))
     for fork, at in (("g", 5), ("h", 3)):
         store.fork("f", fork, at=at)
-    with pytest.raises(RunHasForks) as refused:
-        store.truncate("f", before=5)
-    assert refused.value.forks == ("g", "h")
+    for refuse in (lambda: store.truncate("f", before=5), lambda: store.delete_run("f")):
+        with pytest.raises(RunHasForks, match=r"\('h' at 3, 'g' at 5\)") as refused:
+            refuse()
+        assert refused.value.forks == ("h", "g")
     store.truncate("f", before=5, detach=True)
     left = {run_id: [item.offset for item in store.read(run_id)] for run_id in "fgh"}
     assert left == {"f": [5], "g": [1, 2, 3, 4, 5], "h": [1, 2, 3]}

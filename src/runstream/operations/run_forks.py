@@ -215,14 +215,15 @@ def without_forks(
         tries.update(forks)
 
 
-def has_forks(run_id: str, forks: Sequence[Fork], what: str = "deleted") -> RunHasForks:
+def has_forks(run_id: str, forks: Iterable[Fork], what: str = "deleted") -> RunHasForks:
     """The error for a run whose history others need.
 
     Args:
         run_id: The run.
-        forks: Those that were forked from it.
+        forks: Those that were forked from it, in any order; one may come twice.
         what: What was not done to it, in words.
     """
+    forks = by_offset(forks)
     named = ", ".join(f"{fork.run_id!r} at {fork.at}" for fork in forks[:_MOST_NAMED])
     more = f" and {len(forks) - _MOST_NAMED} more" if len(forks) > _MOST_NAMED else ""
     return RunHasForks(

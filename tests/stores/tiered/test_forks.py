@@ -244,6 +244,20 @@ def test_a_run_is_not_deleted_for_a_fork_that_only_the_archive_has(tiered: Tiere
     assert tiered.list_runs() == []
 
 
+def test_all_forks_of_a_run_are_named_wherever_they_are(tiered: Tiered, hot: Hot, archive: Any) -> None:
+    """One is in the archive alone, one in both, and one in Redis alone."""
+    tiered.append("r", make_events("r", 3))
+    tiered.fork("r", "c", at=1)
+    tiered.append("c", [_finished("c", 2)])
+    tiered.fork("r", "b", at=2)
+    move(hot, archive, "forgotten", "c")
+    tiered.fork("r", "a", at=2)
+    for refuse in (lambda: tiered.truncate("r", before=2), lambda: tiered.delete_run("r")):
+        with pytest.raises(RunHasForks) as refused:
+            refuse()
+        assert refused.value.forks == ("c", "a", "b")
+
+
 def test_a_run_that_only_the_archive_has_is_to_be_put_back_before_it_is_forked(
     tiered: Tiered, hot: Hot, archive: Any
 ) -> None:

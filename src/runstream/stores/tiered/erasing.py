@@ -77,7 +77,8 @@ def truncate(tiers: HotAndArchive[E, S], run_id: str, before: int, options: Trun
     heads = (yield from tiers.hot.head_of(run_id)), (yield from blocking(tiers.archive.head_of, run_id))
     cut = [head.begin for head in heads if head is not None and begins_elsewhere(head, before - 1)]
     if cut and (forks := [fork for fork in archived if fork.at > min(cut)]):
-        raise has_forks(run_id, forks, "truncated")
+        hot = yield from tiers.hot.living_forks(run_id)
+        raise has_forks(run_id, [*forks, *(fork for fork in hot if fork.at > min(cut))], "truncated")
     beside = Beside()
     while True:
         try:

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import Erasure, Spans
-from runstream.model.results import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, Fork, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead, RunStart
 from runstream.operations.arguments import ReadQuery, StateChange
 from runstream.operations.erase_arguments import Beside, EraseOptions, TruncateOptions
@@ -105,6 +105,9 @@ class HotOperations(StoreOperations[E, S], IsArchived, Protocol[E, S]):
         self, run_id: str, new_run_id: str, options: ForkOptions, brought: Brought | None
     ) -> Operation[RunInfo]:
         """``fork``, with what an archive knows of the run; None: it does not know it."""
+
+    def living_forks(self, run_id: str) -> Operation[list[Fork]]:
+        """The runs that were forked from a run, and are here, or about to be made."""
 
     def detach_brought(self, run_id: str, of: str, archive_id: str) -> Operation[RunHeader | None]:
         """Give a fork of a run a copy of its own of all that it shares, so that it is a fork no more.

@@ -345,7 +345,7 @@ class TieredOperations(TieredSnapshots[E, S]):
         except CorruptRecordError:  # then whichever run of that name the archive has
             creation = None
         if forks := (yield from blocking(self.archive.forks_of, run_id, creation)):
-            raise has_forks(run_id, forks)
+            raise has_forks(run_id, [*forks, *(yield from self.hot.living_forks(run_id))])
         was_hot, shortfall = yield from settled(self.hot.delete_run(run_id))
         was_archived = yield from blocking(self.archive.delete_history, run_id, creation)
         if shortfall is not None:

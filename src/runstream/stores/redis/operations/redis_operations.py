@@ -64,7 +64,7 @@ from runstream.stores.redis.operations.client.durability import durably
 from runstream.stores.redis.operations.client.list_events import list_events
 from runstream.stores.redis.operations.worker.detached import detached_header, once_shared
 from runstream.stores.redis.operations.worker.load import load_runs
-from runstream.stores.redis.operations.worker.noted_forks import noted_forks
+from runstream.stores.redis.operations.worker.noted_forks import living_forks, noted_forks
 from runstream.stores.redis.scripts.calls import calls_one_of, is_append
 from runstream.stores.redis.session.session import Session
 
@@ -226,6 +226,10 @@ class RedisOperations(Generic[E, S]):
         """The runs that a run has noted as its forks."""
         check_run_id(run_id)
         return by_offset((yield from noted_forks(self.session.keys, run_id)))
+
+    def living_forks(self, run_id: str) -> Operation[list[Fork]]:
+        """Those of them that are there, or about to be made."""
+        return living_forks(self.session.keys, run_id)
 
     def archiving_health(self, lag_seconds: float) -> Operation[ArchivingHealth]:
         """How the archiving of the namespace stands."""

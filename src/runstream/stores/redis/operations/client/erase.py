@@ -222,8 +222,7 @@ def _noted(session: Session[E, S], run_id: str, asked: _Asked, token: str) -> Op
                 session.snapshots.drop(run_id, lane_id)
             return int(facts[0])
         if outcome == b"forks":
-            (noted,) = yield Exchange([(b"HGETALL", keys.forks)], tolerant=True)
-            living = yield from living_forks(session.keys, run_id, noted)
+            living = yield from living_forks(session.keys, run_id)
             if forks := [fork for fork in living if fork.at > run.head.begin]:
                 raise has_forks(run_id, forks, "truncated")
         elif outcome == b"lost" and seen is not None:

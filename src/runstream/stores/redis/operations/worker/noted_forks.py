@@ -85,18 +85,20 @@ def noted_forks(keys: Keys, run_id: str) -> Operation[list[Fork]]:
     return [Fork(fork.run_id, fork.at.offset) for fork in (yield from fork_notes(keys, run_id))]
 
 
-def living_forks(keys: Keys, run_id: str, reply: Any) -> Operation[list[Fork]]:
+def living_forks(keys: Keys, run_id: str, reply: Any = None) -> Operation[list[Fork]]:
     """The forks of a run that are there, or about to be made. What is noted of others is removed.
 
     Args:
         keys: The namespace's keys.
         run_id: The run.
-        reply: All of its key ``forks``.
+        reply: All of its key ``forks``; None: it is asked for.
 
     Raises:
         CorruptRecordError: That does not read: nobody knows what forks the run has.
     """
     run = keys.run(run_id)
+    if reply is None:
+        (reply,) = yield Exchange([(b"HGETALL", run.forks)], tolerant=True)
     if isinstance(reply, Refusal):
         raise reply.error
     with parsing(run, run.forks):

@@ -187,8 +187,7 @@ def _forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Oper
     for run, reply in zip(runs, replies, strict=True):
         header = run.header
         if reply == b"forks":
-            (noted,) = yield Exchange([(b"HGETALL", keys.run(run.run_id).forks)], tolerant=True)
-            yield from living_forks(keys, run.run_id, noted)  # what is noted of those that are gone is removed
+            yield from living_forks(keys, run.run_id)  # what is noted of those that are gone is removed
         elif reply == b"ok" and header is not None:  # its own parent needs it no more: its archives have it
             yield from fork_gone(keys, run.run_id, start_text(header).encode(), parent_text(header).encode())
     return [
