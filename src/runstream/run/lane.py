@@ -73,7 +73,7 @@ class LaneWriter(ABC, Generic[E, S]):
         self._shortfall: DurabilityNotReached | None = None  # of what was written last, which no call has told
         self._is_forked = False
         self._is_cancelled = False  # RunCancelled was raised: what is written now undoes and ends
-        self._recorded_error: Exception | None = None  # as agent.error
+        self._told_error: Exception | None = None  # recorded as agent.error, or of an end that is written
         starts_anew(self)
 
     def __repr__(self) -> str:
@@ -150,7 +150,7 @@ class LaneWriter(ABC, Generic[E, S]):
         self._failure = None  # what failed in the background is tried once more, and fails here if it fails
         try:
             yield from noting(error, "the text that was held back is lost", self._flushing("-"))
-            is_told = error is self._recorded_error or (self._is_cancelled and isinstance(error, RunCancelled))
+            is_told = error is self._told_error or (self._is_cancelled and isinstance(error, RunCancelled))
             if isinstance(error, Exception) and not is_told:
                 yield from noting(error, "agent.error could not be recorded", self._recording_error(error))
             if self._is_cancelled:
@@ -310,6 +310,8 @@ class LaneWriter(ABC, Generic[E, S]):
         result = yield from operation
         if self._shortfall is not None and not call.puts_off:
             shortfall, self._shortfall = self._shortfall, None
+            if call.end_lanes or (self._end is not None and self._end.call is call):
+                self._told_error = shortfall  # nothing is to come behind an end: it would open the lane again
             raise shortfall
         return result
 

@@ -205,7 +205,7 @@ class SteppingWriter(AskingWriter[E, S], Generic[E, S]):
             if not placement.known:  # otherwise somebody else has failed meanwhile: that number is taken
                 break
         if is_last:
-            self._recorded_error = error
+            self._told_error = error
 
     def _telling(
         self, emission: Emission, call: WriteCall[E]

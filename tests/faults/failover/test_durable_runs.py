@@ -128,6 +128,21 @@ def test_an_end_is_there_once_and_to_ask_for_it_again_waits_again(pair: Pair, st
     assert written(store) == [(1, "agent.progress"), (2, "run.finished")]
 
 
+@pytest.mark.parametrize("what", ["run", "lane"])
+def test_nothing_is_recorded_behind_an_end_of_which_only_that_is_wrong(
+    pair: Pair, store: Store, what: str
+) -> None:
+    """A lane that has ended is not opened again by what its own end has raised."""
+    run = open_run(store, lane_id="a")
+    run.emit("agent.progress")
+    with pair.replica.stopped():
+        with pytest.raises(DurabilityNotReached) as caught:
+            run.finish() if what == "run" else run.finish_lane()
+        assert leave(run, caught.value) is caught.value
+    assert [kind for _, kind in written(store)] == ["agent.progress", "run.finished"][: 1 + (what == "run")]
+    assert [lane.ended for lane in store.lanes("r")] == [what == "lane"]
+
+
 def test_a_question_is_there_and_the_state_waits_as_it_was_saved(pair: Pair, store: Store) -> None:
     run = open_run(store)
     with pair.replica.stopped(), pytest.raises(DurabilityNotReached):

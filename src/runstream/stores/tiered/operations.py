@@ -112,8 +112,8 @@ class TieredOperations(TieredSnapshots[E, S]):
         position = yield from blocking(self.archive.position_of_lanes, run_id, (lane_id,))
         archived = "" if position is None else position.snapshots.get(lane_id, "")
         is_left = archived == known
-        if is_left and (yield from self.hot.to_be_erased(run_id)):
-            _, is_left = yield from self._kept(run_id, lane_id, start)
+        if is_left and (spans := (yield from self.hot.to_be_erased(run_id))):
+            _, is_left = yield from self._kept(run_id, lane_id, start, spans)
         if not is_left:
             raise snapshot_conflict(run_id, lane_id, revision, int(retired.rpartition("-")[2]))
         self.hot.note_snapshot(run_id, lane_id, retired, revision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runstream.model.erasures import may_hold
+from runstream.model.erasures import Spans, may_hold
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S, Snapshot, SnapshotInfo
@@ -47,16 +47,18 @@ class TieredSnapshots(HotAndArchive[E, S]):
         return archived if is_left else None
 
     def _kept(
-        self, run_id: str, lane_id: str | None, start: RunStart
+        self, run_id: str, lane_id: str | None, start: RunStart, spans: Spans | None = None
     ) -> Operation[tuple[Snapshot[S] | None, bool]]:
         """The latest snapshot that the archive has, and whether it stays there.
 
-        It goes where it may hold content that is to be erased, and no worker has been there yet.
+        It goes where it may hold content that is to be erased, and no worker has been there yet. ``spans`` are the
+        offsets of that; None: they are asked for.
         """
         archived = yield from self.archive.load_snapshot(run_id, lane_id)
         if archived is None:
             return None, False
-        spans = yield from self.hot.to_be_erased(run_id)
+        if spans is None:
+            spans = yield from self.hot.to_be_erased(run_id)
         return archived, not spans or not may_hold(archived.offset, start.offset, spans[0][0])
 
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
