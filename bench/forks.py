@@ -2,7 +2,7 @@
 
     python bench/forks.py [--quick]
 
-The ratio compares forking a run of 100,000 events to one of 1,000, each at an offset in its middle; the bytes are
+The ratio compares forking a run of 1,000,000 events to one of 1,000, each at an offset in its middle; the bytes are
 what the server's memory grows by: the fork itself, and what its parent notes of it. The second ratio compares
 `save_event` to a fork with one to a run of its own.
 """
@@ -21,7 +21,7 @@ from rich.table import Table
 import runstream
 from bench import Result, bench_server, event, interleaved, report, save_event_to, timed
 
-LENGTHS = (1_000, 100_000)
+LENGTHS = (1_000, 1_000_000)
 _PAGE = 1_000
 
 
@@ -80,9 +80,9 @@ def main() -> None:
     with bench_server() as (client, _):
         for what, snapshot in (("without a snapshot", False), ("with its parent's", True)):
             table.add_row(what, f"{bytes_per_fork(client, 2000 // scale, snapshot):.0f}")
-        short, long = LENGTHS
+        lengths = LENGTHS[0] // scale, LENGTHS[1] // scale**2
         results = [
-            bench_fork(client, (short // scale, long // scale), rounds, 100 // scale),
+            bench_fork(client, lengths, rounds, 100 // scale),
             bench_save_event(client, rounds, 2000 // scale),
         ]
     console = Console()
