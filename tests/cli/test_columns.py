@@ -22,7 +22,18 @@ from tests.support.samples import make_event, make_state
 IDS = [str(UUID(int=number << 100 | 7)) for number in (1, 2, 3)]
 BOX = re.compile("[─-╿]")
 COMMANDS = ["demo", "drain", "runs", "show", "tail", "export", "import", "status", "archives"]
-COMMANDS += ["unpark", "resolve", "quarantine", "restore", "verify", "agent", "answer", "cancel", "trim"]
+COMMANDS += [
+    "unpark",
+    "resolve",
+    "quarantine",
+    "restore",
+    "verify",
+    "agent",
+    "answer",
+    "cancel",
+    "trim",
+    "explain",
+]
 
 
 @pytest.fixture

@@ -389,8 +389,10 @@ def test_history_that_was_lost_in_a_failover_ends_it_with_1() -> None:
         with tail:
             assert tail.end() == 1
             assert tail.offsets == [1, 2, 3, 4, 5]
-            assert tail.errors[-1].startswith("runstream: error: ")
-            assert "lost" in tail.errors[-1] or "forgot" in tail.errors[-1]
+            *_, error, explained = tail.errors
+            assert error.startswith("runstream: error: ")
+            assert "lost" in error or "forgot" in error
+            assert explained.startswith("runstream explain ")
 
 
 def test_nothing_is_missed_while_a_worker_trims_under_it(place: Place) -> None:

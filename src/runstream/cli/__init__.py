@@ -28,6 +28,7 @@ from runstream.cli import (
     doctor,
     drain,
     erase,
+    explain,
     export,
     fork,
     import_,
@@ -45,6 +46,7 @@ from runstream.cli import (
 )
 from runstream.cli.demo import agent_command
 from runstream.cli.demo import command as demo_command
+from runstream.cli.support.error_texts import explanation_of
 from runstream.cli.support.exit_codes import EXIT_CODES, ExitCode, exit_code_of
 from runstream.cli.support.output import error_text, printable, without_credentials, without_passwords
 from runstream.model.errors import RunstreamError
@@ -75,6 +77,8 @@ class _Commands(TyperGroup):
             if isinstance(error, OSError):  # the stores' own are RunstreamErrors: this is a full disk under stdout
                 _give_up(sys.stdout)
             sys.stderr.write(f"runstream: error: {printable(error_text(error))}\n")
+            if explanation := explanation_of(error):
+                sys.stderr.write(f"runstream explain {explanation.name}  # why it comes, and what to do\n")
             raise typer.Exit(exit_code_of(error)) from error
 
 
@@ -150,6 +154,7 @@ _add(quarantine.quarantine, quarantine.EPILOG)
 _add(restore.restore, restore.EPILOG)
 _add(verify.verify, verify.EPILOG)
 _add(acl.acl, acl.EPILOG)
+_add(explain.explain, explain.EPILOG)
 _add(web.web, web.EPILOG)
 _add(agent_command.agent, agent_command.EPILOG)
 
