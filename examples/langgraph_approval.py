@@ -3,6 +3,16 @@
     pip install 'runstream[embedded,langgraph]' && python examples/langgraph_approval.py
 
 Each step is a process of its own. The second dies by SIGKILL in the midst of booking; the third asks nobody again.
+It prints::
+
+    a process is to ask
+      searches
+      asks: Book it?
+    a process is to answer
+      books
+    a process is to go on
+      books
+      has booked: Lisbon, 420 EUR
 """
 
 import os

@@ -19,7 +19,7 @@ from runstream import JSONLCheckpointer, SQLiteCheckpointer
 from runstream.stores.redis.namespace import namespace_of
 from tests.project.test_project import check_command_line
 from tests.support.commands import Place, run, shell_environment
-from tests.support.servers import DEADLINE_SECONDS, eventually, needs_embedded_server, needs_server
+from tests.support.servers import DEADLINE_SECONDS, eventually, needs_server
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "runstream"
@@ -238,26 +238,3 @@ def test_the_page_about_langgraph_does_what_it_says(tmp_path: Path, monkeypatch:
     for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         exec(compile(block, "docs/langgraph.md", "exec", dont_inherit=True), names)
     assert "a person said no" in run("show", "trip-42-again", "--url", "sqlite:threads.db").out
-
-
-@needs_embedded_server
-@pytest.mark.exhaustive  # its steps are run by tests/integrations/langgraph/test_programs.py, too
-def test_the_example_of_an_approval_goes_on_after_it_was_killed() -> None:
-    """What was done before is not done again, and what it was killed in is."""
-    program = [sys.executable, str(ROOT / "examples/langgraph_approval.py")]
-    said = subprocess.run(
-        program, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": SRC}
-    )
-    assert said.stdout == EXAMPLE_SAYS, said.stderr
-
-
-SRC = str(ROOT / "src")
-EXAMPLE_SAYS = """a process is to ask
-  searches
-  asks: Book it?
-a process is to answer
-  books
-a process is to go on
-  books
-  has booked: Lisbon, 420 EUR
-"""
