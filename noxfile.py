@@ -77,9 +77,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def docs(session: nox.Session) -> None:
-    """What the documentation says: its programs are run, its tables are checked."""
-    session.install("-e", ".[dev]")
+    """What the documentation says: its programs are run, its tables are checked, and the site is built."""
+    session.install("-e", ".[dev,docs]")
     session.run("pytest", "tests/project", *session.posargs)
+    session.run("python", "-m", "mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(python=PYTHONS[0])

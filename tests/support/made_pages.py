@@ -55,7 +55,7 @@ def commands_page() -> str:
         parts.append(f"## runstream {name}\n\n{escaped(inspect.cleandoc(command.help))}\n")
         kinds = get_type_hints(inspect.unwrap(command.callback))
         rows = [row for parameter in command.params for row in rows_of(parameter, kinds.get(parameter.name))]
-        parts.append("\n".join(["| | |", "|---|---|", *rows]) + "\n")
+        parts.append("\n".join(["| argument or option | what it is |", "|---|---|", *rows]) + "\n")
         examples = [line for line in command.epilog.splitlines() if line.startswith("runstream ")]
         parts.append("\n".join(["```sh", *examples, "```"]) + "\n")
     return "\n".join(parts)
