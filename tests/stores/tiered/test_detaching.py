@@ -229,3 +229,18 @@ def test_a_detached_fork_is_archived_though_it_was_truncated_further_than_the_ar
     assert parked(hot) == {}
     assert seqs(archive, "f") == seqs(tiered, "f") == [(5, 5)]
     assert verify_run("f", hot=hot, sinks=[archive]).difference is None
+
+
+def test_a_fork_of_a_fork_is_detached_where_the_archive_has_both_and_not_yet_the_run(
+    tiered: Tiered, hot: Hot, archive: Any
+) -> None:
+    """The first fork has no event of its own: the archive has where it ends, and nothing of what leads there."""
+    tiered.append("r", make_events("r", 2))
+    assert namespace_of(hot).claim(None, 1, 1_000.0)
+    tiered.fork("r", "f")
+    tiered.fork("f", "g")
+    drain(hot, archive)
+    assert archive.run_info("r") is None
+    assert tiered.delete_run("f", detach=True)
+    assert seqs(archive, "g") == seqs(tiered, "g") == [(1, 1), (2, 2)]
+    assert verify_run("g", hot=hot, sinks=[archive]).difference is None

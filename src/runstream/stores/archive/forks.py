@@ -145,6 +145,7 @@ class ArchiveForks(LocalOperations[E, S]):
         at = min(upto, there.last.offset)
         try:
             start = self._cursor_of(ancestor, there, at)
+            self._ancestry(ancestor, there)  # at its end, it has the cursor by itself
         except (ConfigurationError, HistoryDiverged, AcknowledgedWritesLost):
             return RunHead()  # the archive lacks what it comes from, or that was truncated
         return RunHead(start, start, parent=(ancestor, at), parent_identity=there.creation)
