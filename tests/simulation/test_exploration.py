@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import typer
 
@@ -128,6 +130,18 @@ def test_every_history_ends_well(name: str, capsys: pytest.CaptureFixture[str]) 
     found = explore(CONFIGURATIONS[name])
     with capsys.disabled():
         print(f"\nexplored: {name}: {found.told()}")
+    _check(name, found)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["retire", "delete", "forked", "failover"])
+def test_every_history_ends_well_where_commands_are_executed_one_by_one(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = explore(replace(CONFIGURATIONS[name], one_by_one=True))
+    with capsys.disabled():
+        print(f"\nexplored: {name}, one by one: {found.told()}")
     _check(name, found)
 
 

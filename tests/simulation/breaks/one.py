@@ -42,6 +42,8 @@ BREAK_PLANS: Mapping[str, Plan] = {
     "rivals": _RIVALS,
     # a state that many change, and nothing else
     "counters": Plan(forms=("counts",) * 3, followers=0, runs=1),
+    # the same, where others go on between the commands of an exchange
+    "counters one by one": Plan(forms=("counts",) * 3, followers=0, runs=1, interludes=(1,)),
     # agents that stand still with a lease on the lane that they share
     "leases": _LEASES,
     # the same, and leases of other lanes that are renewed meanwhile

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
-from runstream.operations.operation import Exchange, News, Replies, Wait, WaitAny
+from runstream.operations.operation import Command, Exchange, News, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.cluster import ClusterTransport
 from runstream.stores.redis.connection.cluster_clients import ClusterClients
 from runstream.stores.redis.connection.errors import moved_to
@@ -46,7 +46,7 @@ class SimulatedCluster:
     def move(self, slot: int, address: Address) -> None:
         """Let a server have a slot; it is another one than the one before, and says so."""
         self._moved[slot] = address
-        self.server.restart()
+        self.server.be_another()
 
     def ranges(self) -> list[Any]:
         """What each server replies to CLUSTER SLOTS."""
@@ -69,6 +69,7 @@ class SimulatedClusterTransport(ClusterTransport):
     """
 
     def __init__(self, cluster: SimulatedCluster, process: Process, fates: Callable[[], list[int]]) -> None:
+        self._cluster = cluster
         self._members = {address: _Member(cluster, address, process, fates) for address in cluster.addresses}
         super().__init__(ClusterClients(cluster.addresses, lambda _: None, "cluster:"))
 
@@ -76,7 +77,11 @@ class SimulatedClusterTransport(ClusterTransport):
         return self._members[address]
 
     def _outcomes(self, asked: Sequence[Asked]) -> list[Outcome]:
-        return list(map(self._outcome, asked))  # a server has taken its part before the next one gets its own
+        """A server has taken its part before the next one gets its own, the first one first or last."""
+        server = self._cluster.server
+        if len(asked) > 1 and server.has_moments and server.scheduler.choices.below(2):
+            return [self._outcome(one) for one in reversed(asked)][::-1]
+        return list(map(self._outcome, asked))
 
     def wait(self, wait: Wait) -> News | None:
         """Wait a little: whoever waits looks then."""
@@ -99,21 +104,38 @@ class _Member(SimulatedTransport):
         self._cluster, self._address = cluster, address
         super().__init__(cluster.server, process, fates)
 
-    def _execute(self, exchange: Exchange, since: int = 0) -> Replies:
+    def _connect(self) -> None:
+        super()._connect()
+        self._is_of_cluster = True
+
+    def _execute(
+        self, exchange: Exchange, since: int = 0, is_outdated: Callable[[], bool] = lambda: False
+    ) -> Replies:
         """Execute what it has the slots of; of what it has not, say who has them."""
         if exchange.commands[0] == SLOTS_QUERY:
             return self._server.execute(lambda: [self._cluster.ranges()])
         moved = dict(self._moved(exchange))
         if not moved:
-            return super()._execute(exchange, since)
+            return super()._execute(exchange, since, is_outdated)
         own = [command for index, command in enumerate(exchange.commands) if index not in moved]
         unconfirmed: Replies = [0] * len(exchange.confirm)
-        given = iter(super()._execute(exchange._replace(commands=own), since) if own else unconfirmed)
+        own_part = exchange._replace(commands=own)
+        given = iter(super()._execute(own_part, since, is_outdated) if own else unconfirmed)
         indexes = range(len(exchange.commands))
         return [moved[index] if index in moved else next(given) for index in indexes] + list(given)
 
+    def _refusal(self, command: Command) -> str | None:
+        """Who has its slot by now, if somebody else has."""
+        moved = self._moved_to(command)
+        return None if moved is None else "MOVED {} {}:{}".format(*moved)
+
     def _moved(self, exchange: Exchange) -> Any:
         for index, command in enumerate(exchange.commands):
-            slot = slot_of_command(command)
-            if slot is not None and (owner := self._cluster.owner(slot)) != self._address:
-                yield index, moved_to(slot, *owner)
+            if (moved := self._moved_to(command)) is not None:
+                yield index, moved_to(*moved)
+
+    def _moved_to(self, command: Command) -> tuple[int, str, int] | None:
+        slot = slot_of_command(command)
+        if slot is None or (owner := self._cluster.owner(slot)) == self._address:
+            return None
+        return slot, *owner

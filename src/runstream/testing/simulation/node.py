@@ -24,6 +24,7 @@ from fakeredis.model import get_command_info
 from runstream.stores.redis.connection.errors import breaks_connection
 from runstream.testing.simulation.bytecode import ParsesOnce
 from runstream.testing.simulation.clock import Clock
+from runstream.testing.simulation.moments import Courses
 
 __all__ = ["Answering", "Node", "State", "Told"]
 
@@ -78,9 +79,12 @@ class Node:
         clock: The machine's.
         identity: Its replication id: 40 hexadecimal digits, which no other has.
         scripts: Scripts that it has in the place of others, by digest.
+        courses: The exchanges that it executes in several moments; None: it executes each at one.
     """
 
-    def __init__(self, clock: Clock, identity: str, scripts: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, clock: Clock, identity: str, scripts: Mapping[bytes, bytes], courses: Courses | None = None
+    ) -> None:
         self.identity = identity
         self.state: State | None = None
         self.forbidden: str | None = None
@@ -92,6 +96,7 @@ class Node:
 
         Of a replica it begins with what the primary was told, up to the last command that has reached it.
         """
+        self.courses = courses
         self._clock, self._scripts = clock, scripts
         self._executed: list[_Executed] = []
         self.replica: Node | None = None
@@ -223,6 +228,7 @@ class Answering:
     _writes: list[tuple[str, list[bytes]]]
     """What the command that is executed has written, or its script or transaction: what a replica gets."""
     _words: Sequence[bytes] = ()
+    _replied: Any = None
 
     @property
     def _node(self: Any) -> Node:
@@ -240,18 +246,29 @@ class Answering:
         return super()._name_to_func(name)  # type: ignore[misc] # of fakeredis
 
     def _process_command(self: Any, fields: list[bytes]) -> None:
+        courses = self._node.courses
+        if courses is None or self._queueing:  # a transaction happens at one moment
+            self._execute(fields, None)
+        else:
+            courses.execute(fields, functools.partial(self._execute, fields))
+
+    def _execute(self: Any, fields: list[bytes], refusal: str | None) -> Any:
+        """Execute a command, or refuse it, and return the reply."""
         self._words = fields
         command, _ = extract_command(fields)
-        if (refusal := self._node.refusal(command, is_queueing=self._queueing)) is None:
+        refusal = self._node.refusal(command, is_queueing=self._queueing) or refusal
+        if refusal is None:
             super()._process_command(fields)  # type: ignore[misc] # of fakeredis
         else:
             self._transaction_failed = self._queueing
             if command == "exec":
                 refusal = self._exec_abort(refusal).value
             self.put_response(self._decode_error(SimpleError(refusal)))
+        return self._replied
 
     def put_response(self: Any, msg: Any) -> None:
         """Reply."""
+        self._replied = msg
         self._node.note_told(self._words, msg)
         super().put_response(msg)  # type: ignore[misc] # of fakeredis
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from runstream.testing.simulation.plan import Plan
 
 __all__ = ["PLANS"]
 
-PLANS = {
+_AT_ONE_MOMENT = {
     # replies lost, processes killed or stopped, disks that fail, a server that restarts, leaves, sets its clock
     "storm": Plan(),
     # a server that loses what it has acknowledged, over and over
@@ -231,5 +233,25 @@ PLANS = {
         turns=12,
         troubles=("back_up", "back_up", "put_back", "put_back", "leap"),
     ),
+}
+"""Those in which each exchange is executed at one moment."""
+
+_INTERLUDES = (200, 2, 1, 1)
+_ONE_BY_ONE = (
+    "storm",
+    "cluster",
+    "asyncio",
+    "split brain",
+    "branches",
+    "lost branches",
+    "retirements",
+    "deletions",
+    "lost erasures",
+)
+
+PLANS = {
+    **_AT_ONE_MOMENT,
+    # the same where a server executes the commands of an exchange one by one, and others go on in between
+    **{f"{name} one by one": replace(_AT_ONE_MOMENT[name], interludes=_INTERLUDES) for name in _ONE_BY_ONE},
 }
 """Plans by name."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from enum import Enum
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -20,6 +20,7 @@ from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.connection.transport import Transport
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
+from runstream.testing.simulation.moments import Course, Courses
 from runstream.testing.simulation.node import Node
 from runstream.testing.simulation.scheduler import Process, Scheduler
 from runstream.testing.simulation.story import answered, batch_of, run_of, told
@@ -86,6 +87,8 @@ class SimulatedServer:
         self._dice = random.Random(scheduler.choices.seed)  # of names alone
         self._executing: Node | None = None
         self._former: list[Node] = []
+        self.courses = Courses(scheduler, self._aside)
+        self.restarts = 0
         self.primary = self._new_node()
         self.watch: Callable[[Exchange, int], AbstractContextManager[object]] = lambda *_: nullcontext()
         """Looks at an exchange as it is executed, and is told the step at which its process last claimed runs."""
@@ -102,6 +105,11 @@ class SimulatedServer:
         """Whether a former primary takes commands still."""
         return any(not node.is_gone for node in self._former)
 
+    @property
+    def has_moments(self) -> bool:
+        """Whether the exchange of a task that asks is executed in several moments."""
+        return self.scheduler.is_simulated() and bool(self.courses.weights())
+
     def skew(self) -> float:
         """How far the clock of the server is ahead that executes something now, in seconds."""
         return 0.0 if self._executing is None else self._executing.skew()
@@ -115,6 +123,25 @@ class SimulatedServer:
             return send()
         finally:
             self._executing = former
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Between two commands of what is executed, which goes on after it."""
+        executing, self._executing = self._executing, None
+        try:
+            yield
+        finally:
+            self._executing = executing
+
+    def note(self, done: Done) -> None:
+        """Keep account of an exchange that was executed."""
+        for note in self.notes:
+            note(done)
+        for call, reply in zip(done.exchange.commands, done.replies, strict=True):
+            if reply == 1 and (run_id := run_of(call, "delete")):
+                self.deletions[run_id] += 1
+            if isinstance(reply, bytes) and (batch := batch_of(call)):
+                self.applied.add(batch)
 
     def replicate(self) -> None:
         """Let the replica have all that there is; it is a new one if there is none."""
@@ -138,6 +165,11 @@ class SimulatedServer:
 
     def restart(self) -> None:
         """Let the server come back with its data, and without its scripts."""
+        self.restarts += 1
+        self.be_another()
+
+    def be_another(self) -> None:
+        """Let the server have another replication id, and no scripts."""
         self.primary.restart(self._new_identity())
 
     def be_calm(self) -> None:
@@ -154,7 +186,7 @@ class SimulatedServer:
 
     def _new_node(self) -> Node:
         scripts = {SCRIPT[name].encode(): source.encode() for name, source in self.broken.items()}
-        return Node(self.scheduler.clock, self._new_identity(), scripts)
+        return Node(self.scheduler.clock, self._new_identity(), scripts, self.courses)
 
     def _new_identity(self) -> str:
         return f"{self._dice.getrandbits(160):040x}"
@@ -223,31 +255,60 @@ class SimulatedTransport(SingleServerTransport):
             raise StoreUnavailable("the simulated reply was lost")
         return replies
 
-    def _execute(self, exchange: Exchange, since: int = 0) -> Replies:
+    def _execute(
+        self, exchange: Exchange, since: int = 0, is_outdated: Callable[[], bool] = lambda: False
+    ) -> Replies:
+        """Let the server execute an exchange.
+
+        Args:
+            exchange: The exchange.
+            since: The step at which its process last claimed runs.
+            is_outdated: Whether what is left of it is not to be executed any more.
+        """
         server, node = self._server, self._node
         if node is not server.primary and (node.is_gone or server.scheduler.choices.among([_STAYS, 1])):
             self._connect()
             raise StoreUnavailable("the simulated connection was lost")
         sent = exchange._replace(confirm=())  # fakeredis has no WAIT
-        with server.watch(exchange, since):
-            replies = server.execute(lambda: super(SimulatedTransport, self).exchange(sent), node)
-        done = Done(self._process, exchange, replies, node.identity, node.time())
-        for note in server.notes:
-            note(done)
-        server.deletions.update(
-            run_id
-            for call, reply in zip(exchange.commands, replies, strict=True)
-            if reply == 1 and (run_id := run_of(call, "delete"))
-        )
-        server.applied.update(
-            batch
-            for call, reply in zip(exchange.commands, replies, strict=True)
-            if isinstance(reply, bytes) and (batch := batch_of(call))
-        )
+        send = partial(server.execute, partial(super().exchange, sent), node)
+        note = partial(self._note, node)
+        if server.has_moments:
+            course = self._course(sent, since, note, is_outdated)
+            with server.courses.taken(course):
+                replies = send()
+                if exchange.confirm:
+                    server.courses.let_others_go_on(course)
+        else:
+            with server.watch(exchange, since):
+                replies = send()
+        if exchange.atomic or not server.has_moments:
+            note(exchange, replies)
         if exchange.confirm:
             server.replicate()
             replies += [1] * len(exchange.confirm)
         return replies
+
+    def _course(
+        self,
+        exchange: Exchange,
+        since: int,
+        note: Callable[[Exchange, Replies], None],
+        is_outdated: Callable[[], bool],
+    ) -> Course:
+        server, node, restarts = self._server, self._node, self._server.restarts
+
+        def is_broken() -> bool:
+            is_another = self._node is not node or server.restarts != restarts
+            return is_another or node.is_gone or server.is_away or is_outdated()
+
+        return Course(exchange, is_broken, lambda one: server.watch(one, since), note, self._refusal, self._stop)
+
+    def _refusal(self, command: Command) -> str | None:  # noqa: ARG002 - others may have reasons
+        """Why a server refuses a command that it gets in the course of an exchange; None: it does not."""
+        return None
+
+    def _note(self, node: Node, exchange: Exchange, replies: Replies) -> None:
+        self._server.note(Done(self._process, exchange, replies, node.identity, node.time()))
 
     def _claimed_since(self, exchange: Exchange) -> int:
         """The step at which the process claims runs, with this exchange or one before it."""
@@ -294,15 +355,20 @@ class SimulatedTransport(SingleServerTransport):
         scheduler = self._server.scheduler
         seconds = scheduler.choices.one_of(LATE_SECONDS)
         scheduler.wait(seconds, lambda: self._server.is_calm)
+
         # what comes after its run was deleted may make the run anew, and what comes after a failover that has lost
         # its batch may be there again: docs/protocol.md, Limits
-        if any(run_of(command, "append") in self._server.deletions - deletions for command in exchange.commands):
-            return
-        if self._server.losses > losses and any(map(self._was_applied, exchange.commands)):
+        def is_outdated() -> bool:
+            deleted = self._server.deletions - deletions
+            if any(run_of(command, "append") in deleted for command in exchange.commands):
+                return True
+            return self._server.losses > losses and any(map(self._was_applied, exchange.commands))
+
+        if is_outdated():
             return
         scheduler.note(f"brings what {self._process.name} had sent: {what}")
         with suppress(StoreUnavailable):
-            self._execute(exchange, since)
+            self._execute(exchange, since, is_outdated)
 
     def _was_applied(self, command: Command) -> bool:
         return batch_of(command) in self._server.applied

@@ -100,6 +100,7 @@ class World:
         self.archive_set = ArchiveSet(directory)
         self.proof = ProofWatch(self.server, self.archive_set.replaced)
         self.server.watch = self.proof.watching
+        self.server.courses.weights = self._interludes
         note_fault = self.proof.faults.append
         self.server.notes += [
             ClaimWatch(plan, note_fault).note,
@@ -213,6 +214,10 @@ class World:
 
     def _fates(self) -> list[int]:
         return [1] if self.server.is_calm else list(self.plan.fates)
+
+    def _interludes(self) -> Sequence[int]:
+        interludes = self.plan.interludes
+        return interludes[:1] if self.server.is_calm else interludes
 
     def _disk_fates(self) -> list[int]:
         return [1] if self.server.is_calm else list(self.plan.disk_fates)

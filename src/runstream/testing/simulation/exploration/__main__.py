@@ -19,6 +19,10 @@ def main(
     faults: Annotated[
         int | None, typer.Option(min=0, help="How many requests, replies or processes one history may lose.")
     ] = None,
+    *,
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one", help="Let others go on between the commands of an exchange.")
+    ] = False,
 ) -> None:
     """Play every history of a small configuration, until one ends badly."""
     if name != "all" and name not in CONFIGURATIONS:
@@ -28,7 +32,7 @@ def main(
     be_quiet()
     for one in CONFIGURATIONS if name == "all" else [name]:
         began = time.monotonic()
-        configuration = CONFIGURATIONS[one]
+        configuration = replace(CONFIGURATIONS[one], one_by_one=one_by_one)
         if faults is not None:
             configuration = replace(configuration, faults=faults)
         found = explore(configuration, events)

@@ -26,11 +26,13 @@ class Configuration:
             end.
         faults: How many steps of one history may have another fate than to arrive.
         time_passes: Whether one of those who take part lets time pass.
+        one_by_one: Whether each command of an exchange that is not atomic is a step.
     """
 
     begin: Callable[[Scene, int], Callable[[], Iterator[str]]]
     faults: int = 0
     time_passes: bool = False
+    one_by_one: bool = False
 
 
 @dataclass
@@ -96,7 +98,7 @@ def _play(configuration: Configuration, events: int, scene: Scene, search: Searc
     """Play the next history, and judge it if it comes to an end that is not known."""
     steps = scene.steps
     search.begin()
-    scene.begin(configuration.faults, time_passes=configuration.time_passes)
+    scene.begin(configuration.faults, time_passes=configuration.time_passes, one_by_one=configuration.one_by_one)
     try:
         judge = configuration.begin(scene, events)
         if steps.play(search.choose, scene.shared.state):

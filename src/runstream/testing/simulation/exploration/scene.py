@@ -77,14 +77,15 @@ class Scene:
         self.shared.server.notes.append(ParkWatch(self.shared.server, self.noted.append).note)
         self._to_settle: list[Callable[[], None]] = []
 
-    def begin(self, faults: int, *, time_passes: bool) -> None:
+    def begin(self, faults: int, *, time_passes: bool, one_by_one: bool) -> None:
         """Begin a history.
 
         Args:
             faults: How many steps may have another fate than to arrive.
             time_passes: Whether one of those who take part lets time pass.
+            one_by_one: Whether each command of an exchange that is not atomic is a step.
         """
-        self.steps.begin(faults, time_passes=time_passes)
+        self.steps.begin(faults, time_passes=time_passes, one_by_one=one_by_one)
         self.diaries.clear()
         self.noted.clear()
         self._to_settle.clear()

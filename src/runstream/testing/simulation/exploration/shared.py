@@ -172,8 +172,12 @@ def _plain_value(value: Any) -> Any:
     return value
 
 
+class _Broken(StoreUnavailable):
+    """The connection has ended: nothing more of the exchange is executed."""
+
+
 class SharedTransport(SimulatedTransport):
-    """The way of one process to the server: each round trip is one shared step.
+    """The way of one process to the server: each round trip is one shared step, or each command is.
 
     Args:
         shared: What is shared.
@@ -188,14 +192,29 @@ class SharedTransport(SimulatedTransport):
 
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once."""
-        make = partial(self._make, exchange)
         if all(command[0] == b"INFO" or command == _TIME for command in exchange.commands) and not (
             self._steps.time_passes and _TIME in exchange.commands
         ):
-            return list(self._steps.make_alone(make))
-        fate, replies = self._steps.share(told(exchange), make, self._may)
+            return list(self._steps.make_alone(partial(self._make, exchange)))
+        if exchange.atomic or not self._steps.one_by_one:
+            return self._shared(exchange)
+        replies, errors = [], []
+        for command in exchange.commands:  # one that is refused keeps none of the others from being executed
+            try:
+                replies += self._shared(exchange._replace(commands=[command]))
+            except _Broken:
+                raise
+            except RunstreamError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return replies
+
+    def _shared(self, exchange: Exchange) -> Replies:
+        """What others may notice, in one step."""
+        fate, replies = self._steps.share(told(exchange), partial(self._make, exchange), self._may)
         if fate in (Fate.REQUEST_LOST, Fate.REPLY_LOST):
-            raise StoreUnavailable(f"the simulated round trip: {fate.value}")
+            raise _Broken(f"the simulated round trip: {fate.value}")
         return list(replies)
 
     def _make(self, exchange: Exchange) -> Given:

@@ -46,6 +46,8 @@ class SharedSteps(Scheduler):
         """How many more steps of this history may have another fate than to arrive."""
         self.time_passes = False
         """Whether a process lets time pass, and not only nobody's having anything to do."""
+        self.one_by_one = False
+        """Whether each command of an exchange that is not atomic is a step."""
         self.remembered: set[str] = set()
         """The processes of which it matters what they have seen when they have ended, too."""
         self.dice: random.Random = random.Random()
@@ -57,12 +59,13 @@ class SharedSteps(Scheduler):
         self._fate = Fate.ARRIVES
         self._seen: dict[Process, bytes] = {}
 
-    def begin(self, faults: int, *, time_passes: bool) -> None:
+    def begin(self, faults: int, *, time_passes: bool, one_by_one: bool) -> None:
         """Begin another history."""
         self.clock.begin()
         self.dice.seed(0)
         random.seed(0)
-        self.steps, self.faults_left, self.time_passes = 0, faults, time_passes
+        self.steps, self.faults_left = 0, faults
+        self.time_passes, self.one_by_one = time_passes, one_by_one
         self.story.clear()
         self.remembered.clear()
         self._seen.clear()
