@@ -23,7 +23,12 @@ from tests.simulation.untaken import UNTAKEN, told_in_all, untaken
 SEEDS = 1
 EXHAUSTIVE_STEPS = 200_000
 FIRST_SEED = int(os.environ.get("RUNSTREAM_TEST_SEED", "1"))
-SMALL_GAMES = (*(("returns", FIRST_SEED + number) for number in range(8)), ("full server", 104))
+SMALL_GAMES = (
+    *(("returns", FIRST_SEED + number) for number in range(8)),
+    ("full server", 104),
+    ("lanes", 3),
+    ("lost erasures", 5),
+)
 """By plan and seed: games that take ifs of scripts for which there are few games in so many steps."""
 
 

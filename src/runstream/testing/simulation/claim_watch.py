@@ -24,7 +24,7 @@ class ClaimWatch:
     """
 
     def __init__(self, plan: Plan, note_fault: Callable[[str], None]) -> None:
-        fates = (plan.fates, plan.disk_fates, plan.call_fates)
+        fates = (plan.fates, plan.disk_fates, plan.call_fates, plan.interludes or (1,))
         self._looks = not plan.troubles and all(len(weights) == 1 for weights in fates)
         self._note_fault = note_fault
         self._holders: dict[str, Process] = {}

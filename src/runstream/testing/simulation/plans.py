@@ -239,19 +239,21 @@ _AT_ONE_MOMENT = {
 _INTERLUDES = (200, 2, 1, 1)
 _ONE_BY_ONE = (
     "storm",
-    "cluster",
     "asyncio",
     "split brain",
-    "branches",
     "lost branches",
     "retirements",
     "deletions",
     "lost erasures",
+    "lanes",
 )
+_SHORTER = ("cluster", "branches")
+"""Those that are long: the same with fewer turns."""
 
 PLANS = {
     **_AT_ONE_MOMENT,
     # the same where a server executes the commands of an exchange one by one, and others go on in between
     **{f"{name} one by one": replace(_AT_ONE_MOMENT[name], interludes=_INTERLUDES) for name in _ONE_BY_ONE},
+    **{f"{name} one by one": replace(_AT_ONE_MOMENT[name], turns=4, interludes=_INTERLUDES) for name in _SHORTER},
 }
 """Plans by name."""
