@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from runstream.operations.operation import Exchange
 from runstream.stores.redis.connection.slots import slot_of_key
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_call
+from runstream.testing.simulation.async_server import AsyncOneByOneTransport
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.clock import Clock
 from runstream.testing.simulation.cluster import SimulatedCluster, SimulatedClusterTransport
+from runstream.testing.simulation.loop import Loop
 from runstream.testing.simulation.scheduler import Process, Scheduler
 from runstream.testing.simulation.server import Done, SimulatedServer, SimulatedTransport
 
@@ -48,6 +51,25 @@ class Play:
                 self.given[name] = way.exchange(exchange)
             except StoreUnavailable as error:
                 self.given[name] = error
+
+        self.scheduler.spawn(process, name, body)
+
+    def send_async(self, name: str, exchange: Exchange, seconds: float | None = None) -> None:
+        """Let a process send an exchange in an event loop, and cancel it after so many seconds."""
+        process = Process(name)
+        way = AsyncOneByOneTransport(self.server, SimulatedTransport(self.server, process, lambda: [1]))
+        loop = Loop(self.scheduler, process)
+
+        async def sent() -> Any:
+            async with asyncio.timeout(seconds):
+                return await way.exchange(exchange)
+
+        def body() -> None:
+            try:
+                self.given[name] = loop.call(sent, name)
+            except (StoreUnavailable, TimeoutError) as error:
+                self.given[name] = error
+            loop.end()
 
         self.scheduler.spawn(process, name, body)
 
@@ -109,6 +131,28 @@ def test_a_script_that_is_not_known_is_executed_after_the_commands_that_came_beh
     play.send("writer", Exchange([call, (b"SET", "{x}:a", "1")]))
     assert play.end()["writer"][1] is not None
     assert [done.exchange.commands[0][0] for done in play.done] == [b"SET", b"EVALSHA"]
+
+
+def test_a_task_of_asyncio_sends_as_a_process_does() -> None:
+    """Others go on between its commands, each of which is told to those who judge."""
+    play = Play(1, ALWAYS_GOES_ON)
+    play.send_async("writer", Exchange(RAISES))
+    play.send("reader", Exchange(READS * 20))
+    given = play.end()
+    assert given["writer"] == [1, 1, 1]
+    assert [done.exchange.commands[0] for done in play.done if done.process.name == "writer"] == RAISES
+    values = given["reader"]
+    assert any(len(set(values[at : at + 3])) > 1 for at in range(0, len(values), 3))
+
+
+def test_a_part_was_executed_of_what_is_cancelled() -> None:
+    executed = set()
+    for ticks in (8, *range(26, 56, 2)):
+        play = Play(1, ALWAYS_GOES_ON)
+        play.send_async("writer", Exchange(RAISES), 0.0001 * ticks)
+        play.end()
+        executed.add(sum(value is not None for value in play.values()))
+    assert executed == {0, 1, 2, 3}
 
 
 def test_a_slot_that_moves_in_between_takes_the_rest_to_another_server() -> None:

@@ -6,8 +6,10 @@ executed when its connection breaks.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -43,7 +45,6 @@ class Course:
         watching: Looks at an exchange as it is executed.
         note: Is told of what was executed.
         refusal: Why the server refuses a command: it is another server's by now; None: it does not.
-        stop: Lets the process stand still.
     """
 
     exchange: Exchange
@@ -51,7 +52,6 @@ class Course:
     watching: Callable[[Exchange], AbstractContextManager[object]]
     note: Callable[[Exchange, Replies], None]
     refusal: Callable[[Command], str | None]
-    stop: Callable[[], None]
     executed: int = 0
     _commands: Mapping[tuple[bytes, ...], Command] = field(init=False)
     """Those that are executed one at a time, as they are sent."""
@@ -78,16 +78,24 @@ class Course:
 
 
 class Courses:
-    """The exchanges that servers are executing, each by the task that has sent it.
+    """The exchanges that servers are executing, each in the context of the task that has sent it.
 
     Args:
         scheduler: Lets others go on.
-        aside: The context in which they do: no server executes anything for the task.
+        executing: The context in which a server executes something; of None: none does, and others go on.
+        stands_still: Lets the process of a task stand still.
     """
 
-    def __init__(self, scheduler: Scheduler, aside: Callable[[], AbstractContextManager[object]]) -> None:
-        self._scheduler, self._aside = scheduler, aside
-        self._by_task: dict[object, Course] = {}
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executing: Callable[[Any], AbstractContextManager[object]],
+        stands_still: Callable[[], None],
+    ) -> None:
+        self._scheduler, self._stands_still = scheduler, stands_still
+        self.executing = executing
+        # of each task, and of those that redis-py lets send for a task of asyncio
+        self._current: ContextVar[Course | None] = ContextVar("the course of an exchange", default=None)
         self.weights: Callable[[], Sequence[int]] = tuple
         """Of what becomes of an exchange between two commands, as Interlude has it; none: nothing comes there."""
 
@@ -98,43 +106,64 @@ class Courses:
             words: The command, as it was sent.
             execute: Executes it, unless it is given why it is refused, and returns the reply.
         """
-        course = self._by_task.get(self._scheduler.current)
-        if course is None or words[0].upper() in _OF_CONNECTIONS:
+        course = self._of(words)
+        if course is None:
             execute(None)
         else:
             self.let_others_go_on(course)
             course.execute(words, execute)
 
+    async def execute_async(self, words: Sequence[bytes], execute: Callable[[str | None], Any]) -> None:
+        """The same for a task of asyncio."""
+        course = self._of(words)
+        if course is None:
+            execute(None)
+        else:
+            await self.let_others_go_on_async(course)
+            course.execute(words, execute)
+
     @contextmanager
-    def taken(self, course: Course) -> Iterator[None]:
+    def taken(self, course: Course) -> Iterator[Course]:
         """Let the exchange of the task that asks take its course."""
-        task = self._scheduler.current
-        self._by_task[task] = course
+        token = self._current.set(course)
         try:
-            yield
+            yield course
         finally:
-            del self._by_task[task]
+            self._current.reset(token)
 
     def let_others_go_on(self, course: Course) -> None:
         """Let others go on, unless nothing was executed yet.
 
         Raises StoreUnavailable if the connection has ended.
         """
+        with self.executing(None):
+            for wait in self._waits(course):
+                wait()
+
+    async def let_others_go_on_async(self, course: Course) -> None:
+        """The same for a task of asyncio, which may be cancelled meanwhile."""
+        for wait in self._waits(course):
+            await asyncio.to_thread(wait)
+
+    def _waits(self, course: Course) -> Iterator[Callable[[], None]]:
+        """What to wait for between two commands."""
         course.executed += 1
         if course.executed == 1:
             return
         scheduler = self._scheduler
-        with self._aside():
-            what = _INTERLUDES[scheduler.choices.among(self.weights())]
-            if what is not Interlude.GOES_ON:
-                scheduler.note(f"has had {course.executed - 1} commands executed, and {what.value}")
-            if what is Interlude.KILLED:
-                scheduler.kill(scheduler.process)
-            if what is Interlude.STOPPED:
-                course.stop()
-            scheduler.step()
+        what = _INTERLUDES[scheduler.choices.among(self.weights())]
+        if what is not Interlude.GOES_ON:
+            scheduler.note(f"has had {course.executed - 1} commands executed, and {what.value}")
+        if what is Interlude.KILLED:
+            scheduler.kill(scheduler.process)
+        if what is Interlude.STOPPED:
+            yield self._stands_still
+        yield scheduler.step
         if what is Interlude.RESET or course.is_broken():
             raise StoreUnavailable("the simulated connection was reset")
+
+    def _of(self, words: Sequence[bytes]) -> Course | None:
+        return None if words[0].upper() in _OF_CONNECTIONS else self._current.get()
 
 
 def _as_sent(command: Command) -> tuple[tuple[bytes, ...], Command]:

@@ -15,9 +15,10 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import fakeredis
+from fakeredis import aioredis
 from fakeredis._commands import Signature
 from fakeredis._helpers import SimpleError
-from fakeredis._socket import FakeSocket
+from fakeredis._socket import AsyncFakeSocket, FakeSocket
 from fakeredis._socket._resp import extract_command
 from fakeredis.model import get_command_info
 
@@ -107,6 +108,10 @@ class Node:
     def client(self) -> fakeredis.FakeRedis:
         """A client of its own."""
         return fakeredis.FakeRedis(server=self.fake, connection_class=_Connection)
+
+    def async_client(self) -> aioredis.FakeRedis:
+        """The same for asyncio: others go on between the commands that it sends, of its own process, too."""
+        return aioredis.FakeRedis(server=self.fake, connection_class=_AsyncConnection)
 
     def skew(self) -> float:
         """How far its clock is ahead of the machine's, in seconds."""
@@ -314,6 +319,56 @@ class _Connection(fakeredis.FakeRedisConnection):
             self.disconnect()  # type: ignore[no-untyped-call] # of redis-py
             raise reply
         return reply
+
+
+class _AsyncSocket(Answering, AsyncFakeSocket):
+    """A connection's end at the server, which executes what was sent one by one."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._sent: list[list[bytes]] = []
+        super().__init__(*args, **options)
+
+    def _process_command(self, fields: list[bytes]) -> None:
+        self._sent.append(fields)
+
+    async def execute_all(self) -> None:
+        """Execute what was sent."""
+        while self._sent:
+            fields = self._sent.pop(0)
+            courses: Any = self._node.courses
+            execute = functools.partial(self._execute_at_its_time, courses, fields)
+            if self._queueing:
+                execute(None)
+            else:
+                await courses.execute_async(fields, execute)
+
+    def _execute_at_its_time(self, courses: Any, fields: list[bytes], refusal: str | None) -> Any:
+        with courses.executing(self._node):
+            return self._execute(fields, refusal)
+
+
+class _Writer(aioredis.FakeWriter):
+    async def drain(self) -> None:
+        if isinstance(self._socket, _AsyncSocket):
+            await self._socket.execute_all()
+
+
+class _AsyncConnection(aioredis.FakeAsyncRedisConnection):
+    """A connection to a node, of an event loop."""
+
+    async def _connect(self) -> None:
+        options = {"client_class": self._client_class, "client_info": self._client_info}
+        self._sock = _AsyncSocket(self._server, self.db, **options)
+        self._reader, self._writer = aioredis.FakeReader(self._sock), _Writer(self._sock)
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """The next reply. One that stands for a broken connection breaks it, as redis-py has it."""
+        try:
+            return await super().read_response(*args, **options)
+        except Exception as error:
+            if breaks_connection(error):
+                await self.disconnect(nowait=True)
+            raise
 
 
 def _socket_of(server: Any, client_info: Any = None) -> _Socket:

@@ -6,6 +6,7 @@ know of the simulation, and no two tasks ever run at once.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,6 +108,8 @@ class Scheduler:
         """Add a line to the story, of the task that does it."""
         task = self._by_greenlet.get(getcurrent())
         who = "the world" if task is None else task.name
+        if asyncio._get_running_loop() is not None and (of_loop := asyncio.current_task()) is not None:
+            who = of_loop.get_name()
         self.story.append(f"{self.clock.monotonic():12.4f}  {who}: {what}")
 
     def step(self) -> None:

@@ -5,11 +5,10 @@ A replica lacks what came last: when it is promoted, that is lost.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from enum import Enum
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -17,7 +16,6 @@ from typing import Any, ClassVar, NamedTuple
 from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Command, Exchange, News, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.single import SingleServerTransport
-from runstream.stores.redis.connection.transport import Transport
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.moments import Course, Courses
@@ -25,9 +23,9 @@ from runstream.testing.simulation.node import Node
 from runstream.testing.simulation.scheduler import Process, Scheduler
 from runstream.testing.simulation.story import answered, batch_of, run_of, told
 
-__all__ = ["AsyncSimulatedTransport", "Done", "Fate", "SimulatedServer", "SimulatedTransport"]
+__all__ = ["BLOCK_SECONDS", "Done", "Fate", "SimulatedServer", "SimulatedTransport"]
 
-_BLOCK_SECONDS = 5.0
+BLOCK_SECONDS = 5.0
 _CLAIMING = ("claim", "revisit")  # the scripts with which a worker begins to drain runs
 _LOOK_SECONDS = 0.25
 _STAYS = 20  # so much oftener than not, a client stays with a former primary that answers
@@ -87,7 +85,7 @@ class SimulatedServer:
         self._dice = random.Random(scheduler.choices.seed)  # of names alone
         self._executing: Node | None = None
         self._former: list[Node] = []
-        self.courses = Courses(scheduler, self._aside)
+        self.courses = Courses(scheduler, self.executing, self.stand_still)
         self.restarts = 0
         self.primary = self._new_node()
         self.watch: Callable[[Exchange, int], AbstractContextManager[object]] = lambda *_: nullcontext()
@@ -118,20 +116,23 @@ class SimulatedServer:
         """Make an exchange with a server, which happens at one moment by its clock."""
         if self.is_away:
             raise StoreUnavailable("the simulated server is away")
-        former, self._executing = self._executing, node or self.primary
-        try:
+        with self.executing(node or self.primary):
             return send()
-        finally:
-            self._executing = former
 
     @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Between two commands of what is executed, which goes on after it."""
-        executing, self._executing = self._executing, None
+    def executing(self, node: Node | None) -> Iterator[None]:
+        """Let it be this server that executes something now; None: none does."""
+        former, self._executing = self._executing, node
         try:
             yield
         finally:
-            self._executing = executing
+            self._executing = former
+
+    def stand_still(self) -> None:
+        """Let the process of the task that asks stand still for a while."""
+        seconds = self.scheduler.choices.one_of(STOPS_SECONDS)
+        self.scheduler.note(f"stands still for {seconds:g} s")
+        self.scheduler.wait(seconds, lambda: self.is_calm)
 
     def note(self, done: Done) -> None:
         """Keep account of an exchange that was executed."""
@@ -210,15 +211,29 @@ class SimulatedTransport(SingleServerTransport):
         """Connect to whichever server is the primary now."""
         self._node = self._server.primary
         super().__init__(self._node.client())
-        self.max_block_seconds, self.is_fake = _BLOCK_SECONDS, False
+        self.max_block_seconds, self.is_fake = BLOCK_SECONDS, False
 
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once, if chance lets it arrive."""
-        scheduler = self._server.scheduler
-        if not scheduler.is_simulated():
+        if not self._server.scheduler.is_simulated():
             return self._execute(exchange)
-        since = self._claimed_since(exchange)
-        scheduler.step()
+        since = self.claimed_since(exchange)
+        trip = self.trip(exchange, since)
+        result = None
+        try:
+            while True:
+                wait = trip.send(result)
+                result = self._execute(exchange, since) if wait is None else wait()
+        except StopIteration as ended:
+            return ended.value  # type: ignore[no-any-return] # as the trip has it
+
+    def trip(self, exchange: Exchange, since: int) -> Generator[Callable[[], None] | None, Any, Replies]:
+        """What happens on the way of an exchange, and what comes back.
+
+        Yields what to wait for, and None where the server is to execute it: it gets the replies.
+        """
+        scheduler = self._server.scheduler
+        yield scheduler.step
         fate = FATES[scheduler.choices.among(self._fates())]
         what = told(exchange)
         scheduler.note(what if fate is Fate.ARRIVES else f"{what}: {fate.value}")
@@ -227,33 +242,27 @@ class SimulatedTransport(SingleServerTransport):
         if fate is Fate.KILLED_BEFORE:
             scheduler.kill(self._process)
         if fate is Fate.STOPPED_BEFORE:
-            self._stop()
+            yield self._server.stand_still
         if fate is Fate.REQUEST_LATE:
-            scheduler.spawn(
-                Process("the network"),
-                "the network",
-                partial(
-                    self._deliver_late,
-                    exchange,
-                    what,
-                    since,
-                    deletions=Counter(self._server.deletions),
-                    losses=self._server.losses,
-                ),
-            )
+            self._send_late(exchange, what, since)
             raise StoreUnavailable("the simulated request is on its way still")
-        scheduler.step()
-        replies = self._execute(exchange, since)
+        yield scheduler.step
+        replies = yield None
         if (answer := answered(replies)) and fate is not Fate.REPLY_LOST:
             scheduler.note(answer)
         if fate is Fate.KILLED_AFTER:
             scheduler.kill(self._process)
         if fate is Fate.STOPPED_AFTER:
-            self._stop()
-        scheduler.step()
+            yield self._server.stand_still
+        yield scheduler.step
         if fate is Fate.REPLY_LOST:
             raise StoreUnavailable("the simulated reply was lost")
-        return replies
+        return replies  # type: ignore[no-any-return] # as they came
+
+    def _send_late(self, exchange: Exchange, what: str, since: int) -> None:
+        deletions, losses = Counter(self._server.deletions), self._server.losses
+        deliver = partial(self._deliver_late, exchange, what, since, deletions=deletions, losses=losses)
+        self._server.scheduler.spawn(Process("the network"), "the network", deliver)
 
     def _execute(
         self, exchange: Exchange, since: int = 0, is_outdated: Callable[[], bool] = lambda: False
@@ -265,15 +274,11 @@ class SimulatedTransport(SingleServerTransport):
             since: The step at which its process last claimed runs.
             is_outdated: Whether what is left of it is not to be executed any more.
         """
-        server, node = self._server, self._node
-        if node is not server.primary and (node.is_gone or server.scheduler.choices.among([_STAYS, 1])):
-            self._connect()
-            raise StoreUnavailable("the simulated connection was lost")
+        server, node = self._server, self.connected()
         sent = exchange._replace(confirm=())  # fakeredis has no WAIT
         send = partial(server.execute, partial(super().exchange, sent), node)
-        note = partial(self._note, node)
         if server.has_moments:
-            course = self._course(sent, since, note, is_outdated)
+            course = self.course(sent, since, is_outdated)
             with server.courses.taken(course):
                 replies = send()
                 if exchange.confirm:
@@ -281,27 +286,35 @@ class SimulatedTransport(SingleServerTransport):
         else:
             with server.watch(exchange, since):
                 replies = send()
-        if exchange.atomic or not server.has_moments:
-            note(exchange, replies)
+        return self.executed(node, exchange, replies)
+
+    def connected(self) -> Node:
+        """The server that it is connected to. Raises StoreUnavailable if there is none any more."""
+        server, node = self._server, self._node
+        if node is not server.primary and (node.is_gone or server.scheduler.choices.among([_STAYS, 1])):
+            self._connect()
+            raise StoreUnavailable("the simulated connection was lost")
+        return node
+
+    def executed(self, node: Node, exchange: Exchange, replies: Replies) -> Replies:
+        """Note what a server has executed, and let the replica have what it is to confirm. Returns all replies."""
+        if exchange.atomic or not self._server.has_moments:
+            self._note(node, exchange, replies)
         if exchange.confirm:
-            server.replicate()
+            self._server.replicate()
             replies += [1] * len(exchange.confirm)
         return replies
 
-    def _course(
-        self,
-        exchange: Exchange,
-        since: int,
-        note: Callable[[Exchange, Replies], None],
-        is_outdated: Callable[[], bool],
-    ) -> Course:
+    def course(self, exchange: Exchange, since: int, is_outdated: Callable[[], bool] = lambda: False) -> Course:
+        """The course of an exchange; see ``_execute``."""
         server, node, restarts = self._server, self._node, self._server.restarts
+        note = partial(self._note, node)
 
         def is_broken() -> bool:
             is_another = self._node is not node or server.restarts != restarts
             return is_another or node.is_gone or server.is_away or is_outdated()
 
-        return Course(exchange, is_broken, lambda one: server.watch(one, since), note, self._refusal, self._stop)
+        return Course(exchange, is_broken, lambda one: server.watch(one, since), note, self._refusal)
 
     def _refusal(self, command: Command) -> str | None:  # noqa: ARG002 - others may have reasons
         """Why a server refuses a command that it gets in the course of an exchange; None: it does not."""
@@ -310,7 +323,7 @@ class SimulatedTransport(SingleServerTransport):
     def _note(self, node: Node, exchange: Exchange, replies: Replies) -> None:
         self._server.note(Done(self._process, exchange, replies, node.identity, node.time()))
 
-    def _claimed_since(self, exchange: Exchange) -> int:
+    def claimed_since(self, exchange: Exchange) -> int:
         """The step at which the process claims runs, with this exchange or one before it."""
         if any(script is not None and script.name in _CLAIMING for script in map(script_of, exchange.commands)):
             self._claimed_at = self._server.scheduler.steps
@@ -372,45 +385,3 @@ class SimulatedTransport(SingleServerTransport):
 
     def _was_applied(self, command: Command) -> bool:
         return batch_of(command) in self._server.applied
-
-    def _stop(self) -> None:
-        scheduler = self._server.scheduler
-        seconds = scheduler.choices.one_of(STOPS_SECONDS)
-        scheduler.note(f"stands still for {seconds:g} s")
-        scheduler.wait(seconds, lambda: self._server.is_calm)
-
-
-class AsyncSimulatedTransport:
-    """The way of an event loop to the server: that of its process, each round trip of which a thread makes.
-
-    Whoever awaits one may be cancelled meanwhile; what was sent arrives all the same, early or late.
-
-    Args:
-        way: The way of the process.
-    """
-
-    is_fake = True
-    place = "fake:"
-    max_block_seconds = _BLOCK_SECONDS
-
-    def __init__(self, way: Transport) -> None:
-        self._way = way
-
-    async def exchange(self, exchange: Exchange) -> Replies:
-        """Send an exchange once, if chance lets it arrive."""
-        return await asyncio.to_thread(self._way.exchange, exchange)
-
-    async def wait(self, wait: Wait) -> News | None:
-        """Wait a little: whoever waits looks then."""
-        return await asyncio.to_thread(self._way.wait, wait)
-
-    async def wait_any(self, wait: WaitAny) -> Mapping[int, News | None]:
-        """Wait a little: whoever waits looks then."""
-        return await asyncio.to_thread(self._way.wait_any, wait)
-
-    async def turn(self) -> AbstractAsyncContextManager[object]:
-        """A simulated server has connections for all."""
-        return nullcontext()
-
-    async def close(self) -> None:
-        """Nothing is open."""

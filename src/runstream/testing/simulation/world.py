@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from runstream.model.errors import StoreUnavailable
 from runstream.repair.restore import PutBack, put_back
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
+from runstream.stores.redis.connection.transport import AsyncTransport
 from runstream.testing.simulation.archive_set import ArchiveSet
+from runstream.testing.simulation.async_server import AsyncOneByOneTransport, AsyncSimulatedTransport
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.claim_watch import ClaimWatch
 from runstream.testing.simulation.clock import Clock
@@ -26,7 +28,7 @@ from runstream.testing.simulation.plan import Plan
 from runstream.testing.simulation.proof import ProofWatch
 from runstream.testing.simulation.report_watch import ReportWatch
 from runstream.testing.simulation.scheduler import Process, Scheduler
-from runstream.testing.simulation.server import AsyncSimulatedTransport, SimulatedServer, SimulatedTransport
+from runstream.testing.simulation.server import SimulatedServer, SimulatedTransport
 from runstream.testing.simulation.threads import Threads
 
 __all__ = ["Diary", "Followed", "Piece", "World"]
@@ -137,7 +139,10 @@ class World:
 
     def open_async(self, process: Process, **options: Any) -> AsyncRedisCheckpointer[Any, Any]:
         """The store for asyncio, which opens at its first call."""
-        return AsyncRedisCheckpointer(AsyncSimulatedTransport(self.way(process)), **options)
+        way: AsyncTransport = AsyncSimulatedTransport(self.way(process))
+        if self.plan.interludes and self.plan.servers == 1:
+            way = AsyncOneByOneTransport(self.server, SimulatedTransport(self.server, process, self._fates))
+        return AsyncRedisCheckpointer(way, **options)
 
     @contextmanager
     def loop(self, process: Process) -> Iterator[Loop]:
