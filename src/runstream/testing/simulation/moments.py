@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
@@ -129,7 +129,8 @@ class Courses:
         try:
             yield course
         finally:
-            self._current.reset(token)
+            with suppress(ValueError):  # of a process that was killed: its coroutines are closed elsewhere
+                self._current.reset(token)
 
     def let_others_go_on(self, course: Course) -> None:
         """Let others go on, unless nothing was executed yet.
