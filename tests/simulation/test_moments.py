@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Exchange
 from runstream.stores.redis.connection.slots import slot_of_key
+from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.operations.admin.restore import put_snapshot
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_call
 from runstream.testing.simulation.async_server import AsyncOneByOneTransport
@@ -111,6 +114,18 @@ def test_a_part_was_executed_where_the_connection_or_the_process_ends(interludes
     assert isinstance(given.get("writer"), StoreUnavailable) is (interludes is IS_RESET)
     assert play.values() == [b"1", None, None]
     assert [done.exchange.commands for done in play.done] == [RAISES[:1]]
+
+
+def test_a_state_that_was_put_back_in_part_expires() -> None:
+    """Nobody knows its key but whoever broke off."""
+    snapshot = ArchiveSnapshot(None, 3, 1, "token", '{"a": 1}')
+    exchange: Any = next(put_snapshot(Keys("ns", 1), "r", "refilled", snapshot))
+    for seed in range(10):
+        play = Play(seed, (1, 1))
+        play.send("restorer", exchange)
+        play.end()
+        client: Any = play.server.primary.client()
+        assert all(client.pttl(name) > 0 for name in client.scan_iter())
 
 
 @pytest.mark.parametrize("befall", [SimulatedServer.restart, SimulatedServer.promote])

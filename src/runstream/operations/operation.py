@@ -72,15 +72,16 @@ class Resent(list[Any]):
 class Exchange(NamedTuple):
     """Commands to a server for one round trip; the result is the list of their replies.
 
-    ``atomic``: they are queries, and nothing of anybody else's comes between those of one partition. ``tolerant``:
-    a command that the server refuses gives a :class:`Refusal` in place of a reply instead of an error, unless the
-    user may not call it, or the server does not have it; ``permissive``: in that case too. ``smaller`` makes the
-    exchange to send after this one has failed: one whose replies are smaller; None: the same again. ``is_long``:
-    its replies may be long, so that nobody else is to wait for them. ``confirm``: commands that tell how durable
-    they are, sent behind them on the same connection, and again behind those that are sent again; the last replies
-    are theirs. ``near`` is a key: what has none of its own is for the server that has that one; None: for those
-    that the other commands go to, or, where none has a key, for every server there is. ``answered`` are replies
-    that it has got of some of its servers, by the indexes of their commands, which are not sent again.
+    ``atomic``: they are queries, or may be repeated, and nothing of anybody else's comes between those of one
+    partition. ``tolerant``: a command that the server refuses gives a :class:`Refusal` in place of a reply instead
+    of an error, unless the user may not call it, or the server does not have it; ``permissive``: in that case too.
+    ``smaller`` makes the exchange to send after this one has failed: one whose replies are smaller; None: the same
+    again. ``is_long``: its replies may be long, so that nobody else is to wait for them. ``confirm``: commands
+    that tell how durable they are, sent behind them on the same connection, and again behind those that are sent
+    again; the last replies are theirs. ``near`` is a key: what has none of its own is for the server that has that
+    one; None: for those that the other commands go to, or, where none has a key, for every server there is.
+    ``answered`` are replies that it has got of some of its servers, by the indexes of their commands, which are
+    not sent again.
     """
 
     commands: Sequence[Command]

@@ -146,7 +146,8 @@ def put_snapshot(keys: Keys, run_id: str, token: str, snapshot: ArchiveSnapshot)
     for name, value in packed.fields.items():
         command += (name, value)
     commands: list[Command] = [(b"DEL", key), tuple(command), (b"PEXPIRE", key, _OUTLIVES_MILLISECONDS)]
-    yield Exchange(commands)
+    # in one transaction: what breaks off between them leaves no key that does not expire. It may be repeated
+    yield Exchange(commands, atomic=True)
 
 
 def switch_history(
