@@ -44,6 +44,10 @@ BREAK_PLANS: Mapping[str, Plan] = {
     "counters": Plan(forms=("counts",) * 3, followers=0, runs=1),
     # the same, where others go on between the commands of an exchange
     "counters one by one": Plan(forms=("counts",) * 3, followers=0, runs=1, interludes=(1,)),
+    # an agent of an event loop that is to come to its end in few steps
+    "few, under asyncio": replace(
+        PLANS["asyncio one by one"], loops=(("plain",),), async_followers=0, runs=1, turns=4, most_steps=2_000
+    ),
     # agents that stand still with a lease on the lane that they share
     "leases": _LEASES,
     # the same, and leases of other lanes that are renewed meanwhile
