@@ -2,8 +2,8 @@
 
     python bench/forks.py [--quick]
 
-The ratio compares forking a run of 1,000,000 events to one of 1,000, each at an offset in its middle; the bytes are
-what the server's memory grows by: the fork itself, and what its parent notes of it. The second ratio compares
+The ratio compares forking a run of 1,000,000 events to one of 1,000, each at an offset in its middle; the bytes
+are what the server's memory grows by: the fork itself, and what its parent notes of it. The second ratio compares
 `save_event` to a fork with one to a run of its own.
 """
 
