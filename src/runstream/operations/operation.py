@@ -82,6 +82,7 @@ class Exchange(NamedTuple):
     one; None: for those that the other commands go to, or, where none has a key, for every server there is.
     ``answered`` are replies that it has got of some of its servers, by the indexes of their commands, which are
     not sent again.
+    ``may_gather``: it is one append of one event, which may be sent together with others' in one call.
     """
 
     commands: Sequence[Command]
@@ -93,6 +94,7 @@ class Exchange(NamedTuple):
     confirm: Sequence[Command] = ()
     near: str | None = None
     answered: Mapping[int, Any] | None = None
+    may_gather: bool = False
 
 
 class Refusal(NamedTuple):

@@ -32,6 +32,16 @@ MOST_HOT_EVENTS = 20
 """How many events a run may have where all expect that."""
 
 
+class Telling(Agent):
+    """Writes one event at a time, without a key."""
+
+    sizes = (1,)
+
+    def choose_keys(self, marks: Sequence[str]) -> list[str] | None:  # noqa: ARG002 - its events have none
+        """None."""
+        return None
+
+
 class InLeases(Agent):
     """Writes each batch under a lease on its lane, which it keeps as long as it can."""
 
@@ -345,6 +355,7 @@ def _add_one(_: int, state: RunState) -> None:
 AGENTS: Mapping[str, type[Agent]] = {
     "plain": Agent,
     "async": Agent,
+    "tells": Telling,
     "resends": Agent,
     "leases": InLeases,
     "contends": Contending,

@@ -236,6 +236,8 @@ BREAK_PLANS: Mapping[str, Plan] = {
         call_fates=(1,),
         disk_fates=(1,),
     ),
+    # two whose events go together or one by one, and whose replies are lost
+    "pairs": replace(PLANS["together"], forms=("tells",) * 3, loops=(), fates=(60, 3, 20, 1, 1, 1, 1, 2)),
     # a run that is to be drained in few steps
     "few": Plan(forms=("plain",), workers=1, followers=0, runs=1, most_steps=600, most_calm_steps=600),
 }

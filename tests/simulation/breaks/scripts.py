@@ -22,6 +22,32 @@ IN_SCRIPTS: Sequence[Break] = (
         seed=31,
     ),
     Break(
+        "a batch that is sent again is appended again, together with others",
+        "together",
+        in_script("gather", ("(tonumber(match(before, '^%d+')) or math.huge) < tonumber(number)", "true")),
+        seed=3,
+    ),
+    Break(
+        "the replies to what goes together are not kept",
+        "together",
+        in_script("gather", ("call('HSET', KEYS[3], unpack(heard_now))\n", "")),
+        seed=2,
+    ),
+    Break(
+        "what goes together drops the reply that the fast path has kept",
+        "pairs",
+        in_script(
+            "gather",
+            ("  call('HSET', KEYS[3], by_producer, by_reply)\n", ""),
+        ),
+        seed=20,
+    ),
+    Break(
+        "what the writers of what goes together have seen is not compared",
+        "lost together",
+        in_script("gather", (" and is_there(seen)", "")),
+    ),
+    Break(
         "the fast path drops the reply that is kept for another producer",
         "readers",
         in_script("append", ("not (by and string.sub(by, 1, #producer) ~= producer) and ", "")),

@@ -108,7 +108,7 @@ class _Member(SimulatedTransport):
         super()._connect()
         self._is_of_cluster = True
 
-    def _execute(
+    def execute(
         self, exchange: Exchange, since: int = 0, is_outdated: Callable[[], bool] = lambda: False
     ) -> Replies:
         """Execute what it has the slots of; of what it has not, say who has them."""
@@ -116,11 +116,11 @@ class _Member(SimulatedTransport):
             return self._server.execute(lambda: [self._cluster.ranges()])
         moved = dict(self._moved(exchange))
         if not moved:
-            return super()._execute(exchange, since, is_outdated)
+            return super().execute(exchange, since, is_outdated)
         own = [command for index, command in enumerate(exchange.commands) if index not in moved]
         unconfirmed: Replies = [0] * len(exchange.confirm)
         own_part = exchange._replace(commands=own)
-        given = iter(super()._execute(own_part, since, is_outdated) if own else unconfirmed)
+        given = iter(super().execute(own_part, since, is_outdated) if own else unconfirmed)
         indexes = range(len(exchange.commands))
         return [moved[index] if index in moved else next(given) for index in indexes] + list(given)
 

@@ -43,6 +43,7 @@ class Plan:
         fates: The weights of the fates of a round trip, in the order of :class:`~.server.Fate`.
         interludes: The weights of what becomes of an exchange between two of its commands, where it is not atomic,
             in the order of :class:`~.moments.Interlude`: others go on there. None: each is executed at one moment.
+        gathers: Appends that are about to be sent to one run go together, in one call.
         call_fates: The weights of what becomes of an agent's call: it is waited for, or broken off: cancelled
             under asyncio, elsewhere interrupted by a signal.
         disk_fates: The weights of what becomes of a write to a file: it is made, the process is killed before it,
@@ -79,6 +80,7 @@ class Plan:
     troubles: Sequence[str] = ("restart", "leave", "leap", "step_clock")
     fates: Sequence[int] = (300, 3, 5, 1, 2, 1, 1, 2)
     interludes: Sequence[int] = ()
+    gathers: bool = False
     call_fates: Sequence[int] = (1,)
     disk_fates: Sequence[int] = (300, 1, 1)
     most_steps: int = 60_000

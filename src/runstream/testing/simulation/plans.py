@@ -221,6 +221,24 @@ _AT_ONE_MOMENT = {
         troubles=("fail_over", "fail_over", "fail_over", "leap"),
         fates=(300, 3, 5, 1, 2, 1, 1, 0),
     ),
+    # agents whose events go together, in one call
+    "together": Plan(
+        forms=("tells", "tells", "tells", "tells", "leases", "runs"),
+        loops=(("tells", "tells"),),
+        runs=1,
+        turns=14,
+        call_fates=(12, 1),
+        gathers=True,
+        retire_after_seconds=0.5,
+    ),
+    # the same beside a server that loses them
+    "lost together": Plan(
+        forms=("tells", "tells", "tells", "tells", "contends"),
+        runs=1,
+        turns=14,
+        troubles=("restart", "leave", "leap", "step_clock", "fail_over", "split"),
+        gathers=True,
+    ),
     # archives that are added and dropped while runs are written and drained
     "archives": Plan(
         forms=("plain", "runs"), archivists=1, followers=0, readers=1, turns=12, trims=("archived", "covered")

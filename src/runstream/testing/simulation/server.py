@@ -16,8 +16,10 @@ from typing import Any, ClassVar, NamedTuple
 from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Command, Exchange, News, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.single import SingleServerTransport
+from runstream.stores.redis.scripts.calls import GATHER
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
+from runstream.testing.simulation.lines import Lines
 from runstream.testing.simulation.moments import Course, Courses
 from runstream.testing.simulation.node import Node
 from runstream.testing.simulation.scheduler import Process, Scheduler
@@ -85,6 +87,7 @@ class SimulatedServer:
         self._dice = random.Random(scheduler.choices.seed)  # of names alone
         self._executing: Node | None = None
         self._former: list[Node] = []
+        self.lines = Lines(scheduler)
         self.courses = Courses(scheduler, self.executing, self.stand_still)
         self.restarts = 0
         self.primary = self._new_node()
@@ -216,18 +219,18 @@ class SimulatedTransport(SingleServerTransport):
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once, if chance lets it arrive."""
         if not self._server.scheduler.is_simulated():
-            return self._execute(exchange)
+            return self.execute(exchange)
         since = self.claimed_since(exchange)
         trip = self.trip(exchange, since)
         result = None
         try:
             while True:
                 wait = trip.send(result)
-                result = self._execute(exchange, since) if wait is None else wait()
+                result = self.execute(exchange, since) if wait is None else wait()
         except StopIteration as ended:
             return ended.value  # type: ignore[no-any-return] # as the trip has it
 
-    def trip(self, exchange: Exchange, since: int) -> Generator[Callable[[], None] | None, Any, Replies]:
+    def trip(self, exchange: Exchange, since: int) -> Generator[Callable[[], object] | None, Any, Replies]:
         """What happens on the way of an exchange, and what comes back.
 
         Yields what to wait for, and None where the server is to execute it: it gets the replies.
@@ -246,8 +249,9 @@ class SimulatedTransport(SingleServerTransport):
         if fate is Fate.REQUEST_LATE:
             self._send_late(exchange, what, since)
             raise StoreUnavailable("the simulated request is on its way still")
-        yield scheduler.step
-        replies = yield None
+        replies = yield self._server.lines.line_up(self, exchange)
+        if replies is None:
+            replies = yield None
         if (answer := answered(replies)) and fate is not Fate.REPLY_LOST:
             scheduler.note(answer)
         if fate is Fate.KILLED_AFTER:
@@ -264,7 +268,7 @@ class SimulatedTransport(SingleServerTransport):
         deliver = partial(self._deliver_late, exchange, what, since, deletions=deletions, losses=losses)
         self._server.scheduler.spawn(Process("the network"), "the network", deliver)
 
-    def _execute(
+    def execute(
         self, exchange: Exchange, since: int = 0, is_outdated: Callable[[], bool] = lambda: False
     ) -> Replies:
         """Let the server execute an exchange.
@@ -306,7 +310,7 @@ class SimulatedTransport(SingleServerTransport):
         return replies
 
     def course(self, exchange: Exchange, since: int, is_outdated: Callable[[], bool] = lambda: False) -> Course:
-        """The course of an exchange; see ``_execute``."""
+        """The course of an exchange; see ``execute``."""
         server, node, restarts = self._server, self._node, self._server.restarts
         note = partial(self._note, node)
 
@@ -320,7 +324,13 @@ class SimulatedTransport(SingleServerTransport):
         """Why a server refuses a command that it gets in the course of an exchange; None: it does not."""
         return None
 
+    def note(self, exchange: Exchange, replies: Replies) -> None:
+        """Note that the server that it is connected to has executed an exchange."""
+        self._note(self._node, exchange, replies)
+
     def _note(self, node: Node, exchange: Exchange, replies: Replies) -> None:
+        if exchange.commands and script_of(exchange.commands[0]) is GATHER:
+            return  # each of its appends is noted
         self._server.note(Done(self._process, exchange, replies, node.identity, node.time()))
 
     def claimed_since(self, exchange: Exchange) -> int:
@@ -381,7 +391,7 @@ class SimulatedTransport(SingleServerTransport):
             return
         scheduler.note(f"brings what {self._process.name} had sent: {what}")
         with suppress(StoreUnavailable):
-            self._execute(exchange, since, is_outdated)
+            self.execute(exchange, since, is_outdated)
 
     def _was_applied(self, command: Command) -> bool:
         return batch_of(command) in self._server.applied

@@ -29,9 +29,10 @@ from runstream.stores.redis.connection.errors import (
 )
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
 from runstream.stores.redis.connection.followers_hub import hub_of
+from runstream.stores.redis.connection.gathering import Gatherer, gathers
 from runstream.stores.redis.connection.kept_cancellation import CancellationKept
 from runstream.stores.redis.connection.loop_clients import LoopClient, LoopClients
-from runstream.stores.redis.connection.pinned_connection import piped, sender_of
+from runstream.stores.redis.connection.pinned_connections import piped, sender_of
 from runstream.stores.redis.connection.rights import refused, rights_of
 from runstream.stores.redis.scripts.script import Script, script_of
 
@@ -50,7 +51,7 @@ def _check_client(client: Any) -> None:
 
 
 class SingleServerTransport:
-    """Sends to one server over a :class:`redis.Redis`, of which one connection stays pinned between exchanges.
+    """Sends to one server over a :class:`redis.Redis`, of which connections stay pinned between exchanges.
 
     Args:
         client: The client.
@@ -61,6 +62,7 @@ class SingleServerTransport:
         _check_client(client)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
         self._is_of_cluster = is_of_cluster
+        self._gatherer = Gatherer()
         self._sender = sender_of(client)
         self._rights = rights_of(client)
         self.max_block_seconds = _block_seconds(client)
@@ -81,6 +83,11 @@ class SingleServerTransport:
 
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once; see :meth:`Transport.exchange`."""
+        if gathers(exchange):
+            return self._gatherer.exchange(exchange, self._exchange)
+        return self._exchange(exchange)
+
+    def _exchange(self, exchange: Exchange) -> Replies:
         exchange = _confirmed(exchange)
         commands = exchange.commands
         try:
@@ -243,6 +250,8 @@ async def _send(of_loop: LoopClient, exchange: Exchange) -> Replies:
     """The replies to an exchange over the connection that tasks share, or over one of the client's pool."""
     shared, commands = of_loop.shared, exchange.commands
     try:
+        if shared is not None and gathers(exchange) and shared.takes(commands[0]):
+            return await shared.join(commands[0])
         if shared is not None and (packed := shared.pack(exchange)) is not None:
             return await shared.ask(packed)
         return await _piped(of_loop.client, commands, atomic=exchange.atomic)

@@ -1,8 +1,8 @@
 -- Appends events to a run, saves snapshots with them, or does either alone, in one atomic step.
 --
--- Source: the append script is append_fast_path.lua, then common.lua, then this file, run as one chunk. The fast path
--- comes first and ends the script where it applies. Where it does not, it has written nothing, and this file goes on:
--- what is declared neither here nor in common.lua is declared, and has been read, in append_fast_path.lua.
+-- Source: the append script is append_parts.lua, append_fast_path.lua, then common.lua, then this file, run as one chunk.
+-- The fast path ends the script where it applies. Where it does not, it has written nothing, and this file goes on:
+-- what is declared neither here nor in common.lua is declared, and has been read, in the first two.
 --
 -- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
 --       then the session, if the batch names one; then the run's tags and the index of each tag, if it changes some;

@@ -5,7 +5,8 @@ The header of each script states its keys, arguments and replies, and what holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from runstream.codec.encoded_event import EncodedEvent
@@ -30,6 +31,7 @@ from runstream.stores.redis.scripts.script import script_call, script_of
 __all__ = [
     "ADOPT",
     "ASIDE",
+    "GATHER",
     "INDEX_TAGS",
     "MICROSECONDS",
     "PRODUCER_WINDOW_SECONDS",
@@ -43,6 +45,8 @@ __all__ = [
     "archive_args",
     "calls_one_of",
     "event_call",
+    "gather_call",
+    "gathers_with",
     "is_append",
     "lane_of_lease",
     "lease_args",
@@ -67,7 +71,8 @@ class LanesAfter(NamedTuple):
     names: Collection[str]
 
 
-_APPEND = SCRIPT["append"]
+_APPEND, GATHER = SCRIPT["append"], SCRIPT["gather"]
+_EVENT_ARGS = 9  # of event_call: the first two are the same for all of a run and session
 REFILL, SWITCH, UNPARK = (SCRIPT[name] for name in ("refill", "switch", "unpark"))
 ADOPT, ASIDE, RELIST = (SCRIPT[name] for name in ("adopt", "aside", "relist"))
 INDEX_TAGS, TAGGED = (SCRIPT[name] for name in ("index_tags", "tagged"))
@@ -111,6 +116,18 @@ def event_call(
     head = (b"EVALSHA", _APPEND, len(names))  # what script_call makes, without a list in between
     args = (run_id, session_id, producer, number, last, words, lane_id, mark, record)
     return head + names + args
+
+
+def gathers_with(call: Command) -> Command:
+    """What calls of ``event_call`` that may be sent together have in common: the run's keys, and the session's."""
+    return call[2:-_EVENT_ARGS]
+
+
+def gather_call(calls: Sequence[Command]) -> Command:
+    """The call that makes several calls of ``event_call`` to one run, each as if it had been sent alone."""
+    first = calls[0]
+    head = (b"EVALSHA", GATHER, *first[2 : 2 - _EVENT_ARGS])
+    return head + tuple(chain.from_iterable(call[2 - _EVENT_ARGS :] for call in calls))
 
 
 def saving_call(

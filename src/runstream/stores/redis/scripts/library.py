@@ -15,7 +15,7 @@ from runstream.stores.redis.scripts.script import Script
 __all__ = ["RIGHTS", "SCRIPT", "SCRIPTS", "called_by", "commands_of"]
 
 _GROUPS = (
-    ("append", "adopt", "revoke"),
+    ("append", "gather", "adopt", "revoke"),
     ("lease",),
     ("delete",),
     ("fork_intent", "fork"),
@@ -35,6 +35,12 @@ _GROUPS = (
 _READING = ("uncovered",)
 """Those that write nothing: refused in its midst, one leaves nothing half done, so nobody is asked before."""
 
+_BEFORE = {
+    "append": ("append_parts", "append_fast_path"),  # first: where it applies, the rest is not run
+    "gather": ("append_parts",),
+}
+"""What comes before the rest of a script."""
+
 # what is called by pcall is done without; INFO is asked for at connect
 _CALLED = re.compile(r"\bcall\('([A-Z]+)'")
 _TRIED = re.compile(r"\bpcall\('([A-Z]+)'")
@@ -46,9 +52,7 @@ def _source(name: str) -> str:
 
 def _source_of(name: str) -> str:
     """The source of a script, with what it shares with others."""
-    source = _source("common") + _source(name)
-    # first: where it applies, the rest is not run
-    return _source("append_fast_path") + source if name == "append" else source
+    return "".join(map(_source, (*_BEFORE.get(name, ()), "common", name)))
 
 
 def commands_of(source: str) -> frozenset[str]:

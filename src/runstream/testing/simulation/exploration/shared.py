@@ -219,7 +219,7 @@ class SharedTransport(SimulatedTransport):
 
     def _make(self, exchange: Exchange) -> Given:
         try:
-            replies = self._execute(exchange)
+            replies = self.execute(exchange)
         except RunstreamError as error:
             return Given(repr(error), error=error)
         return Given(repr(replies), replies)

@@ -46,7 +46,7 @@ def append_event(
     call = event_call(session.keys, run_id, event, producer.name, producer.number, sent_at, seen, sender)
     begun = time.monotonic()
     try:
-        replies = yield Exchange((call,), permissive=True)
+        replies = yield Exchange((call,), permissive=True, may_gather=True)
     except BaseException as error:  # a cancellation too: it has to be resolved
         if was_unsent(error):
             raise
@@ -55,18 +55,21 @@ def append_event(
         raise
     (reply,) = replies
     fields = reply.split() if type(reply) is bytes else ()
-    if len(fields) != 3 or seen is None:  # not the short reply
+    if len(fields) == 3 and seen is not None:  # the short reply: it went right after the cursor seen last
+        last, server_time, lane_before = fields
+        former, before, start = seen.last, seen.offset, seen.start
+    elif len(fields) == 8 and not isinstance(replies, Resent):
+        _, former, last, _, _, start, server_time, lane_before = fields
+        before = parse_offset(former)
+    else:
         sending = Sending(producer.name, producer.number, sent_at, seen)
         answered = Attempt(session, batch_of(run_id, (event,), sender=sender), call, sending, begun)
         return (yield from _go_on(answered, replies, producer))
     session.producers.give_back(producer, run_id)
-    last, server_time, lane_before = fields
-    offset = seen.offset + 1
-    note_reply(
-        session, run_id, server_time, seen.start, last, offset, event.lane_id, event.seq, seen.last, seen, seen
-    )
-    session.coverage.appended_one(run_id, event.lane_id, parse_start(seen.start), seen.offset, int(lane_before))
-    return Applied((event,), seen.last, last)
+    lane_id = event.lane_id
+    note_reply(session, run_id, server_time, start, last, before + 1, lane_id, event.seq, former, seen, seen)
+    session.coverage.appended_one(run_id, lane_id, parse_start(start), before, int(lane_before))
+    return Applied((event,), former, last)
 
 
 def append_saving(

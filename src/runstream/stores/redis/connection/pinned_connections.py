@@ -1,4 +1,4 @@
-"""One connection of a client's pool, pinned between exchanges.
+"""Connections of a client's pool, pinned between exchanges.
 
 For each command redis-py takes a connection out of its pool, asks the operating system whether the server has
 closed it, measures, and puts it back: a sixth of the time of an append, and more than half of that of a pipeline.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary, ref
+from weakref import WeakSet, WeakValueDictionary
 
 import redis
 
@@ -22,36 +22,49 @@ from runstream.stores.redis.connection.transactions import executed, in_transact
 
 __all__ = ["piped", "sender_of"]
 
+_MOST = 16
+"""So many connections of one pool are pinned at most, and half of those that it may have."""
+
 _TRUSTED_SECONDS = 0.05
 """For how long a connection is taken to be open without checking."""
 
 
-class _PinnedConnection:
-    """Sends commands over the pinned connection, or, while that is in use, as the client does.
+class _Holder:
+    """A client that is bound to a pinned connection, and when that was last looked at (monotonic seconds)."""
 
-    All stores over one pool share it, so that together they pin one connection. It goes back into the pool with
-    the last of them, and also, closed, after every error but a reply of the server: a reply that is still on its
-    way must never be taken for the reply to another command. For the same reason a connection is new when it is
-    pinned.
+    __slots__ = ("__weakref__", "checked", "client")
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.checked = 0.0
+
+
+class _PinnedConnections:
+    """Sends commands over pinned connections, or, while as many are in use as may be, as the client does.
+
+    All stores over one pool share them: there are as many as were in use at once. They go back into the pool with
+    the last of these stores, and also, closed, after every error but a reply of the server: a reply that is still
+    on its way must never be taken for the reply to another command. For the same reason a connection is new when
+    it is pinned.
     """
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._pool = client.connection_pool  # kept, so that no other pool gets its identity
+        self._most = min(_MOST, self._pool.max_connections // 2)
         self._begin()
         starts_anew(self)
 
     def _begin(self) -> None:
-        self._free: list[Any] = []  # the client that is bound to the pinned connection, while that is not in use
-        # gives the same client, in use or not; None after an interrupt that lost it
-        self._pinned: Callable[[], Any] = _nothing
-        self._checked = 0.0
+        self._free: list[_Holder] = []  # those that are not in use
+        # in use or not; an interrupt that loses one takes it out
+        self._pinned: WeakSet[_Holder] = WeakSet()
 
     def _start_anew(self) -> None:
-        """Pin none: the one that is pinned is the parent's."""
+        """Pin none: those that are pinned are the parent's."""
         for holder in self._free:
             # it does not go back into the pool, and redis-py closes no more of it than this process's descriptor
-            connection, holder.connection = holder.connection, None
+            connection, holder.client.connection = holder.client.connection, None
             connection.disconnect()
         self._begin()
 
@@ -70,24 +83,27 @@ class _PinnedConnection:
 
     def leave(self) -> None:
         """Connect anew for what comes next: the address may lead to another server by now."""
-        with suppress(IndexError):  # it is in use
-            holder = self._free.pop()  # as in _take
-            holder.connection.disconnect()
+        left = []
+        with suppress(IndexError):  # the others are in use
+            while True:
+                left.append(self._free.pop())  # as in _take
+        for holder in left:
+            holder.client.connection.disconnect()
             self._give_back(holder)
 
-    def _take(self) -> Any:
-        """The client that is bound to the pinned connection; None while that is in use."""
+    def _take(self) -> _Holder | None:
+        """A pinned connection; None while all that may be are in use."""
         try:
             return self._free.pop()  # one step, so threads need no lock
         except IndexError:
             return self._pin()
 
-    def _exchanged(self, holder: Any, exchange: Callable[[Any], Any]) -> Any:
-        connection = holder.connection
+    def _exchanged(self, holder: _Holder, exchange: Callable[[Any], Any]) -> Any:
+        connection = holder.client.connection
         try:
             now = time.monotonic()
-            if now - self._checked > _TRUSTED_SECONDS:
-                self._checked = now
+            if now - holder.checked > _TRUSTED_SECONDS:
+                holder.checked = now
                 _close_if_unfit(connection)
             try:
                 reply = exchange(connection)
@@ -97,36 +113,31 @@ class _PinnedConnection:
             self._give_back(holder)
             raise
         except BaseException:  # an interrupt is one too: the pool does not notice a reply that comes after it
-            self._pinned = _nothing
+            self._pinned.discard(holder)
             connection.disconnect()
-            holder.close()
+            holder.client.close()
             raise
         self._give_back(holder)
         return reply
 
-    def _give_back(self, holder: Any) -> None:
-        if self._pinned() is holder:
+    def _give_back(self, holder: _Holder) -> None:
+        if holder in self._pinned:
             self._free.append(holder)
-        else:  # another thread's is pinned by now
-            holder.close()
+        else:  # the process was forked meanwhile
+            holder.client.close()
 
-    def _pin(self) -> Any:
-        """A client that is bound to a new connection, or None if one is pinned already, and in use.
+    def _pin(self) -> _Holder | None:
+        """A new connection, or None if there are as many as may be.
 
         There is no lock: an interrupt could leave it locked, and a signal handler would wait at it for the thread
-        that the signal interrupted. If several threads come at once, the connection of one of them stays pinned.
+        that the signal interrupted. If several threads come at once, there may be a few more of them.
         """
-        if self._pinned() is not None:
+        if len(self._pinned) >= self._most:
             return None
-        holder = self._client.client()
-        holder.connection.disconnect()
-        if self._pinned() is None:
-            self._pinned = ref(holder)
+        holder = _Holder(self._client.client())
+        holder.client.connection.disconnect()
+        self._pinned.add(holder)
         return holder
-
-
-def _nothing() -> None:
-    """Called as a weak reference whose object is gone."""
 
 
 def _reply_to(connection: Any, command: tuple[Any, ...]) -> Any:
@@ -191,12 +202,12 @@ def _close_if_unfit(connection: Any) -> None:
     connection.disconnect()
 
 
-_PINNED: WeakValueDictionary[int, _PinnedConnection] = WeakValueDictionary()
-"""By the identity of the pool, which lives as long as its pinned connection."""
+_PINNED: WeakValueDictionary[int, _PinnedConnections] = WeakValueDictionary()
+"""By the identity of the pool, which lives as long as its pinned connections."""
 
 
 def sender_of(client: Any) -> Any:
-    """What to send a client's commands with: a pinned connection of its pool, or the client itself.
+    """What to send a client's commands with: pinned connections of its pool, or the client itself.
 
     A client or pool of another class than redis-py's plain ones may do more than take a connection, and commands
     may be traced or measured: such a client sends every command itself.
@@ -212,4 +223,4 @@ def sender_of(client: Any) -> Any:
         or pool.connection_kwargs.get("credential_provider") is not None  # new tokens reach what is given back
     ):
         return client
-    return _PINNED.setdefault(id(pool), _PinnedConnection(client))
+    return _PINNED.setdefault(id(pool), _PinnedConnections(client))

@@ -1,4 +1,4 @@
-"""The connection of a client's pool that is held between appends."""
+"""The connections of a client's pool that are held between appends."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
 from redis.retry import Retry
 
-from runstream.stores.redis.connection import pinned_connection
-from runstream.stores.redis.connection.pinned_connection import piped, sender_of
+from runstream.stores.redis.connection import pinned_connections
+from runstream.stores.redis.connection.pinned_connections import piped, sender_of
 from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.testing import Fault, FaultProxy
 from tests.support.servers import Server, eventually
@@ -53,7 +53,7 @@ def ended(server: Server, number: int) -> bool:
 
 def is_looked_at_again(sender: Any) -> None:
     """Wait until the next command looks at the connection first."""
-    eventually(lambda: time.monotonic() > sender._checked + pinned_connection._TRUSTED_SECONDS)
+    eventually(lambda: time.monotonic() > sender._free[-1].checked + pinned_connections._TRUSTED_SECONDS)
 
 
 def interrupt_next_read(connection: Any) -> None:
@@ -80,8 +80,12 @@ def test_stores_over_one_pool_hold_one_connection_until_the_last_is_gone(client:
     assert connection_id(client) in numbers
 
 
-def test_another_thread_does_not_wait_for_it(client: Any, sender: Any) -> None:
-    """While it is in use, commands go over the pool's others, which go back at once."""
+@pytest.mark.parametrize(("most", "then"), [(16, (0, 2)), (1, (1, 1))])
+def test_another_thread_does_not_wait_for_it(
+    client: Any, sender: Any, monkeypatch: pytest.MonkeyPatch, most: int, then: tuple[int, int]
+) -> None:
+    """It has another; where no more may be held, commands go over the pool's others, which go back at once."""
+    monkeypatch.setattr(sender, "_most", most)
     held = connection_id(sender)
     waits = threading.Thread(target=sender.execute_command, args=(b"BLPOP", b"{none}", b"2"))
     waits.start()
@@ -91,15 +95,15 @@ def test_another_thread_does_not_wait_for_it(client: Any, sender: Any) -> None:
         assert len(others) == 1
         assert held not in others
         assert waits.is_alive()
+        assert pool_state(client) == then
     finally:
         client.execute_command(b"CLIENT", b"UNBLOCK", held)
         waits.join()
     assert connection_id(sender) == held
-    assert pool_state(client) == (1, 1)
 
 
-def test_threads_that_come_at_once_leave_one_held(client: Any, sender: Any) -> None:
-    """Each gets a connection before any of them is held; all commands get replies."""
+def test_threads_that_come_at_once_have_one_each(client: Any, sender: Any) -> None:
+    """Each is made before any of them is held; all commands get replies."""
     together, replies = threading.Barrier(8), []
     connect = client.client
     client.client = lambda: (connect(), together.wait())[0]
@@ -108,9 +112,21 @@ def test_threads_that_come_at_once_leave_one_held(client: Any, sender: Any) -> N
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(replies) == 8
-    assert len(sender._free) == 1
-    assert pool_state(client)[1] == 1
+    client.client = connect
+    assert len(set(replies)) == 8
+    assert len(sender._free) == 8
+    assert connection_id(sender) in replies
+    assert pool_state(client) == (0, 8)
+
+
+def test_as_many_are_held_as_are_used_at_once(client: Any, sender: Any) -> None:
+    """And no more than half of what the pool may have."""
+    for _ in range(20):
+        connection_id(sender)
+    assert pool_state(client) == (0, 1)
+    small = redis.ConnectionPool(max_connections=20, connection_class=client.connection_pool.connection_class)
+    assert sender_of(redis.Redis(connection_pool=small))._most == 10
+    assert sender._most == 16
 
 
 def test_a_handler_may_send_while_the_connection_is_being_made(client: Any, sender: Any) -> None:
@@ -148,7 +164,7 @@ def test_a_fork_has_its_own(sender: Any) -> None:
 def test_an_interrupted_calls_reply_is_never_taken_for_anothers(client: Any, sender: Any) -> None:
     """It comes after the pool has looked, so that only closing the connection helps."""
     connection_id(sender)
-    interrupt_next_read(sender._free[0].connection)
+    interrupt_next_read(sender._free[0].client.connection)
     with pytest.raises(KeyboardInterrupt):
         sender.execute_command(b"BLPOP", b"{none}", b"0.2")
     assert client.execute_command(b"ECHO", b"next") == b"next"
@@ -180,7 +196,7 @@ def test_several_commands_are_answered_as_in_a_pipeline(
 
 def test_an_interrupt_between_two_replies_leaves_none_for_another_call(client: Any, sender: Any) -> None:
     connection_id(sender)
-    connection = sender._free[0].connection
+    connection = sender._free[0].client.connection
     read = connection.read_response
 
     def read_one() -> Any:
@@ -217,7 +233,7 @@ def test_a_connection_that_the_server_closed_is_noticed(server: Server, sender: 
 def test_a_connection_that_is_to_move_does(client: Any, sender: Any) -> None:
     """A server that is about to go says so, redis-py marks what is in use, and a busy writer makes no pause."""
     held = connection_id(sender)
-    sender._free[0].connection.mark_for_reconnect()
+    sender._free[0].client.connection.mark_for_reconnect()
     eventually(lambda: connection_id(sender) != held)
     moved = connection_id(sender)
     is_looked_at_again(sender)
