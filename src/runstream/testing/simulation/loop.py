@@ -54,10 +54,14 @@ class Loop(asyncio.BaseEventLoop):
 
     def drop(self) -> None:
         """Close the coroutines of a process that was killed; only once nobody plays any more."""
-        for task in list(self._begun):
-            task._log_destroy_pending = False  # type: ignore[attr-defined] # of a task that nobody will end
-            with suppress(BaseException):
-                task.get_coro().close()
+        told, sys.unraisablehook = sys.unraisablehook, lambda _: None  # redis-py awaits something as it is closed
+        try:
+            for task in list(self._begun):
+                task._log_destroy_pending = False  # type: ignore[attr-defined] # of a task that nobody will end
+                with suppress(BaseException):
+                    task.get_coro().close()
+        finally:
+            sys.unraisablehook = told
         self.close()
 
     # -- for asyncio
