@@ -156,6 +156,27 @@ def test_many_runs_are_listed_whole(store: Store) -> None:
     assert len(list(store.runs(limit=210))) == 210
 
 
+@pytest.mark.one_in(2)
+def test_runs_that_go_on_while_they_are_listed_come_once(store: Store) -> None:
+    run_ids = [f"r{n}" for n in range(130)]
+    for run_id in run_ids:
+        store.save_event(make_event(run_id, 1))
+    listed = store.runs()
+    first = next(listed)
+    store.save_events([make_event("r0", 2), make_event(first.run_id, 2)])  # the oldest, and one that was given
+    rest = [info.run_id for info in listed]
+    assert first.run_id == "r129"
+    assert sorted([first.run_id, *rest]) == sorted(run_ids)
+    assert [run_id for run_id in rest if run_id != "r0"] == run_ids[128:0:-1]
+
+
+@on_every_backend
+def test_a_few_of_many_runs_are_the_newest_ones(store: Store) -> None:
+    for number in range(60):
+        store.save_event(make_event(f"r{number}", 1))
+    assert [info.run_id for info in store.runs(limit=5)] == [f"r{number}" for number in range(59, 54, -1)]
+
+
 # -- delete ----------------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ from runstream.model.tags import TagSet
 from runstream.operations.arguments import LeaseRequest, RunsQuery
 from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.lane_facts import LaneFacts
-from runstream.operations.operation import in_one_call
+from runstream.operations.operation import Stream, in_one_call
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.integrity import pages_of
 from runstream.stores.archive.snapshot_history import (
@@ -78,6 +78,7 @@ from runstream.stores.archive.sqlite.queries import (
 )
 from runstream.stores.archive.sqlite.repair import cut_back, kept_aside, readmit
 from runstream.stores.archive.sqlite.row_values import state_in
+from runstream.stores.archive.sqlite.run_list import listed_runs
 from runstream.stores.archive.sqlite.snapshot_table import history_of, state_text
 from runstream.stores.archive.sqlite.tag_table import load_tags
 from runstream.stores.archive.sqlite.write_batch import WriteBatch, columns_of
@@ -146,8 +147,11 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             return None if head is None else replace(head, tags=load_tags(connection, run_id))
 
     def _load_heads(self) -> list[tuple[str, RunHead]]:
-        with self._file.use() as connection:
-            return find_heads(connection, RunsQuery())
+        return self._find_heads(RunsQuery())
+
+    def runs(self, query: RunsQuery) -> Stream:
+        """The runs that match, the most recently updated first; the first of them soon, however many there are."""
+        return listed_runs(self._find_runs, query)
 
     def _find_heads(self, query: RunsQuery) -> list[tuple[str, RunHead]]:
         with self._file.use() as connection:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from runstream.model.errors import CorruptRecordError, RunstreamError
-from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.identifiers import check_run_id
 from runstream.model.questions import pending_of
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead
@@ -23,6 +22,11 @@ from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.client.border import Border
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
+from runstream.stores.redis.operations.client.runs_by_update import (
+    latest_run_ids,
+    lowest_score,
+    run_ids_by_update,
+)
 from runstream.stores.redis.operations.client.send import resolve_unanswered
 from runstream.stores.redis.operations.unfinished import snapshots_left
 from runstream.stores.redis.operations.worker.noted_forks import fork_gone, living_forks
@@ -33,7 +37,6 @@ from runstream.stores.redis.replies import (
     noted_time,
     parse_cursor,
     parse_map,
-    parse_scores,
     parse_tags,
     run_id_of,
     start_text,
@@ -48,6 +51,7 @@ __all__ = ["delete_run", "list_runs", "run_info", "run_info_after", "runs", "was
 _log = logging.getLogger("runstream.redis")
 
 _CHUNK = 200
+_FIRST_CHUNK = 50
 _AS_IT_IS = "surrogateescape"
 _INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"questions", b"tags")
 
@@ -93,14 +97,29 @@ def runs(
 ) -> Stream:
     """The runs that match, the most recently updated first, or page by page in the order of their creation."""
     query.check()
-    wanted = RunFilter(query)
-    if query.tags or query.page is not None:
-        run_ids = yield from _in_order(session, query, (yield from _candidates(session, query)))
-    else:
-        run_ids = yield from _run_ids(session, query.session_id, query.updated_after)
     left = query.limit
-    for at in range(0, len(run_ids), _CHUNK):
-        infos = yield from _infos(session, run_ids[at : at + _CHUNK])
+    given: set[str] = set()
+    if not query.tags and not query.session_id and query.page is None and left != 0:
+        # whoever wants a few need not wait for the list of all
+        latest = yield from latest_run_ids(session.keys, query.updated_after)
+        left = yield from _give(session, query, latest, left)
+        given.update(latest)
+    if left == 0:
+        return
+    run_ids = yield from _candidates(session, query)
+    if query.tags or query.page is not None:
+        run_ids = yield from _in_order(session, query, run_ids)
+    yield from _give(session, query, [run_id for run_id in run_ids if run_id not in given], left)
+
+
+def _give(
+    session: Session[E, S], query: RunsQuery, run_ids: Sequence[str], left: int | None
+) -> Operation[int | None]:
+    """Give those of these runs that match, ``left`` at most. Returns how many may be given after that."""
+    wanted, at, size = RunFilter(query), 0, _FIRST_CHUNK
+    while at < len(run_ids):
+        infos = yield from _infos(session, run_ids[at : at + size])
+        at, size = at + size, _CHUNK
         matching = [info for info in _sound(infos) if wanted(info)]
         if query.session_id and query.page is None:
             # the session's set is not touched by events that name no session
@@ -110,33 +129,13 @@ def runs(
         if left is not None:
             left -= len(matching)
             if left <= 0:
-                return
+                break
+    return left
 
 
 def list_runs(session: Session[E, S]) -> Operation[list[str]]:
     """The ids of all runs, the most recently updated first."""
-    return (yield from _run_ids(session, None, None))
-
-
-def _run_ids(session: Session[E, S], session_id: str | None, updated_after: float | None) -> Operation[list[str]]:
-    keys = session.keys
-    if session_id:
-        check_name("session_id", session_id)
-    # there is no set of the runs without a session
-    sets = [partition.session(session_id) if session_id else partition.runs for partition in keys.partitions]
-    low = _lowest(None if session_id else updated_after)
-    replies = yield Exchange([(b"ZRANGEBYSCORE", key, low, "+inf", b"WITHSCORES") for key in sets])
-    updated = dict(pair for reply in replies for pair in parse_scores(reply))
-    # for runs that share a second, meta has the exact time
-    shared = Counter(time // MICROSECONDS for time in updated.values())
-    close = [run_id for run_id, time in updated.items() if shared[time // MICROSECONDS] > 1]
-    for at in range(0, len(close), _CHUNK):
-        chunk = close[at : at + _CHUNK]
-        times = yield Exchange([(b"HGET", keys.run(run_id).meta, "updated") for run_id in chunk], tolerant=True)
-        for run_id, time in zip(chunk, times, strict=True):
-            if isinstance(time, bytes) and time.isdigit():  # otherwise it is damaged, or has just been deleted
-                updated[run_id] = int(time)
-    return sorted(updated, key=updated.__getitem__, reverse=True)
+    return (yield from run_ids_by_update(session.keys))
 
 
 def _candidates(session: Session[E, S], query: RunsQuery) -> Operation[list[str]]:
@@ -146,14 +145,14 @@ def _candidates(session: Session[E, S], query: RunsQuery) -> Operation[list[str]
     are fewer, or the partition's indexes are not complete.
     """
     if not query.tags:
-        return (yield from _run_ids(session, query.session_id, query.updated_after))
+        return (yield from run_ids_by_update(session.keys, query.session_id, query.updated_after))
     keys = session.keys
     found: list[tuple[bytes, Command]] = []
     ranges = [(name, f"{len(value.encode())}:{value}".encode()) for name, value in query.tags.items()]
     commands: list[Command] = []
     for partition in keys.partitions:
         commands.append((b"HGET", partition.config, "tagged"))
-        commands.append((b"ZCOUNT", partition.runs, _lowest(query.updated_after), b"+inf"))
+        commands.append((b"ZCOUNT", partition.runs, lowest_score(query.updated_after), b"+inf"))
         commands += [(b"ZLEXCOUNT", partition.index(name), *_range(prefix)) for name, prefix in ranges]
     replies = iter((yield Exchange(commands, tolerant=True)))
     for partition in keys.partitions:
@@ -181,12 +180,7 @@ def _candidates(session: Session[E, S], query: RunsQuery) -> Operation[list[str]
 
 def _updated(partition: PartitionKeys, query: RunsQuery) -> Command:
     """Asks for the runs of a partition that were updated since then."""
-    return (b"ZRANGEBYSCORE", partition.runs, _lowest(query.updated_after), b"+inf")
-
-
-def _lowest(updated_after: float | None) -> str:
-    """The lowest score of a run that was updated after that: scores are right to the second."""
-    return "-inf" if updated_after is None else f"{(updated_after - 1) * MICROSECONDS:.0f}"
+    return (b"ZRANGEBYSCORE", partition.runs, lowest_score(query.updated_after), b"+inf")
 
 
 def _range(prefix: bytes) -> tuple[bytes, bytes]:
