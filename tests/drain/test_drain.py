@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from runstream import (
     PAEvent,
     RunState,
     RunStatus,
+    SQLiteCheckpointer,
     create_event,
 )
 from runstream.drain.claimed_run import ClaimedRun, Positions
@@ -25,6 +27,8 @@ from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, due, open_hot
 from tests.support.kinds import on_every_server
+from tests.support.operations import operations_of
+from tests.support.samples import make_event
 
 
 @pytest.mark.one_in(2)
@@ -252,3 +256,15 @@ def test_a_limit_holds_for_a_cursor_whose_entry_has_been_trimmed(hot: Hot, archi
     DrainWorker(hot, archives, trim="archived").drain_once()
     emit(hot, "r", 4, first=6)
     assert [item.offset for item in hot.read("r", fifth, limit=2)] == [6, 7]
+
+
+def test_a_worker_looks_at_a_file_once_for_many_runs(hot: Hot, tmp_path: Path) -> None:
+    """To ask for positions, to write and to read back takes one transaction each for all runs of a batch."""
+    hot.save_events([make_event(f"r{number}", seq) for number in range(60) for seq in (1, 2)])
+    with SQLiteCheckpointer(tmp_path / "a.db") as archive:
+        statements: list[str] = []
+        worker = DrainWorker(hot, [archive])
+        with operations_of(archive)._file.use() as connection:
+            connection.set_trace_callback(statements.append)
+        assert worker.drain_runs([f"r{number}" for number in range(60)]).runs == 60
+        assert sum(statement.startswith("BEGIN") for statement in statements) <= 6

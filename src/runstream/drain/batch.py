@@ -117,7 +117,7 @@ class Batches:
         snapshots they are asked for, Redis has to tell.
         """
         parts = self._parts
-        found = [[parts.position(sink, run_id, lanes=()) for sink in parts.sinks] for run_id in run_ids]
+        found = zip(*(parts.positions(sink, run_ids) for sink in parts.sinks), strict=True)
         loaded: list[tuple[HotRun | None, Positions]] = []
         for run_id, run, positions in zip(run_ids, self._namespace.load_due(run_ids), found, strict=True):
             whole = run
@@ -202,15 +202,18 @@ class Batches:
     def _read_back(self, sink: Sink, number: int, chunks: list[Chunk], claims: Claims) -> None:
         """Read the chunks back, and park the runs of which the archive does not hold what it was given."""
         self._parts.stats.beat()
-        for chunk in list(chunks):
-            with self._parts.outages.using(sink.location):
+        mismatches: list[tuple[Chunk, str]] = []
+        with self._parts.one_look(sink):
+            for chunk in chunks:
                 mismatch = find_mismatch(sink, chunk.run_id, chunk.entries, (), chunk.tags)
                 differs, later = compare_snapshots(sink, chunk.run_id, chunk.snapshots, chunk.seen(number))
-            chunk.later |= later
-            if (mismatch := mismatch or differs) is not None:
-                chunks.remove(chunk)
-                reason = until_mended(f"{mismatch}; nothing was trimmed", chunk.run_id)
-                self._give_up(chunk.claimed, reason, claims)
+                chunk.later |= later
+                if (mismatch := mismatch or differs) is not None:
+                    mismatches.append((chunk, mismatch))
+        for chunk, mismatch in mismatches:
+            chunks.remove(chunk)
+            reason = until_mended(f"{mismatch}; nothing was trimmed", chunk.run_id)
+            self._give_up(chunk.claimed, reason, claims)
         if chunks:
             self._parts.outages.over(sink.location)
 
@@ -267,19 +270,20 @@ class Batches:
             of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
             fields = {"run": chunk.run_id, "lane": lane_id}
             _log.error("the snapshot%s of run %r does not read: %s", of_lane, chunk.run_id, reason, extra=fields)
+        is_last = chunk.is_last
         return Proven(
             chunk.claimed.run.header,
             chunk.end,
-            chunk.tokens if chunk.is_last else {},
+            chunk.tokens if is_last else {},
             # a snapshot that does not read covers nothing
             "never" if chunk.broken else self._parts.trim,
-            None if chunk.is_last else self._parts.claim_seconds,
+            None if is_last else self._parts.claim_seconds,
             self._parts.retires_idle,
             span,
             chunk.lanes,
-            list(chunk.claimed.run.ends) if chunk.is_last else (),
-            chunk.tags_version if chunk.is_last else "",
-            chunk.claimed.erased.number if chunk.is_last else 0,
+            list(chunk.claimed.run.ends) if is_last else (),
+            chunk.tags_version if is_last else "",
+            chunk.claimed.erased.number if is_last else 0,
             self._parts.claim_seconds if chunk.claimed.erased.hindrance else 0,  # it passes
         )
 
@@ -302,16 +306,16 @@ class Batches:
             claims.finish(chunk.run_id)
             return DrainReport()
         fresh = chunk.entries[max(0, claimed.run.head.mark.offset - claimed.proven.offset) :]
-        aside = kept_aside(fresh)
+        aside, is_last = kept_aside(fresh), chunk.is_last
         self._parts.stats.bytes += chunk.fresh_bytes
         _log_quarantined(chunk.run_id, aside)
         if chunk.blocked:
             claims.park(chunk.run_id, until_mended(chunk.blocked, chunk.run_id), header=claimed.run.header)
-        elif chunk.is_last and claimed.erased.refusal:
+        elif is_last and claimed.erased.refusal:
             claims.park(
                 chunk.run_id, until_mended(claimed.erased.refusal, chunk.run_id), header=claimed.run.header
             )
-        elif chunk.is_last:
+        elif is_last:
             if hindrance := claimed.erased.hindrance:
                 what = "what is to be erased of run %r is not yet, and is tried again: %s"
                 _log.warning(what, chunk.run_id, hindrance, extra={"run": chunk.run_id, "reason": hindrance})
@@ -321,7 +325,7 @@ class Batches:
             claimed.advance(chunk.end, settled.noted_to)
             queue.appendleft(claimed)
         return DrainReport(
-            runs=int(chunk.is_last),
+            runs=int(is_last),
             events=len(fresh) - len(aside),
             snapshots=len(chunk.snapshots),
             quarantined=len(aside),

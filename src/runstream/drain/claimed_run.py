@@ -12,7 +12,15 @@ from typing import NamedTuple, TypeAlias
 from runstream.codec.archive_entries import archive_pages
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, PlainEntries, Position, RunBatch, joined
+from runstream.model.archive_records import (
+    ArchiveEntry,
+    ArchiveSnapshot,
+    PlainEntries,
+    Position,
+    RunBatch,
+    joined,
+    last_cursor,
+)
 from runstream.model.erasures import ErasureNote
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.results import Cursor
@@ -199,7 +207,7 @@ class Chunk:
     @property
     def end(self) -> Cursor:
         """The cursor up to which the archives have the run when they have this chunk."""
-        return self.entries[-1].cursor if self.entries else self.claimed.proven
+        return last_cursor(self.entries) if self.entries else self.claimed.proven
 
     @property
     def is_last(self) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 
 from runstream.drain.heartbeat import Heartbeat
@@ -16,7 +17,7 @@ from runstream.drain.tally import Tally
 from runstream.model.archive_records import Position, RunHeader
 from runstream.model.errors import ConfigurationError, RunstreamError
 from runstream.model.identifiers import one_of_kind
-from runstream.model.protocols import Sink, tells_of_lanes
+from runstream.model.protocols import Sink, looks_once, tells_of_lanes
 from runstream.model.results import DrainReport
 from runstream.operations.forks import starts_anew
 from runstream.stores.redis.namespace import Namespace
@@ -119,6 +120,17 @@ class WorkerParts:
         self.stats.report += report
         self.stats.beat()
         self._tally.add(report)
+
+    @contextmanager
+    def one_look(self, sink: Sink) -> Iterator[None]:
+        """Read of many runs what an archive has of them, all in one look where it can give that."""
+        with self.outages.using(sink.location), sink.one_look() if looks_once(sink) else nullcontext():
+            yield
+
+    def positions(self, sink: Sink, run_ids: Sequence[str]) -> list[Position | None]:
+        """How far an archive has each of these runs, without their snapshots where it can leave those out."""
+        with self.one_look(sink):
+            return [self.position(sink, run_id, lanes=()) for run_id in run_ids]
 
     def position(self, sink: Sink, run_id: str, lanes: Collection[str | None] | None = None) -> Position | None:
         """How far an archive has a run, at least with its snapshots of these lanes; None: of all."""

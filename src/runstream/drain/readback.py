@@ -13,7 +13,7 @@ from operator import eq
 
 from runstream.codec.archive_entries import entry_record
 from runstream.codec.stored import same_json
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, contents_of
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, contents_of, last_cursor
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.protocols import KeepsTags, Sink, keeps_tags, tells_of_lanes
 from runstream.model.results import Cursor
@@ -42,7 +42,8 @@ def find_mismatch(
         What does not match, in words; None if all does.
     """
     if entries:
-        first, last = entries[0].offset, entries[-1].offset
+        last = last_cursor(entries).offset
+        first = last - len(entries) + 1
         if not _are_equal(entries, sink.read_back(run_id, first, last)):
             for expected, held in zip_longest(entries, sink.read_back(run_id, first, last)):
                 if expected is None:

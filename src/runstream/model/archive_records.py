@@ -34,6 +34,7 @@ __all__ = [
     "highest_seq",
     "joined",
     "kept_aside",
+    "last_cursor",
 ]
 
 DAMAGED_LINE, DAMAGED_ROW = "its line was damaged", "its row was damaged"
@@ -170,6 +171,14 @@ def joined(pages: Sequence[Sequence[ArchiveEntry]]) -> Sequence[ArchiveEntry]:
         return list(chain.from_iterable(pages))
     parts = zip(*(page.columns for page in plain), strict=True)
     return PlainEntries([list(chain.from_iterable(part)) for part in parts])
+
+
+def last_cursor(entries: Sequence[ArchiveEntry]) -> Cursor:
+    """The cursor of the last of some entries."""
+    if isinstance(entries, PlainEntries):
+        offsets, chains = entries.columns[:2]
+        return Cursor(offsets[-1], chains[-1])
+    return entries[-1].cursor
 
 
 def highest_seq(entries: Sequence[ArchiveEntry]) -> int:
@@ -314,7 +323,7 @@ class RunBatch:
     @property
     def end(self) -> Cursor:
         """The cursor that the archive is at once it has this batch."""
-        return self.entries[-1].cursor if self.entries else self.after
+        return last_cursor(self.entries) if self.entries else self.after
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
@@ -168,6 +169,18 @@ class TellsOfLanes(Sink, Protocol):
 def tells_of_lanes(sink: Sink) -> TypeGuard[TellsOfLanes]:
     """Whether a sink is one, by its class: one that passes all calls on may mean to change what it is told."""
     return hasattr(type(sink), "position_of_lanes") and hasattr(type(sink), "read_back_lanes")
+
+
+class LooksOnce(Sink, Protocol):
+    """A sink that takes less for what is asked of many runs in one look."""
+
+    def one_look(self) -> AbstractContextManager[None]:
+        """Let what this thread reads meanwhile be of one moment."""
+
+
+def looks_once(sink: Sink) -> TypeGuard[LooksOnce]:
+    """Whether a sink is one, by its class."""
+    return hasattr(type(sink), "one_look")
 
 
 class KeepsTags(Sink, Protocol):

@@ -226,3 +226,19 @@ def test_a_file_of_an_earlier_version_gets_in_place_what_came_later(open_archive
     with archive.lease("r", owner="me"):
         pass
     assert archive.check_integrity() == []
+
+
+def test_what_was_read_in_one_look_counts_only_if_the_file_is_the_same_after_it(
+    open_archive: Open, path: Path
+) -> None:
+    archive = open_archive()
+    archive.save_events(make_events("r", 3))
+
+    def read(then: Callable[[], object]) -> None:
+        with archive.one_look():
+            assert [entry.offset for entry in archive.read_back("r", 1, 3)] == [1, 2, 3]
+            then()
+
+    read(lambda: None)
+    with pytest.raises(StoreUnavailable, match="was removed"):
+        read(lambda: path.rename(path.with_name("away.db")))

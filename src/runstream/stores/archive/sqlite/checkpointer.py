@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
@@ -88,6 +89,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             clock=clock,
         )
         super().__init__(operations, DrainedRuns(operations._file))
+        self._one_look = operations._file.one_look
         reopen = partial(
             SQLiteCheckpointer,
             event_type=event_type,
@@ -102,3 +104,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             clock=clock,
         )
         reopen_with(self, reopen, path)
+
+    def one_look(self) -> AbstractContextManager[None]:
+        """Let what this thread reads meanwhile be of one moment: the file is looked after once for all of it."""
+        return self._one_look()

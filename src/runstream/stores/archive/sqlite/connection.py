@@ -180,6 +180,17 @@ class ArchiveFile:
                 transactions.enter_context(transaction(connection, "BEGIN"))
             yield connection
 
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Whatever this thread reads meanwhile is of one moment, in files that are the archive's at its end, too.
+
+        Raises StoreUnavailable where they were removed or replaced meanwhile: what was read does not count.
+        """
+        with self.at_one_moment():
+            yield
+        with self._opened():
+            pass
+
     def rows(self, queries: Sequence[str], parameters: Mapping[str, object] | Sequence[Any]) -> list[list[Any]]:
         """All rows of each query, as they were at one moment; see ``pages``."""
         return self._read(queries, parameters, sqlite3.Cursor.fetchall)

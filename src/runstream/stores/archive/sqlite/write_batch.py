@@ -21,6 +21,7 @@ from runstream.model.archive_records import (
     PlainEntries,
     RunBatch,
     RunHeader,
+    last_cursor,
 )
 from runstream.model.erasures import ErasureNote
 from runstream.model.errors import CorruptRecordError
@@ -203,7 +204,7 @@ class WriteBatch:
         # have been set back
         elif entries or any(saved) or (batch.end.offset >= head.last.offset and updated_at >= head.updated_at):
             head = replace(head, status=header.status, session_id=header.session_id, updated_at=updated_at)
-        self._heads[run_id] = replace(head, last=entries[-1].cursor) if entries else head
+        self._heads[run_id] = replace(head, last=last_cursor(entries)) if entries else head
 
     def copy(self, run_id: str, entries: Sequence[ArchiveEntry], noted: Collection[str]) -> None:
         """Add entries that come before all that the run has itself: the lanes that are noted end later."""

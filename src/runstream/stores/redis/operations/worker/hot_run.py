@@ -67,7 +67,8 @@ class HotRun:
     @property
     def header(self) -> RunHeader:
         """The header that an archive stores for it."""
-        return RunHeader.of(self.run_id, replace(self.head, tags=NO_TAGS))
+        head = self.head if self.head.tags is NO_TAGS else replace(self.head, tags=NO_TAGS)
+        return RunHeader.of(self.run_id, head)
 
 
 class _Lanes(NamedTuple):
