@@ -28,6 +28,7 @@ SMALL_GAMES = (
     ("full server", 104),
     ("lanes", 3),
     ("lost erasures", 5),
+    *(("together", 9), ("together", 31), ("lost together", 31)),
 )
 """By plan and seed: games that take ifs of scripts for which there are few games in so many steps."""
 
