@@ -389,10 +389,10 @@ def test_history_that_was_lost_in_a_failover_ends_it_with_1() -> None:
         with tail:
             assert tail.end() == 1
             assert tail.offsets == [1, 2, 3, 4, 5]
-            *_, error, explained = tail.errors
+            error = tail.errors[-1]
             assert error.startswith("runstream: error: ")
             assert "lost" in error or "forgot" in error
-            assert explained.startswith("runstream explain ")
+            assert " [runstream explain " in error
 
 
 def test_nothing_is_missed_while_a_worker_trims_under_it(place: Place) -> None:

@@ -22,7 +22,7 @@ from runstream import (
     SQLiteCheckpointer,
     TieredCheckpointer,
 )
-from runstream.model.protocols import KeepsTags, SnapshotHistory, TellsOfLanes
+from runstream.model.protocols import KeepsTags, LooksOnce, SnapshotHistory, TellsOfLanes
 from runstream.run.lease import AsyncLease, Lease
 from runstream.stores.async_facade import AsyncStore
 
@@ -157,13 +157,16 @@ def test_the_async_store_lacks_nothing_that_the_sync_one_has() -> None:
     assert public(RedisCheckpointer) <= public(AsyncRedisCheckpointer)
 
 
+_KINDS: tuple[type[Any], ...] = (RunStore, TellsOfLanes, LooksOnce, KeepsTags, SnapshotHistory)
+
+
 @pytest.mark.parametrize("store", [*SYNC_STORES, *ASYNC_STORES], ids=lambda kind: kind.__name__)
 def test_a_store_shows_a_user_what_is_for_users(store: type[Any]) -> None:
     """Whoever types a dot after a store meets methods of stores, of sinks and of kept snapshots, and no others.
 
     But for what purpose-agent's own store of the kind offers besides.
     """
-    methods = {name for kind in (RunStore, TellsOfLanes, KeepsTags, SnapshotHistory) for name in methods_of(kind)}
+    methods = {name for kind in _KINDS for name in methods_of(kind)}
     theirs = public(getattr(checkpoint, store.__name__, object))
     assert public(store) <= {*methods, *theirs, *COUNTS, "archive_id", "location", "check_integrity", "open"}
 

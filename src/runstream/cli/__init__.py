@@ -76,9 +76,9 @@ class _Commands(TyperGroup):
                 sys.stderr.write(without_credentials("".join(traceback.format_exception(error))))
             if isinstance(error, OSError):  # the stores' own are RunstreamErrors: this is a full disk under stdout
                 _give_up(sys.stdout)
-            sys.stderr.write(f"runstream: error: {printable(error_text(error))}\n")
-            if explanation := explanation_of(error):
-                sys.stderr.write(f"runstream explain {explanation.name}  # why it comes, and what to do\n")
+            explained = explanation_of(error)
+            more = "" if explained is None else f" [runstream explain {explained.name}]"
+            sys.stderr.write(f"runstream: error: {printable(error_text(error))}{more}\n")
             raise typer.Exit(exit_code_of(error)) from error
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import runstream
 from tests.support.backends import RedisBackend, Store
 from tests.support.kinds import REAL
 from tests.support.operations import session_of
@@ -42,3 +43,19 @@ def test_the_latest_runs_are_given_before_all_are_asked_for(
     assert commands["cmdstat_hmget"]["calls"] < RUNS / 10
     assert "cmdstat_zrangebyscore" not in commands or seconds_apart == 0
     assert [first.run_id, *(info.run_id for info in listed)] == run_ids[::-1]
+
+
+@pytest.mark.parametrize("redis_backend", REAL[:1], indirect=True)
+def test_who_may_not_ask_for_the_latest_alone_gets_the_list(redis_backend: Any, namespace: str) -> None:
+    """As by a rule for a role that an earlier version has printed."""
+    store: Any = redis_backend.open()
+    for run_id in ("a", "b"):
+        store.save_event(make_event(run_id, 1))
+    raw, user = redis_backend.raw, f"u{namespace}"
+    raw.execute_command("ACL", "SETUSER", user, "on", ">p", "~*", "&*", "+@all", "-zrevrangebyscore")
+    try:
+        url = f"unix://{user}:p@{redis_backend.server.socket_path}?namespace={redis_backend.namespace}"
+        with runstream.connect(url) as of_user:
+            assert [info.run_id for info in of_user.runs()] == ["b", "a"]
+    finally:
+        raw.execute_command("ACL", "DELUSER", user)

@@ -62,14 +62,14 @@ PARTS: Mapping[Role, Part] = {
     Role.READER: Part(
         (),
         "PING SELECT CLIENT|SETNAME CLUSTER|SLOTS ASKING INFO TIME MULTI EXEC TYPE EXISTS HEXISTS HGET HGETALL"
-        " HKEYS HMGET XRANGE XREAD XREVRANGE ZCOUNT ZLEXCOUNT ZRANGEBYLEX ZRANGEBYSCORE ZSCORE",
+        " HKEYS HMGET XRANGE XREAD XREVRANGE ZCOUNT ZLEXCOUNT ZRANGEBYLEX ZRANGEBYSCORE ZREVRANGEBYSCORE ZSCORE",
     ),
     Role.AGENT: Part(
         (Role.READER,),
         "EVALSHA SCRIPT|LOAD HSCAN HSETNX",
         (
-            *("append", "adopt", "revoke", "lease", "uncovered", "fork_intent", "fork", "fork_end", "give_up"),
-            *("detach", "erase", "rebuild", "note_erasure"),
+            *("append", "gather", "adopt", "revoke", "lease", "uncovered", "fork_intent", "fork", "fork_end"),
+            *("give_up", "detach", "erase", "rebuild", "note_erasure"),
         ),
     ),
     Role.WORKER: Part(
