@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,48 +132,46 @@ def test_who_has_the_numbers_is_told_that_they_are_the_newest() -> None:
         assert asyncio.run(follow(store)) == [200, 304, 200, 304]
 
 
-async def test_what_was_erased_is_counted_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long it took to count: it is asked now and then what was erased."""
-    monkeypatch.setattr(summaries, "_QUICK_SECONDS", 0.0)
+@asynccontextmanager
+async def counted() -> AsyncIterator[tuple[Any, Callable[[], Awaitable[int]]]]:
+    """A store with a run of three events, and how many its summary counts."""
     async with runstream.connect_async("memory:") as store:
         await store.append("r", results(3))
         transport = httpx.ASGITransport(app=runstream.web.app(store))
         async with httpx.AsyncClient(transport=transport, base_url="http://runs") as client:
 
-            async def counted() -> int:
+            async def count() -> int:
                 found: int = (await client.get(SUMMARY)).json()["total"]["events"]
                 return found
 
-            assert await counted() == 3
-            await store.erase("r", [2])
-            assert await counted() == 3
-            monkeypatch.setattr(summaries, "_ERASURES_SECONDS", 0.0)
-            assert await counted() == 2
-            await store.truncate("r", before=2)
-            assert await counted() == 1
+            assert await count() == 3
+            yield store, count
+
+
+async def test_what_was_erased_is_counted_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it took to count: it is asked now and then what was erased."""
+    monkeypatch.setattr(summaries, "_QUICK_SECONDS", 0.0)
+    async with counted() as (store, count):
+        await store.erase("r", [2])
+        assert await count() == 3
+        monkeypatch.setattr(summaries, "_ERASURES_SECONDS", 0.0)
+        assert await count() == 2
+        await store.truncate("r", before=2)
+        assert await count() == 1
 
 
 async def test_what_was_erased_is_counted_no_longer_once_the_numbers_are_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with runstream.connect_async("memory:") as store:
-        await store.append("r", results(3))
-        transport = httpx.ASGITransport(app=runstream.web.app(store))
-        async with httpx.AsyncClient(transport=transport, base_url="http://runs") as client:
-
-            async def counted() -> int:
-                found: int = (await client.get(SUMMARY)).json()["total"]["events"]
-                return found
-
-            assert await counted() == 3
-            await store.erase("r", [2])
-            assert await counted() == 3
-            monkeypatch.setattr(summaries, "_QUICK_OLD_SECONDS", 0.0)
-            monkeypatch.setattr(summaries, "_QUICK_SECONDS", 60.0)
-            assert await counted() == 2
-            monkeypatch.setattr(summaries, "_QUICK_SECONDS", 0.0)
-            await store.erase("r", [1])
-            assert await counted() == 2  # it took long
+    async with counted() as (store, count):
+        await store.erase("r", [2])
+        assert await count() == 3
+        monkeypatch.setattr(summaries, "_QUICK_OLD_SECONDS", 0.0)
+        monkeypatch.setattr(summaries, "_QUICK_SECONDS", 60.0)
+        assert await count() == 2
+        monkeypatch.setattr(summaries, "_QUICK_SECONDS", 0.0)
+        await store.erase("r", [1])
+        assert await count() == 2  # it took long
 
 
 def test_what_goes_on_beside_answers_ends_with_the_app() -> None:
