@@ -42,6 +42,12 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
     assert not missing
 
 
+def test_the_page_of_the_protocol_names_every_script() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in (PACKAGE / "stores" / "redis" / "scripts").glob("*.lua")}
+    assert scripts == set(re.findall(r"`(\w+\.lua)`", page))
+
+
 def test_every_link_of_a_page_leads_to_a_page_and_a_heading() -> None:
     """Within the repository; a heading by the name that GitHub gives it."""
     pages = {page: without_blocks(page) for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
