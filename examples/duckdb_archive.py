@@ -3,7 +3,7 @@
     pip install 'runstream[testing]' duckdb && python examples/duckdb_archive.py
 
 DuckDB reads the lines as they are. (A SQLite archive it reads by an extension that it loads from the network;
-Python's own sqlite3 needs none: docs/asking.md.) It prints::
+Python's own sqlite3 needs none.) It prints::
 
     archived 12 events of 3 runs
     lane: critic, answers: 3, tokens: 360
