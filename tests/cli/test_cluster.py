@@ -19,18 +19,21 @@ from runstream import DrainWorker, EventKind, SQLiteCheckpointer, connect
 from runstream.cli import app
 from runstream.stores.redis.connection.slots import slot_of_key
 from runstream.stores.redis.namespace import namespace_of
+from runstream.web.path_ids import path_id
+from tests.cli.test_web import serving
 from tests.support.backends import Backend
 from tests.support.cluster import ClusterBackend
 from tests.support.commands import Said, run
 from tests.support.kinds import CLUSTER
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import needs_server
+from tests.support.web_server import frames_of
 
 pytestmark = needs_server
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text("utf-8")
 RUNS = [f"run{number}" for number in range(12)]
-NO_SERVER = {"acl", "demo", "agent"}
+NO_SERVER = {"acl", "demo", "agent", "explain"}
 """These call none, start one of their own, or are part of the demo."""
 SLOTS = 16_384
 
@@ -88,10 +91,34 @@ def test_every_command_works_on_a_cluster(backend: ClusterBackend, tmp_path: Pat
     examined = json.loads(do("doctor", "--samples", "5", "--json", code=5).out)["nodes"]
     assert {node["place"] for node in examined} == {f"redis://{one}/0" for one in addresses(backend)}
     assert all(node["latency"]["samples"] == 5 for node in examined)
-    called |= {"quarantine", "web"}  # of an archive alone; and a server, which reads as the others do
+    called |= {"quarantine", "web"}  # of an archive alone; and a server, which the test below starts
     assert "imported" in do("runs").out
     commands: Any = get_command(app)
     assert called == set(commands.commands) - NO_SERVER
+
+
+@pytest.mark.exhaustive
+def test_runs_of_a_cluster_are_served_and_answered_over_http(backend: ClusterBackend) -> None:
+    """Of all its servers: they are listed, one is streamed while it is written to, and one is answered."""
+    url = f"{backend.cluster.url}?namespace={backend.namespace}"
+    with connect(url) as store:
+        for run_id in RUNS:
+            store.append(run_id, make_events(run_id, 2))
+        with store.open_run("asks") as agent:
+            agent.pause("Ship it?")
+            with serving("--url", url, "--allow", "answer") as (entry, client):
+                client.get(entry, headers={"accept": "text/html"}, follow_redirects=True)
+                listed = client.get("/runs").json()["runs"]
+                assert {one["run_id"] for one in listed} == {*RUNS, "asks"}
+                with client.stream("GET", f"/runs/{path_id(RUNS[3])}/stream") as response:
+                    frames = frames_of(response)
+                    assert [next(frames).data["offset"] for _ in range(2)] == [1, 2]
+                    store.append(RUNS[3], make_events(RUNS[3], 1, first=3))
+                    assert next(frames).data["offset"] == 3
+                headers = {"origin": str(client.base_url).rstrip("/")}
+                said = client.post(f"/runs/{path_id('asks')}/answer", json={"answer": "yes"}, headers=headers)
+                assert said.is_success, said.text
+            assert agent.wait(timeout=10) == "yes"
 
 
 def told_of(store: Any) -> dict[str, Any]:
