@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import sqlite3
 import subprocess
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -72,7 +74,9 @@ def test_the_help_lists_all_commands_and_the_exit_codes() -> None:
 @pytest.mark.exhaustive
 def test_the_version_is_printed() -> None:
     for said in (run("--version"), spawn("--version")):
-        assert (said.code, said.out.split()[0], said.err) == (0, "runstream", "")
+        assert (said.code, said.out.split()[:2], said.err) == (0, ["runstream", version("runstream")], "")
+        assert all(f"{name} {version(name)}" in said.out for name in ("redis", "hiredis", "msgpack"))
+        assert f"Python {platform.python_version()} on " in said.out
 
 
 @pytest.mark.exhaustive

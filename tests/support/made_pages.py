@@ -30,7 +30,7 @@ COMMANDS = """# Command line
 
 All commands, with their options, as `runstream COMMAND --help` tells them. `python -m runstream` is the same.
 
-`runstream --version` prints the version; `--debug`, before the command, the
+`runstream --version` prints the version, and those that a bug report needs; `--debug`, before the command, the
 traceback of an error.
 `RUNSTREAM_URL` stands for `--url` where none is given.
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from inspect import getdoc
 from pathlib import Path
+from sqlite3 import sqlite_version
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -102,7 +104,9 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        sys.stdout.write(f"runstream {version('runstream')}\n")
+        beside = ", ".join(f"{name} {version(name)}" for name in ("redis", "hiredis", "msgpack"))
+        runs_on = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+        sys.stdout.write(f"runstream {version('runstream')} ({runs_on}; {beside}; SQLite {sqlite_version})\n")
         raise typer.Exit
 
 
@@ -113,7 +117,12 @@ def _global_options(
     ] = False,
     show_version: Annotated[  # its callback does it
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version, and those that a bug report needs, and exit.",
+        ),
     ] = False,
 ) -> None:
     """Durable, shared, replayable runs for multi-process AI agents, on plain Redis."""
