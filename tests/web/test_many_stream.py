@@ -16,7 +16,7 @@ from runstream.web import followed
 from runstream.web.path_ids import path_id
 from runstream.web.tokens import MOST_OPEN
 from tests.support.backends import Backend
-from tests.support.servers import needs_valkey, primary_and_replica
+from tests.support.servers import eventually, needs_valkey, primary_and_replica
 from tests.support.web_server import Frame, frames_of, serving
 from tests.support.web_world import World, received, world_of
 
@@ -75,8 +75,15 @@ def test_reconnects_on_any_replica_give_each_event_of_each_run_once(
     for run_id, _ in expected:
         of_run = [offset for one, offset in events(given) if one == run_id]
         assert of_run == sorted(of_run)
-    # the token has let go of what has ended: 17 bytes for each run that is held
-    assert len(last_id) < 8 * 17 * 4 / 3
+
+    def has_let_go() -> bool:
+        """What has ended leaves the token, which has 17 bytes for each run that is held."""
+        long.emit("tool.result")
+        expected.add(("long", 1 + max(offset for run_id, offset in expected if run_id == "long")))
+        catch_up(0)
+        return len(last_id) < 4 * 17 * 4 / 3
+
+    eventually(has_let_go)
 
 
 def test_new_runs_join_a_reader_that_stays_and_ends_are_told(world: World) -> None:

@@ -74,9 +74,14 @@ def written(store: Store, run_id: str = "r") -> list[tuple[int, str]]:
 
 
 def resend(store: Store, error: StoreUnavailable) -> Any:
-    assert error.resend is not None
-    result = error.resend()
-    return store._loop.run(result) if isinstance(store, Blocking) else result
+    """Send again, and once more where a busy machine let the reply come too late."""
+    while True:
+        assert error.resend is not None
+        try:
+            result = error.resend()
+            return store._loop.run(result) if isinstance(store, Blocking) else result
+        except StoreUnavailable as late:
+            error = late
 
 
 def test_text_that_is_held_back_is_written_once_and_what_comes_with_it_too(pair: Pair, store: Store) -> None:
