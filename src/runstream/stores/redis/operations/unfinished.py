@@ -184,7 +184,7 @@ class _Left:
         return fields
 
     def _mark(self, span: LaneSpan, former: bytes | None) -> str:
-        """Meta's mark of a lane; see seq_in_mark in append.lua."""
+        """Meta's mark of a lane; see seq_in_mark in common.lua."""
         rises = span.rises and not self.unread
         if former is not None:
             _, _, highest = former.partition(b" +")

@@ -475,15 +475,6 @@ if is_persons and written > 0 and match(ARGV[at_notices + 1] or '', '^answer') t
   if not string.find(',' .. asked, ',%x* ' .. question .. ' %d+ 0 ') then return {'unasked'} end
 end
 
--- The seq of a lane's last event as its mark has it: with '+' in front of it as long as no event of the lane has a
--- lower one than an event before it. `seq` and `first` are those of the last and first new event, `former` is the mark
--- before, nil for a lane that has none.
-local function seq_in_mark(seq, first, former)
-  local highest = former and match(former, ' %+(%d+)$')
-  if former and (not highest or tonumber(first) < tonumber(highest)) then return match(seq, '[^+]+') end
-  return seq
-end
-
 -- Looks at some producers, if there are many, and forgets those that were silent for too long: so a run does not remember
 -- every process that ever wrote to it, and no append looks at all of them. `swept` says where the next one goes on; when
 -- those that were forgotten were last heard is noted.

@@ -5,7 +5,7 @@
 -- Source: the append script is append_parts.lua, this file, then common.lua, then append.lua, run as one chunk. This file
 -- ends the script itself where the fast path applies: then not even the functions of the last two are made. It takes
 -- nothing from them. Where the fast path does not apply, nothing has been written, and append.lua goes on with what is
--- declared there and here: run_id, session, producer, seen, lane, of_lane, time, now, stamp, meta, by, before, sign,
+-- declared in the first and here: producer, seen, lane, of_lane, time, now, stamp, meta, by, before, sign,
 -- highest, save_snapshot and others.
 --
 -- KEYS, ARGV and what holds after it: as in append.lua.
@@ -15,7 +15,7 @@
 -- An agent waits for this at every event, so it is written for speed: a server that has just woken up takes three
 -- times as long for each thing that a script touches as it does in a loop.
 
-local run_id, session, producer, seen, lane = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7]
+local producer, seen, lane = ARGV[3], ARGV[5], ARGV[7]
 local of_lane = 'lane:' .. lane
 
 local time = call('TIME')
@@ -52,17 +52,6 @@ local function save_snapshot(key, first, at_records, covered, revision)
     'saved', now, unpack(ARGV, at_sets, math.min(at_sets + 3999, at_removes - 1)))
 end
 
--- Notes how large the records are by now, and puts the run into the lists, which are right to the second.
-local function note_run()
-  if meta[12] and size > (tonumber(meta[12]) or size) then call('HSET', KEYS[2], 'largest', bound(size)) end
-  if string.sub(meta[11], 1, -7) ~= string.sub(stamp, 1, -7) then
-    enlist(KEYS[4], stamp, run_id)
-    if session ~= '' then enlist(KEYS[8], stamp, run_id) end
-  end
-  -- if some of what came before is not archived, the run is due already
-  if meta[10] == seen then enlist(KEYS[5], 'NX', now, run_id) end
-end
-
 -- the words of one event with a key, and a snapshot
 local seen_with_snapshot = seen == '-' and match(ARGV[6], ' (%S+) %- %- %- 1 1 0 1 0 0 0$')
 seen = seen_with_snapshot or seen
@@ -77,7 +66,7 @@ if is_free then
   local first = offset + 1
   local seq, first_seq = ARGV[8], ARGV[8]
   if #ARGV > 9 then seq, first_seq = match(seq, '^(%S+) (%S+)') end
-  -- no sign once the lane's seqs have fallen; see seq_in_mark in append.lua
+  -- no sign once the lane's seqs have fallen; see seq_in_mark in common.lua
   if sign == '' or tonumber(first_seq) < tonumber(highest) then seq = match(seq, '[^+]+') end
   if seen_with_snapshot then
     local keys_key, snapshot_key, lanes_key = unpack(KEYS, #KEYS - 2)
@@ -94,7 +83,7 @@ if is_free then
       local revision = format('%.0f', math.max(tonumber(saved[2]), tonumber(noted[3] or 0)) + 1)
       local reply = {ARGV[4], seen, last, revision, at, meta[1], now, before}
       if meta[6] then call('HDEL', KEYS[2], 'since:' .. lane) end
-      note_run()
+      note_run(meta[12], meta[11], stamp, meta[10] == seen, now)
       if noted[4] and type(redis.pcall('ZADD', lanes_key, 'inf', 'since:' .. lane, 0, ARGV[10])) ~= 'number' then
         call('HDEL', KEYS[2], 'indexed') -- the set is of another type: the worker makes it anew
       end
@@ -114,7 +103,7 @@ if is_free then
     elseif first - before > 64 then
       note_gap(lane, before, first, meta[6])
     end
-    note_run()
+    note_run(meta[12], meta[11], stamp, meta[10] == seen, now)
     -- last: what is not in meta has not been appended, and the next append sees to it
     call('HSET', KEYS[2], 'last', last, 'updated', stamp, of_lane, at .. ' ' .. seq,
       'by', producer .. ' ' .. ARGV[4] .. ' ' .. seen .. ' ' .. before)

@@ -3,10 +3,11 @@
 -- Source: append_fast_path.lua and gather.lua come right after this file, in one chunk with it. It reads and writes
 -- nothing by itself, and sets no global.
 --
--- KEYS 1 and 2 are the run's events and its meta.
+-- KEYS and the first two of ARGV: as in append.lua.
 
 local call, format, match = redis.call, string.format, string.match
 local KEYS, ARGV = KEYS, ARGV -- globals are looked up at each use
+local run_id, session = ARGV[1], ARGV[2]
 
 -- The chain of the event that has this record and follows one with that chain.
 local function following(chain, record)
@@ -58,5 +59,19 @@ local function note_gap(name, before_gap, after_gap, since)
   if #gaps > 32 then table.remove(gaps, narrowest) end
   for i = 1, #gaps do gaps[i] = gaps[i][1] end
   call('HSET', KEYS[2], field, table.concat(gaps, ' '))
+end
+
+-- Notes how large the records are by now, and puts the run into the lists, which are right to the second.
+--
+-- largest, updated  what meta has
+-- at                when it is updated
+-- is_settled        whether all that came before is archived: otherwise the run is due already
+local function note_run(largest, updated, at, is_settled, now)
+  if largest and size > (tonumber(largest) or size) then call('HSET', KEYS[2], 'largest', bound(size)) end
+  if string.sub(updated, 1, -7) ~= string.sub(at, 1, -7) then
+    enlist(KEYS[4], at, run_id)
+    if session ~= '' then enlist(KEYS[8], at, run_id) end
+  end
+  if is_settled then enlist(KEYS[5], 'NX', now, run_id) end
 end
 

@@ -139,6 +139,15 @@ local function last_expiry(meta, now)
   return last
 end
 
+-- The seq of a lane's last event as its mark has it: with '+' in front of it as long as no event of the lane has a
+-- lower one than an event before it. `seq` and `first` are those of the last and first new event, `former` is the mark
+-- before, nil for a lane that has none.
+local function seq_in_mark(seq, first, former)
+  local highest = former and string.match(former, ' %+(%d+)$')
+  if former and (not highest or tonumber(first) < tonumber(highest)) then return string.match(seq, '[^+]+') end
+  return seq
+end
+
 -- The text that is written in hexadecimal.
 local function unhex(words)
   return (string.gsub(words, '..', function(hex) return string.char(tonumber(hex, 16)) end))

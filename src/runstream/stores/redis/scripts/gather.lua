@@ -15,7 +15,6 @@
 --
 -- After it: as after these calls of append.lua, in their order.
 
-local run_id, session = ARGV[1], ARGV[2]
 local replies, calls = {}, (#ARGV - 2) / 7
 for i = 1, calls do replies[i] = '' end
 
@@ -51,9 +50,9 @@ for i = 1, calls do sent[producers[i]] = kept[i] or nil end
 if by_producer then sent[by_producer] = by_reply end
 local of_lanes = call('HMGET', KEYS[2], unpack(fields))
 for i = 1, #names do
-  local before, sign, highest = match(of_lanes[3 * i - 2] or '', '^(%d+) (%+?)(%S+)$')
-  lanes[names[i]] = {before = before, sign = sign, highest = highest, since = of_lanes[3 * i - 1],
-    is_free = before and not of_lanes[3 * i]}
+  local mark = of_lanes[3 * i - 2] or ''
+  local before = match(mark, '^(%d+) ')
+  lanes[names[i]] = {mark = mark, before = before, since = of_lanes[3 * i - 1], is_free = before and not of_lanes[3 * i]}
 end
 
 -- Whether the run has the event with this cursor, that of one that its writer saw.
@@ -62,7 +61,7 @@ local function is_there(cursor)
   if has[cursor] == nil then
     local at = match(cursor, '^(%d+)%-')
     local entry = at and call('XRANGE', KEYS[1], at, at)[1]
-    has[cursor] = entry ~= nil and entry ~= false and entry[1] == cursor
+    has[cursor] = entry and entry[1] == cursor or false
   end
   return has[cursor]
 end
@@ -97,12 +96,7 @@ if by_producer then
 else
   call('HSET', KEYS[3], producers[taken[1]], kept[taken[1]])
 end
-if largest and size > (tonumber(largest) or size) then call('HSET', KEYS[2], 'largest', bound(size)) end
-if string.sub(updated, 1, -7) ~= string.sub(now, 1, -7) then -- the lists are right to the second
-  enlist(KEYS[4], now, run_id)
-  if session ~= '' then enlist(KEYS[8], now, run_id) end
-end
-if mark == former then enlist(KEYS[5], 'NX', now, run_id) end -- all that came before is archived
+note_run(largest, updated, now, mark == former, now)
 
 local changed, heard_now = {'last', '', 'updated', now}, {}
 last = former
@@ -116,20 +110,17 @@ for _, i in ipairs(taken) do
   if not lane.since then
     lane.since = at
     changed[#changed + 1], changed[#changed + 2] = 'since:' .. name, at
-  elseif offset - lane.before > 64 then
+  else
     note_gap(name, lane.before, offset, lane.since)
   end
-  -- no sign once the lane's seqs have fallen; see seq_in_mark in append.lua
-  if lane.sign == '' or tonumber(seq) < tonumber(lane.highest) then seq = match(seq, '[^+]+') end
-  lane.before, lane.mark = at, at .. ' ' .. seq
-  lane.sign, lane.highest = match(seq, '^(%+?)(%S+)$')
+  lane.before, lane.mark, lane.is_written = at, at .. ' ' .. seq_in_mark(seq, seq, lane.mark), true
 end
 
 call('HSET', KEYS[3], unpack(heard_now))
 changed[2] = last
 for i = 1, #names do
   local lane = lanes[names[i]]
-  if lane.mark then changed[#changed + 1], changed[#changed + 2] = 'lane:' .. names[i], lane.mark end
+  if lane.is_written then changed[#changed + 1], changed[#changed + 2] = 'lane:' .. names[i], lane.mark end
 end
 call('HSET', KEYS[2], unpack(changed)) -- last: what is not in meta has not been appended
 return replies
