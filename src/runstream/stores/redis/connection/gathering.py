@@ -10,7 +10,7 @@ import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from runstream.model.errors import RunstreamError
 from runstream.operations.forks import starts_anew
@@ -23,7 +23,16 @@ _MOST = 64
 _MOST_BYTES = 524_288
 """So many appends, of so many bytes, are sent together at most: the server does nothing else meanwhile."""
 
-T = TypeVar("T")
+
+class _Waiting(Protocol):
+    """What waits in a line."""
+
+    @property
+    def call(self) -> Command:
+        """The append; its record is the last argument."""
+
+
+W = TypeVar("W", bound=_Waiting)
 
 
 def gathers(exchange: Exchange) -> bool:
@@ -31,11 +40,14 @@ def gathers(exchange: Exchange) -> bool:
     return exchange.may_gather and len(exchange.commands) == 1 and not exchange.confirm
 
 
-def take_together(line: deque[T], call_of: Callable[[T], Command]) -> list[T]:
-    """Take those off a line that are sent together next; call_of: the append that each is."""
-    taken = [line.popleft()] if line else []
-    size = len(call_of(taken[0])[-1]) if taken else 0
-    while line and len(taken) < _MOST and (size := size + len(call_of(line[0])[-1])) <= _MOST_BYTES:
+def take_together(line: deque[W]) -> list[W]:
+    """Take those off a line that are sent together next: one at least, if there is one."""
+    taken: list[W] = []
+    size = 0
+    while line and len(taken) < _MOST:
+        size += len(line[0].call[-1])
+        if taken and size > _MOST_BYTES:
+            break
         taken.append(line.popleft())
     return taken
 
@@ -44,7 +56,7 @@ class _Append:
     """An append that waits until those before it have been sent.
 
     Attributes:
-        exchange: What is to be sent.
+        call: What is to be sent.
         turn: Locked until it is its turn, or there is an outcome.
         others: Those that it is to send together with itself; None: none, and it has its outcome.
         reply: Its reply; None: it is to be sent by itself.
@@ -52,10 +64,10 @@ class _Append:
         may_be_applied: Whether it was sent with others, and no reply has come.
     """
 
-    __slots__ = ("error", "exchange", "may_be_applied", "others", "reply", "turn")
+    __slots__ = ("call", "error", "may_be_applied", "others", "reply", "turn")
 
     def __init__(self, exchange: Exchange) -> None:
-        self.exchange = exchange
+        self.call: Command = exchange.commands[0]
         self.turn = threading.Lock()
         self.turn.acquire()
         self.others: Sequence[_Append] | None = None
@@ -129,7 +141,7 @@ class Gatherer:
         try:
             if not others:
                 return
-            call = gather_call([each.exchange.commands[0] for each in appends])
+            call = gather_call([each.call for each in appends])
             for each in appends:
                 each.may_be_applied = True
             (replies,) = send(Exchange((call,), permissive=True))
@@ -152,7 +164,7 @@ class Gatherer:
             if not line:
                 del self._lines[key]
                 return
-            first, *others = take_together(line, lambda append: append.exchange.commands[0])
+            first, *others = take_together(line)
         first.others = others
         first.turn.release()
 

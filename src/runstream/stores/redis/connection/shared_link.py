@@ -71,10 +71,6 @@ class _Asked(NamedTuple):
     joined: Sequence[_Joined] = ()
 
 
-def _call_of(joined: _Joined) -> Command:
-    return joined.call
-
-
 def _fail(waiting: Iterable[_Asked | _Joined], error: Callable[[], Exception]) -> None:
     """Give each who waits an error of its own."""
     for one in waiting:
@@ -166,7 +162,7 @@ class SharedLink(asyncio.BufferedProtocol):
     def _send_line(self, key: Command) -> None:
         """Make what waits in a run's line one call, or leave it if nothing does."""
         line = self._lines[key]
-        joined = [one for one in take_together(line, _call_of) if not one.waits.done()]
+        joined = [one for one in take_together(line) if not one.waits.done()]
         if not joined and line:
             self._send_line(key)
         elif not joined:
