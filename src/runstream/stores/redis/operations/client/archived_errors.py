@@ -10,6 +10,8 @@ from runstream.stores.redis.session.session import Session
 
 __all__ = ["events_archived", "lanes_away", "retired_away", "snapshots_away", "states_away"]
 
+_TIERED = "through a tiered store (connect(url, archive=…), --archive)"
+
 
 def events_archived(session: Session[E, S], run_id: str, first: int) -> Operation[EventsArchived]:
     """The error for events from ``first`` on that have left Redis."""
@@ -28,26 +30,15 @@ def retired_away(session: Session[E, S], run_id: str, lane_id: str | None) -> Op
 
     A lane may have left alone, as it was ended.
     """
-    first_hot, archives = yield from _facts(session, run_id, 1)
     why = "was retired: its snapshot has" if lane_id is None else _of_lane(lane_id)
-    return EventsArchived(
-        f"run {run_id!r} {why} left Redis for {_listed(archives)}; load or recover it from there, or use a tiered"
-        " store",
-        run_id=run_id,
-        first_hot=first_hot,
-        archives=archives,
-    )
+    then = "; load or recover it from there, or use a tiered store"
+    return (yield from _left(session, run_id, f"run {run_id!r} {why}", then))
 
 
 def lanes_away(session: Session[E, S], run_id: str) -> Operation[EventsArchived]:
     """The error for the lanes of a run of which some have left Redis."""
-    first_hot, archives = yield from _facts(session, run_id, 1)
-    return EventsArchived(
-        f"lanes of run {run_id!r} have left Redis for {_listed(archives)}; list them there, or use a tiered store",
-        run_id=run_id,
-        first_hot=first_hot,
-        archives=archives,
-    )
+    then = "; list them there, or use a tiered store"
+    return (yield from _left(session, run_id, f"lanes of run {run_id!r} have", then))
 
 
 def snapshots_away(session: Session[E, S], run_id: str, what: str, instead: str) -> Operation[EventsArchived]:
@@ -59,14 +50,8 @@ def snapshots_away(session: Session[E, S], run_id: str, what: str, instead: str)
         what: What they may do.
         instead: What helps beside a tiered store.
     """
-    first_hot, archives = yield from _facts(session, run_id, 1)
-    return EventsArchived(
-        f"run {run_id!r} has latest snapshots that have left Redis for {_listed(archives)}, and {what}: ask"
-        f" through a tiered store (connect(url, archive=…), --archive){instead}",
-        run_id=run_id,
-        first_hot=first_hot,
-        archives=archives,
-    )
+    then = f", and {what}: ask {_TIERED}{instead}"
+    return (yield from _left(session, run_id, f"run {run_id!r} has latest snapshots that have", then))
 
 
 def states_away(session: Session[E, S], run_id: str, at: int) -> Operation[EventsArchived | None]:
@@ -74,16 +59,16 @@ def states_away(session: Session[E, S], run_id: str, at: int) -> Operation[Event
 
     None where no archive is known that may have them.
     """
+    what = f"the history of run {run_id!r} was truncated, and states that stand for what went may have"
+    error = yield from _left(session, run_id, what, f": fork it at offset {at} {_TIERED}")
+    return error if error.archives else None
+
+
+def _left(session: Session[E, S], run_id: str, what: str, then: str) -> Operation[EventsArchived]:
+    """The error for what of a run has left Redis, with what it says before that, and after the archives."""
     first_hot, archives = yield from _facts(session, run_id, 1)
-    if not archives:
-        return None
     return EventsArchived(
-        f"the history of run {run_id!r} was truncated, and states that stand for what went may have left Redis for"
-        f" {_listed(archives)}: fork it at offset {at} through a tiered store (connect(url, archive=…),"
-        " --archive)",
-        run_id=run_id,
-        first_hot=first_hot,
-        archives=archives,
+        f"{what} left Redis for {_listed(archives)}{then}", run_id=run_id, first_hot=first_hot, archives=archives
     )
 
 

@@ -48,8 +48,8 @@ def heirs_of(keys: Keys, run_id: str, wanted: Collection[ErasureNote]) -> Operat
             continue
         (meta,) = yield Exchange([(b"HGETALL", fork.meta)])
         with parsing(fork):
-            run = run_of(fork.run_id, parse_map(meta), is_partial=False)
-            is_away = bool(left_lanes(parse_map(meta)))
+            fields = parse_map(meta)
+            run, is_away = run_of(fork.run_id, fields, is_partial=False), bool(left_lanes(fields))
         if run is None or run.head.identity != noted.identity:
             if not noted.is_made:  # it may begin with a snapshot that was read before
                 found.append(Heir(fork.run_id, "", joined(span for one in shared for span in one.spans)))
