@@ -48,14 +48,14 @@ class Lines:
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
-        self.are_open: Callable[[], bool] = bool
+        self.are_open = False
         """Whether appends go together."""
         self._scheduler = scheduler
         self._lines: dict[Any, list[_Append]] = {}
 
     def line_up(self, way: _Way, exchange: Exchange) -> Callable[[], Replies | None]:
         """What waits until an exchange is to be sent, and gives the replies of one that others have sent."""
-        if self.are_open() and gathers(exchange):
+        if self.are_open and gathers(exchange):
             return partial(self._come, _Append(way, exchange))
         return self._scheduler.step
 

@@ -103,7 +103,7 @@ class World:
         self.proof = ProofWatch(self.server, self.archive_set.replaced)
         self.server.watch = self.proof.watching
         self.server.courses.weights = self._interludes
-        self.server.lines.are_open = lambda: plan.gathers
+        self.server.lines.are_open = plan.gathers
         note_fault = self.proof.faults.append
         self.server.notes += [
             ClaimWatch(plan, note_fault).note,
